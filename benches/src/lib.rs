@@ -1,0 +1,1 @@
+//! Holds the benches of this workspace; there is no library code.

@@ -1,0 +1,43 @@
+#![doc = include_str!("../README.md")]
+//!
+//! # Modules, in the order in which a row passes through them
+//!
+//! | module | what it does |
+//! |---|---|
+//! | [`sample`] | the [`Sample`] and the [`Batch`] that everything else reads and writes |
+//! | [`labels`] | count, weigh and require trained tokens |
+//! | [`length`] | drop, truncate or refuse rows outside the length limits |
+//! | [`position`] | position ids, plain and positional skip-wise (PoSE) |
+//! | [`order`] | seeds, seeded permutation, sequential order |
+//! | [`packing`] | put several documents into one row: bins of indices |
+//! | [`mod@collate`] | rows to a padded rectangle with segment ids |
+//! | [`steps`] | how many optimizer steps a run takes |
+
+pub mod collate;
+pub mod labels;
+pub mod length;
+pub mod order;
+pub mod packing;
+pub mod position;
+pub mod sample;
+pub mod steps;
+
+pub use collate::{CollateError, CollateOptions, PadTo, PaddingSide, collate, collate_packed};
+pub use labels::{
+    drop_no_trainable_tokens, trained_tokens, weighted_label_mask, weighted_label_masks,
+};
+pub use length::{
+    DEFAULT_MIN_SEQUENCE_LEN, LengthCounts, LengthError, LengthOutcome, LengthStrategy,
+    apply_length_strategy, drop_long_seq, drop_long_seq_batch, lengths, raise, truncate,
+};
+pub use order::{SeedStream, SplitMix64, permutation, sequential_order};
+pub use packing::{
+    FirstFitOptions, Packing, PackingError, PackingReport, best_fit_decreasing, first_fit,
+    sequential,
+};
+pub use position::{
+    PoseError, PoseOptions, PoseVariant, add_pose_position_ids, add_pose_position_ids_batch,
+    add_position_ids, add_position_ids_batch,
+};
+pub use sample::{Batch, IGNORE_INDEX, Sample};
+pub use steps::{StepCount, StepPlan, StepsError, calculate_total_num_steps, num_micro_batches};

@@ -1,0 +1,82 @@
+//! The command line: subcommands, and `--key value` for every configuration key.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::commands;
+use crate::session::Failure;
+
+/// Fine-tunes language models from one YAML file.
+#[derive(Debug, Parser)]
+#[command(name = "trainer", version, about, propagate_version = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Train a model as the file says and save it to output_dir.
+    Train(Run),
+    /// Check a file and print every value that is in force, with its origin.
+    Check(Run),
+    /// Turn the data sets of a file into tokens and print an account of the rows.
+    ///
+    /// `--export_jsonl FILE` writes the training rows, one JSON object a line.
+    Preprocess(Run),
+    /// Fine-tune the model in examples/ and show its answers before and after.
+    Demo {
+        /// Folder of the examples.
+        #[arg(default_value = "examples")]
+        folder: PathBuf,
+    },
+    /// Print the JSON schema of the configuration file, for editors.
+    Schema,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// The configuration file.
+    pub(crate) config: PathBuf,
+    /// Values for keys of the file: `--learning_rate 1e-4`, `--datasets.0.path x.jsonl`.
+    #[arg(value_name = "--KEY VALUE", trailing_var_arg = true, allow_hyphen_values = true)]
+    overrides: Vec<String>,
+}
+
+impl Run {
+    /// The overrides as (key, value) pairs. A flag without a value is `true`.
+    pub(crate) fn overrides(&self) -> Result<Vec<(String, String)>, Failure> {
+        let mut pairs = Vec::new();
+        let mut words = self.overrides.iter().peekable();
+        while let Some(word) = words.next() {
+            let Some(flag) = word.strip_prefix("--") else {
+                return Err(Failure::new(format!(
+                    "error: unexpected argument \"{word}\"; values are given as --key value"
+                )));
+            };
+            let pair = match flag.split_once('=') {
+                Some((key, value)) => (key.to_owned(), value.to_owned()),
+                // A negative number is a value, another flag is not.
+                None => match words.next_if(|next| !next.starts_with("--")) {
+                    Some(value) => (flag.to_owned(), value.clone()),
+                    None => (flag.to_owned(), "true".to_owned()),
+                },
+            };
+            pairs.push(pair);
+        }
+        Ok(pairs)
+    }
+}
+
+impl Command {
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        match self {
+            Self::Train(run) => commands::train::run(&run),
+            Self::Check(run) => commands::check::run(&run),
+            Self::Preprocess(run) => commands::preprocess::run(&run),
+            Self::Demo { folder } => commands::demo::run(&folder),
+            Self::Schema => commands::schema::run(),
+        }
+    }
+}

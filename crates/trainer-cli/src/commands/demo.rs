@@ -1,0 +1,113 @@
+//! `trainer demo`: fine-tunes the model in `examples/` on its glossary and shows
+//! what that did to its answers.
+
+use std::path::Path;
+use std::time::Instant;
+
+use burn::module::Module;
+use serde_json::{Value, json};
+use trainer_data::{ChatTemplate, Tokenizer};
+use trainer_model::CausalLm;
+
+use super::train::train;
+use crate::session::{Failure, load_layers, load_model, load_tokenizer, select_device};
+
+/// Longest answer, in tokens; those of the glossary are shorter.
+const MAX_NEW_TOKENS: usize = 96;
+
+/// Questions of which the answers are printed.
+const SHOWN: usize = 3;
+
+struct Question {
+    text: String,
+    answer: String,
+}
+
+pub(crate) fn run(folder: &Path) -> Result<(), Failure> {
+    let file = folder.join("glossary.yaml");
+    if !file.is_file() {
+        return Err(Failure::new(format!(
+            "error: {} is not there; run this from the root of the repository, or give the folder \
+             of the examples",
+            file.display()
+        )));
+    }
+    let started = Instant::now();
+    let config = load_layers(&file, Vec::new())?.config;
+    let tokenizer = load_tokenizer(&config)?;
+    let template = ChatTemplate::resolve(&config, None, &tokenizer)?;
+    let held_back = read_questions(&folder.join("data/glossary.eval.chat.jsonl"))?;
+    let chat = Chat { tokenizer: &tokenizer, template: &template };
+
+    let device = select_device(&config)?.device;
+    let before = load_model(&config, &device)?.valid();
+    let shown = &held_back[..SHOWN.min(held_back.len())];
+    let answers_before = chat.answer(&before, shown)?;
+    drop(before);
+
+    let trained = train(&config)?;
+    let answers_after = chat.answer(&trained.model, &held_back)?;
+
+    println!("\nQuestions in words that were not trained on:");
+    for (question, (before, after)) in shown.iter().zip(answers_before.iter().zip(&answers_after)) {
+        println!("\n  {}", question.text);
+        println!("    before: {}", one_line(before));
+        println!("    after:  {}", one_line(after));
+    }
+    let exact = held_back
+        .iter()
+        .zip(&answers_after)
+        .filter(|(question, answer)| question.answer.trim() == answer.trim())
+        .count();
+    println!(
+        "\n{exact} of {} held-back rewordings answered exactly, {:.0} s in all. The model has \
+         learned these sentences by heart; it knows nothing else.",
+        held_back.len(),
+        started.elapsed().as_secs_f64()
+    );
+    Ok(())
+}
+
+/// Asks a model questions in its chat format.
+struct Chat<'a> {
+    tokenizer: &'a Tokenizer,
+    template: &'a ChatTemplate,
+}
+
+impl Chat<'_> {
+    fn answer(&self, model: &CausalLm, questions: &[Question]) -> Result<Vec<String>, Failure> {
+        let mut prompts = Vec::new();
+        for question in questions {
+            let messages = json!([{"role": "user", "content": question.text}]);
+            let prompt = self.template.render(&messages, true)?;
+            prompts.push(self.tokenizer.encode(&prompt, false)?);
+        }
+        let stop: Vec<u32> = self.tokenizer.eos_id().into_iter().collect();
+        let answers = model.generate_greedy(&prompts, MAX_NEW_TOKENS, &stop);
+        answers.iter().map(|ids| Ok(self.tokenizer.decode(ids, true)?)).collect()
+    }
+}
+
+fn read_questions(path: &Path) -> Result<Vec<Question>, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(format!("error: {}: {error}", path.display())))?;
+    let mut questions = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        let wrong = |what: &str| {
+            Failure::new(format!("error: {}:{}: {what}", path.display(), index + 1))
+        };
+        let row: Value = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
+        let content = |turn: usize| {
+            row["messages"][turn]["content"]
+                .as_str()
+                .map(str::to_owned)
+                .ok_or_else(|| wrong("expected messages: a question and its answer"))
+        };
+        questions.push(Question { text: content(0)?, answer: content(1)? });
+    }
+    Ok(questions)
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,7 @@
+//! One module a subcommand; each has a `run`.
+
+pub(crate) mod check;
+pub(crate) mod demo;
+pub(crate) mod preprocess;
+pub(crate) mod schema;
+pub(crate) mod train;

@@ -1,0 +1,8 @@
+//! `trainer schema`.
+
+use crate::session::Failure;
+
+pub(crate) fn run() -> Result<(), Failure> {
+    println!("{:#}", trainer_config::json_schema());
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! `trainer`: one YAML file in, a fine-tuned model out.
+//!
+//! This crate only puts the others together: [`session`] goes from a
+//! configuration to tokenizer, samples and model, [`commands`] has one module a
+//! subcommand, [`progress`] shows a run.
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "the libraries do not print; this program is what does"
+)]
+
+mod args;
+mod commands;
+mod progress;
+mod session;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    trainer_core::keep_freed_memory();
+    match args::Cli::parse().command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,98 @@
+//! From a configuration file to everything that a run needs.
+
+use std::fmt;
+use std::path::Path;
+
+use burn::tensor::Device;
+use trainer_config::{Config, Layers, Loaded};
+use trainer_core::{TrainerTokenizer, backend};
+use trainer_data::{Prepared, Tokenizer};
+use trainer_model::{CausalLm, ModelConfig, load_causal_lm};
+
+use crate::args::Run;
+
+/// Why a command failed, ready to be printed.
+#[derive(Debug)]
+pub(crate) struct Failure(String);
+
+impl Failure {
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self(message.into())
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let text = error.to_string();
+        // Messages of the configuration come with their own heading.
+        if text.starts_with("error") { Self(text) } else { Self(format!("error: {text}")) }
+    }
+}
+
+/// Loads a configuration with the layers of this process and prints warnings.
+pub(crate) fn load_config(run: &Run) -> Result<Loaded, Failure> {
+    load_layers(&run.config, run.overrides()?)
+}
+
+/// As [`load_config`], with overrides that are parsed already.
+pub(crate) fn load_layers(
+    file: &Path,
+    overrides: Vec<(String, String)>,
+) -> Result<Loaded, Failure> {
+    let env = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let layers = Layers { file: Some(file.to_path_buf()), env, cli: overrides };
+    let loaded = trainer_config::load(&layers)?;
+    for warning in &loaded.warnings {
+        eprintln!("{warning}");
+    }
+    Ok(loaded)
+}
+
+/// The tokenizer of a configuration.
+pub(crate) fn load_tokenizer(config: &Config) -> Result<Tokenizer, Failure> {
+    let folder = config.tokenizer_config.as_ref().unwrap_or(&config.base_model);
+    Ok(Tokenizer::from_dir(folder, &config.special_tokens)?)
+}
+
+/// The samples of a configuration.
+pub(crate) fn load_samples(config: &Config, tokenizer: &Tokenizer) -> Result<Prepared, Failure> {
+    Ok(trainer_data::prepare(config, tokenizer)?)
+}
+
+/// The model of a configuration on `device`, recording gradients.
+pub(crate) fn load_model(config: &Config, device: &Device) -> Result<CausalLm, Failure> {
+    let device = device.clone().autodiff();
+    device.seed(config.seed);
+    let model_config = ModelConfig::from_folder(&config.base_model, config.model_config.as_ref())?;
+    if config.reinit_weights {
+        // Drawn now and in order, so that the seed decides every weight.
+        return Ok(burn::module::Module::materialize(CausalLm::new(&model_config, &device)));
+    }
+    Ok(load_causal_lm(&config.base_model, &model_config, &device)?)
+}
+
+/// A working device, by the configuration.
+pub(crate) fn select_device(config: &Config) -> Result<backend::Selected, Failure> {
+    Ok(backend::select(config.backend)?)
+}
+
+/// The tokenizer as the trainer uses it.
+pub(crate) struct SavedTokenizer(pub(crate) Tokenizer);
+
+impl TrainerTokenizer for SavedTokenizer {
+    fn pad_id(&self) -> u32 {
+        self.0.pad_id().unwrap_or(0)
+    }
+
+    fn save(&self, folder: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.0.save(folder)?)
+    }
+}

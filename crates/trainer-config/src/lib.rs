@@ -1,0 +1,19 @@
+#![doc = include_str!("../README.md")]
+
+mod diagnostic;
+mod keys;
+mod layers;
+mod load;
+mod render;
+mod rules;
+mod scalar;
+mod schema;
+mod shape;
+mod source;
+mod validate;
+mod yaml;
+
+pub use diagnostic::{ConfigErrors, Diagnostic, Label, Origin, Severity};
+pub use load::{Layers, Loaded, Origins, load, load_str};
+pub use schema::*;
+pub use shape::json_schema;

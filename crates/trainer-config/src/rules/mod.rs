@@ -1,0 +1,317 @@
+//! Rules between keys, and values that follow from other keys.
+//!
+//! A rule says nothing about keys whose values are unusable already, and points
+//! at every line that takes part. Whether a key "is set" means that some layer
+//! gave it a value, not that it differs from its default.
+
+mod data;
+mod schedule;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use crate::diagnostic::{Diagnostic, Label};
+use crate::load::Origins;
+use crate::schema::{AutoBool, Config, PackingStrategy};
+use crate::shape::{ROOT, Shape};
+use crate::source::Site;
+use crate::validate::Findings;
+
+struct Rules<'a> {
+    config: &'a Config,
+    sites: &'a BTreeMap<String, Site>,
+    findings: &'a mut Findings,
+    file: Option<PathBuf>,
+}
+
+/// Applies every rule, and puts in what follows from other keys.
+pub(crate) fn apply(
+    mut config: Config,
+    sites: &BTreeMap<String, Site>,
+    origins: &mut Origins,
+    file: Option<PathBuf>,
+    findings: &mut Findings,
+) -> Config {
+    let mut rules = Rules {
+        config: &config,
+        sites,
+        findings,
+        file,
+    };
+    rules.required();
+    rules.precision();
+    rules.batches();
+    rules.lengths();
+    rules.packing();
+    rules.evaluation();
+    rules.evaluation_times();
+    rules.templates();
+    rules.datasets();
+    rules.warmup();
+    rules.schedule();
+    rules.jagged();
+    derive(&mut config, sites, origins);
+    config
+}
+
+/// Sets what other keys decide.
+fn derive(config: &mut Config, sites: &BTreeMap<String, Site>, origins: &mut Origins) {
+    let mut follow = |key: &str, from: &str| {
+        if let Some(site) = sites.get(from) {
+            origins.set(key, site.origin());
+        }
+    };
+    if let Some(batch_size) = config.batch_size.take() {
+        config.gradient_accumulation_steps = (batch_size / config.micro_batch_size).max(1);
+        follow("gradient_accumulation_steps", "batch_size");
+    }
+    if config.sample_packing_sequentially {
+        config.packing_strategy = PackingStrategy::Sequential;
+        follow("packing_strategy", "sample_packing_sequentially");
+    }
+    if config.chat_template_jinja.is_some() && config.chat_template.is_none() {
+        config.chat_template = Some("jinja".to_owned());
+        follow("chat_template", "chat_template_jinja");
+    }
+    let lists = [
+        ("datasets", Some(&mut config.datasets)),
+        ("test_datasets", config.test_datasets.as_mut()),
+    ];
+    for (list, entries) in lists {
+        for (index, entry) in entries.into_iter().flatten().enumerate() {
+            if entry.chat_template_jinja.is_some() && entry.chat_template.is_none() {
+                entry.chat_template = Some("jinja".to_owned());
+                let path = format!("{list}.{index}");
+                follow(
+                    &format!("{path}.chat_template"),
+                    &format!("{path}.chat_template_jinja"),
+                );
+            }
+        }
+    }
+}
+
+impl Rules<'_> {
+    fn is_set(&self, key: &str) -> bool {
+        self.sites.contains_key(key)
+    }
+
+    /// Whether nothing is wrong with the values of these keys so far.
+    fn usable(&self, keys: &[&str]) -> bool {
+        keys.iter().all(|key| {
+            !self.findings.failed.iter().any(|failed| {
+                failed == key
+                    || failed
+                        .strip_prefix(key)
+                        .is_some_and(|rest| rest.starts_with('.'))
+                    || key
+                        .strip_prefix(failed.as_str())
+                        .is_some_and(|rest| rest.starts_with('.'))
+            })
+        })
+    }
+
+    fn key(&self, key: &str, note: &str) -> Option<Label> {
+        self.sites.get(key).map(|site| site.at_key(note))
+    }
+
+    fn value(&self, key: &str, note: &str) -> Option<Label> {
+        self.sites.get(key).map(|site| site.at_value(note))
+    }
+
+    fn report<const N: usize>(
+        &mut self,
+        mut diagnostic: Diagnostic,
+        labels: [Option<Label>; N],
+        help: &str,
+    ) {
+        diagnostic.labels.extend(labels.into_iter().flatten());
+        let diagnostic = diagnostic.in_file(self.file.clone());
+        self.findings.diagnostics.push(diagnostic.help(help));
+    }
+
+    fn error<const N: usize>(&mut self, message: &str, labels: [Option<Label>; N], help: &str) {
+        self.report(Diagnostic::error(message), labels, help);
+    }
+
+    /// Two keys that say the same thing in different ways.
+    fn exclusive(&mut self, first: &str, second: &str, help: &str) {
+        let (Some(one), Some(other)) = (self.sites.get(first), self.sites.get(second)) else {
+            return;
+        };
+        if !self.usable(&[first, second]) {
+            return;
+        }
+        let mut error = Diagnostic::error(format!("`{first}` and `{second}` are both set"));
+        error.help.push(help.to_owned());
+        let help = if one.source.kind == other.source.kind {
+            None
+        } else {
+            Some("`null` as a value takes back what a lower layer sets")
+        };
+        error.help.extend(help.map(str::to_owned));
+        error.labels = vec![other.at_key("set here"), one.at_key("and here")];
+        self.findings.diagnostics.push(error);
+    }
+
+    fn required(&mut self) {
+        let Shape::Struct {
+            required,
+            properties,
+        } = &*ROOT
+        else {
+            return;
+        };
+        let examples = [
+            ("base_model", "base_model: path/to/model"),
+            ("datasets", "datasets: [{path: data.jsonl, type: alpaca}]"),
+            ("learning_rate", "learning_rate: 2e-4"),
+        ];
+        for key in required {
+            if !self.is_set(key) && self.usable(&[key]) {
+                let example = examples
+                    .iter()
+                    .find(|(name, _)| name == key)
+                    .map_or(key.as_str(), |(_, line)| line);
+                self.error(
+                    &format!("`{key}` is missing"),
+                    [],
+                    &format!("add a line such as `{example}`"),
+                );
+            }
+        }
+        for list in ["datasets", "test_datasets"] {
+            let Some((_, Shape::List { items, .. })) =
+                properties.iter().find(|(name, _)| name == list)
+            else {
+                continue;
+            };
+            let Shape::Struct { required, .. } = &**items else {
+                continue;
+            };
+            let count = if list == "datasets" {
+                self.config.datasets.len()
+            } else {
+                self.config.test_datasets.as_ref().map_or(0, Vec::len)
+            };
+            for index in 0..count {
+                for key in required {
+                    let entry = format!("{list}.{index}");
+                    let full = format!("{entry}.{key}");
+                    if !self.is_set(&full) && self.usable(&[&full]) {
+                        let label = self
+                            .value(&entry, "this entry has none")
+                            .or_else(|| self.key_inside(&entry, "this entry has none"));
+                        self.error(
+                            &format!("`{full}` is missing"),
+                            [label],
+                            &format!("add `{key}: ...` to the entry"),
+                        );
+                    }
+                }
+            }
+        }
+        if self.is_set("base_model") && self.config.base_model.as_os_str().is_empty() {
+            let label = self.value("base_model", "no name");
+            self.error(
+                "`base_model` is empty",
+                [label],
+                "give the folder of a model",
+            );
+        }
+    }
+
+    fn key_inside(&self, path: &str, note: &str) -> Option<Label> {
+        let prefix = format!("{path}.");
+        let site = self.sites.iter().find(|(key, _)| key.starts_with(&prefix));
+        site.map(|(_, site)| site.at_key(note))
+    }
+
+    fn precision(&mut self) {
+        if self.config.bf16 == AutoBool::Bool(true) {
+            let label = self.value("bf16", "asks for bfloat16");
+            self.error(
+                "training in bfloat16 is not supported yet",
+                [label],
+                "write `bf16: auto`: training then uses float32",
+            );
+        }
+        if self.config.fp16 {
+            let label = self.value("fp16", "asks for float16");
+            self.error(
+                "training in float16 is not supported yet",
+                [label],
+                "write `fp16: false`: training then uses float32",
+            );
+        }
+        if self.config.tf32 == AutoBool::Bool(true) {
+            let label = self.value("tf32", "ignored");
+            self.report(
+                Diagnostic::warning("`tf32` has no effect"),
+                [label],
+                "matrix products are computed as the backend does by default",
+            );
+        }
+    }
+
+    fn batches(&mut self) {
+        self.exclusive(
+            "gradient_accumulation_steps",
+            "batch_size",
+            "keep one: `batch_size` is `micro_batch_size` times `gradient_accumulation_steps`",
+        );
+        let (Some(batch), micro) = (self.config.batch_size, self.config.micro_batch_size) else {
+            return;
+        };
+        if !batch.is_multiple_of(micro) && self.usable(&["batch_size", "micro_batch_size"]) {
+            let labels = [
+                self.value("batch_size", &format!("not a multiple of {micro}")),
+                self.value("micro_batch_size", "rows in one forward pass"),
+            ];
+            let below = batch / micro * micro;
+            self.error(
+                "`batch_size` must be a multiple of `micro_batch_size`",
+                labels,
+                &format!("use {}", if below == 0 { micro } else { below }),
+            );
+        }
+    }
+
+    fn lengths(&mut self) {
+        let c = self.config;
+        for (key, longest) in [
+            ("sequence_len", Some(c.sequence_len)),
+            ("eval_sequence_len", c.eval_sequence_len),
+        ] {
+            if longest.is_some_and(|longest| c.min_sample_len > longest)
+                && self.usable(&["min_sample_len", key])
+            {
+                let labels = [
+                    self.value("min_sample_len", "shortest row that is kept"),
+                    self.value(key, "longest row that is kept"),
+                ];
+                self.error(
+                    &format!("`min_sample_len` is above `{key}`, so that no row is kept"),
+                    labels,
+                    "lower `min_sample_len`",
+                );
+            }
+        }
+    }
+
+    fn packing(&mut self) {
+        let other = self.config.packing_strategy != PackingStrategy::Sequential
+            && self.is_set("packing_strategy");
+        if self.config.sample_packing_sequentially && other && self.usable(&["packing_strategy"]) {
+            let labels = [
+                self.value("packing_strategy", "another strategy"),
+                self.key("sample_packing_sequentially", "asks for `sequential`"),
+            ];
+            self.error(
+                "`sample_packing_sequentially` and `packing_strategy` contradict each other",
+                labels,
+                "remove `sample_packing_sequentially`, or write `packing_strategy: sequential`",
+            );
+        }
+    }
+}

@@ -1,0 +1,17 @@
+#![doc = include_str!("../README.md")]
+
+mod allocator;
+pub mod backend;
+mod batches;
+mod error;
+mod history;
+pub mod optimizer;
+mod schedule;
+mod trainer;
+
+pub use allocator::keep_freed_memory;
+pub use batches::{BatchOptions, Batches, EpochPlan, Order, PackingOptions};
+pub use error::{Result, TrainerError};
+pub use history::{LogRow, Observer, RunPlan, Silent, StepReport};
+pub use schedule::{Schedule, warmup_steps};
+pub use trainer::{Adapter, CausalTrainer, Trained, Trainer, TrainerTokenizer, setup_trainer};

@@ -1,0 +1,65 @@
+//! [`setup_trainer`]: from a configuration and its parts to a trainer.
+
+use std::path::Path;
+
+use seqprep::Sample;
+use trainer_config::Config;
+use trainer_model::CausalLm;
+
+use super::{CausalTrainer, Trainer};
+use crate::error::{Result, TrainerError};
+
+/// What a trainer needs of a tokenizer.
+pub trait TrainerTokenizer {
+    /// Id that fills rows up; padded places are never read.
+    fn pad_id(&self) -> u32;
+
+    /// Writes the tokenizer's files beside the trained model.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    fn save(&self, folder: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
+}
+
+/// Weights trained in place of the model's own. There is no kind of adapter
+/// yet, so that no value of this type exists.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Adapter {}
+
+/// Builds the trainer that the configuration asks for, as Axolotl's function of
+/// this name does.
+///
+/// `model` must be on an autodiff device. `total_steps` sets the length of run
+/// and schedule; `None` counts the steps from the data. `reference_model` is
+/// the frozen model of preference losses.
+///
+/// # Errors
+/// When the parts do not fit the configuration or one another.
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the parts of Axolotl's setup_trainer, in its order"
+)]
+pub fn setup_trainer(
+    config: &Config,
+    train: Vec<Sample>,
+    eval: Vec<Sample>,
+    model: CausalLm,
+    tokenizer: Box<dyn TrainerTokenizer>,
+    total_steps: Option<usize>,
+    reference_model: Option<CausalLm>,
+    adapter: Option<Adapter>,
+) -> Result<Trainer> {
+    if let Some(adapter) = adapter {
+        match adapter {}
+    }
+    if reference_model.is_some() {
+        return Err(TrainerError::Setup(
+            "a reference model is for preference training; this configuration trains next-token \
+             prediction, which has no use for one"
+                .into(),
+        ));
+    }
+    let trainer = CausalTrainer::new(config, train, eval, model, tokenizer, total_steps)?;
+    Ok(Trainer::Causal(Box::new(trainer)))
+}

@@ -1,0 +1,184 @@
+//! The account of a data preparation: what came in, what is kept, and why the
+//! rest is not.
+//!
+//! Invariant: for each data set, samples = kept + the dropped of all reasons,
+//! and tokens = kept tokens + cut tokens + dropped tokens.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Samples and their tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// Number of samples.
+    pub samples: usize,
+    /// Number of tokens in them.
+    pub tokens: usize,
+}
+
+impl Count {
+    /// Adds one sample.
+    pub fn add(&mut self, tokens: usize) {
+        self.samples += 1;
+        self.tokens += tokens;
+    }
+}
+
+/// Why a sample is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DropReason {
+    /// The row holds no text.
+    Empty,
+    /// More tokens than `sequence_len`.
+    TooLong,
+    /// Fewer tokens than `min_sample_len`.
+    TooShort,
+    /// No token is a target.
+    NothingToTrain,
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Empty => "empty",
+            Self::TooLong => "too long",
+            Self::TooShort => "too short",
+            Self::NothingToTrain => "nothing to train",
+        })
+    }
+}
+
+/// The account of one data set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatasetLedger {
+    /// The file, as written in the configuration.
+    pub path: PathBuf,
+    /// The strategy that was used.
+    pub strategy: String,
+    /// Whether it is one of `test_datasets`.
+    pub test: bool,
+    /// Rows read.
+    pub rows: usize,
+    /// Samples made of them and their tokens, before anything is dropped or cut.
+    /// A row without text counts as an empty sample.
+    pub made: Count,
+    /// Samples kept and their tokens.
+    pub kept: Count,
+    /// Tokens that are targets, in the samples kept.
+    pub trained_tokens: usize,
+    /// Samples whose end was cut off, and the tokens that were cut.
+    pub truncated: Count,
+    /// Samples dropped, by reason.
+    pub dropped: BTreeMap<DropReason, Count>,
+}
+
+impl DatasetLedger {
+    /// Counts a sample as dropped.
+    pub(crate) fn drop(&mut self, reason: DropReason, tokens: usize) {
+        self.dropped.entry(reason).or_default().add(tokens);
+    }
+}
+
+/// Sums over a split.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Number of samples.
+    pub samples: usize,
+    /// Number of tokens in them.
+    pub tokens: usize,
+    /// Tokens that are targets.
+    pub trained_tokens: usize,
+}
+
+/// The account of a run's data.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// One entry a data set, in the order of the configuration, `test_datasets` last.
+    pub datasets: Vec<DatasetLedger>,
+    /// What is trained on.
+    pub train: Totals,
+    /// What is evaluated on.
+    pub eval: Totals,
+}
+
+impl fmt::Display for Ledger {
+    /// A table, one line a data set, then a line for everything that was
+    /// dropped or cut, then the splits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let head = [
+            "data set", "type", "rows", "samples", "kept", "tokens", "trained",
+        ];
+        let lines: Vec<[String; 7]> = self
+            .datasets
+            .iter()
+            .map(|set| {
+                [
+                    format!(
+                        "{}{}",
+                        set.path.display(),
+                        if set.test { " (test)" } else { "" }
+                    ),
+                    set.strategy.clone(),
+                    set.rows.to_string(),
+                    set.made.samples.to_string(),
+                    set.kept.samples.to_string(),
+                    set.kept.tokens.to_string(),
+                    set.trained_tokens.to_string(),
+                ]
+            })
+            .collect();
+        let mut widths = head.map(str::len);
+        for line in &lines {
+            for (width, cell) in widths.iter_mut().zip(line) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        let mut write = |cells: [&str; 7]| -> fmt::Result {
+            for (column, (cell, width)) in cells.into_iter().zip(widths).enumerate() {
+                let gap = if column == 0 { "" } else { "  " };
+                // Text to the left, numbers to the right.
+                if column < 2 {
+                    write!(f, "{gap}{cell:<width$}")?;
+                } else {
+                    write!(f, "{gap}{cell:>width$}")?;
+                }
+            }
+            writeln!(f)
+        };
+        write(head)?;
+        for line in &lines {
+            write(std::array::from_fn(|i| line[i].as_str()))?;
+        }
+        for set in &self.datasets {
+            let path = set.path.display();
+            for (reason, count) in &set.dropped {
+                writeln!(
+                    f,
+                    "{path}: {} dropped, {reason} ({} tokens)",
+                    count.samples, count.tokens
+                )?;
+            }
+            if set.truncated.samples > 0 {
+                writeln!(
+                    f,
+                    "{path}: {} cut to the sequence length ({} tokens)",
+                    set.truncated.samples, set.truncated.tokens
+                )?;
+            }
+        }
+        for (name, split) in [("train", self.train), ("eval", self.eval)] {
+            if name == "train" || split.samples > 0 {
+                writeln!(
+                    f,
+                    "{name}: {} samples, {} tokens, {} trained",
+                    split.samples, split.tokens, split.trained_tokens
+                )?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,152 @@
+//! From a folder to a model on a device.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use burn::module::{Module, ModuleMapper, Param};
+use burn::prelude::*;
+use burn::tensor::TensorData;
+use serde::Deserialize;
+
+use super::safetensors::WeightFile;
+use crate::config::ModelConfig;
+use crate::decoder::CausalLm;
+use crate::error::{ModelError, Result};
+use crate::parameters::parameters;
+
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// Tensors that older files carry and that no model needs: they are computed.
+const COMPUTED: &[&str] = &["rotary_emb.inv_freq"];
+
+/// Loads the weights of `folder` into a model of this configuration, as `f32`.
+///
+/// # Errors
+/// When a file is missing or damaged, or tensors are missing, unexpected or of
+/// another shape; all of them are named.
+pub fn load_causal_lm(folder: &Path, config: &ModelConfig, device: &Device) -> Result<CausalLm> {
+    let mut files = open_all(folder)?;
+    let model = CausalLm::new(config, device);
+    check(folder, &files, &model)?;
+    let mut fill = Fill { files: &mut files, path: Vec::new(), result: Ok(()) };
+    let model = model.map(&mut fill);
+    fill.result?;
+    Ok(model)
+}
+
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+fn open_all(folder: &Path) -> Result<Vec<WeightFile>> {
+    let index_path = folder.join(INDEX);
+    if !index_path.is_file() {
+        let single = folder.join(SINGLE);
+        if single.is_file() {
+            return Ok(vec![WeightFile::open(&single)?]);
+        }
+        return Err(ModelError::MissingFile {
+            folder: folder.to_path_buf(),
+            name: SINGLE.into(),
+            hint: format!(
+                "weights must be {SINGLE}, or shards with {INDEX}; to start from random weights \
+                 set reinit_weights: true"
+            ),
+        });
+    }
+    let text = std::fs::read_to_string(&index_path).map_err(ModelError::io(&index_path))?;
+    let index: Index = serde_json::from_str(&text)
+        .map_err(|e| ModelError::Json { path: index_path.clone(), message: e.to_string() })?;
+    let shards: BTreeSet<&String> = index.weight_map.values().collect();
+    let mut files = Vec::new();
+    for shard in shards {
+        // A name from a file must not lead out of the folder.
+        if PathBuf::from(shard).file_name() != Some(shard.as_ref()) {
+            return Err(ModelError::Json {
+                path: index_path,
+                message: format!("\"{shard}\" is not a plain file name"),
+            });
+        }
+        let path = folder.join(shard);
+        if !path.is_file() {
+            return Err(ModelError::MissingFile {
+                folder: folder.to_path_buf(),
+                name: shard.clone(),
+                hint: format!("{INDEX} names it as a shard of the weights"),
+            });
+        }
+        files.push(WeightFile::open(&path)?);
+    }
+    Ok(files)
+}
+
+/// Compares what the files hold with what the model needs, before anything is
+/// allocated.
+fn check(folder: &Path, files: &[WeightFile], model: &CausalLm) -> Result<()> {
+    let wanted = parameters(model);
+    let mut problems = Vec::new();
+    for parameter in &wanted {
+        match files.iter().find_map(|file| file.shape(&parameter.name)) {
+            None => problems.push(format!("  missing: {} {:?}", parameter.name, parameter.shape)),
+            Some(shape) if shape != parameter.shape => problems.push(format!(
+                "  wrong shape: {} is {shape:?}, config.json gives {:?}",
+                parameter.name, parameter.shape
+            )),
+            Some(_) => {}
+        }
+    }
+    let tied = model.config().tie_word_embeddings;
+    let known: BTreeSet<&str> = wanted.iter().map(|p| p.name.as_str()).collect();
+    let mut unexpected: Vec<&str> = files
+        .iter()
+        .flat_map(WeightFile::names)
+        .filter(|name| !known.contains(name))
+        .filter(|name| !COMPUTED.iter().any(|suffix| name.ends_with(suffix)))
+        .filter(|name| !(tied && *name == "lm_head.weight"))
+        .collect();
+    unexpected.sort_unstable();
+    problems.extend(unexpected.iter().map(|name| format!("  unexpected: {name}")));
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(ModelError::Tensors { folder: folder.to_path_buf(), problems })
+    }
+}
+
+struct Fill<'a> {
+    files: &'a mut [WeightFile],
+    path: Vec<String>,
+    result: Result<()>,
+}
+
+impl ModuleMapper for Fill<'_> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.result.is_err() {
+            return param;
+        }
+        let name = self.path.join(".");
+        let Some(file) = self.files.iter_mut().find(|file| file.shape(&name).is_some()) else {
+            return param;
+        };
+        match file.read_f32(&name) {
+            Ok(values) => {
+                let data = TensorData::new(values, param.lazy_shape());
+                Param::from_tensor(Tensor::from_data(data, &param.lazy_device()))
+            }
+            Err(error) => {
+                self.result = Err(error);
+                param
+            }
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Model folders in Hugging Face layout: `config.json`, `model.safetensors` or
+//! shards with `model.safetensors.index.json`.
+//!
+//! Nothing read from a file is trusted before it is checked, and an output file
+//! appears under its name only once it is complete.
+
+mod atomic;
+mod load;
+mod safetensors;
+mod save;
+
+pub use atomic::write_atomically;
+pub use load::load_causal_lm;
+pub use save::{SaveDtype, save_causal_lm};

@@ -1,0 +1,24 @@
+#![doc = include_str!("../README.md")]
+
+mod attention;
+mod config;
+mod decoder;
+mod error;
+mod files;
+mod generate;
+mod input;
+mod linear;
+mod ops;
+mod parameters;
+mod rope;
+
+pub use attention::Attention;
+pub use config::{ModelConfig, RopeConfig, RopeScaling, SUPPORTED};
+pub use decoder::{CausalLm, Decoder, DecoderLayer, Mlp, Targets};
+pub use error::{ModelError, Result};
+pub use files::{SaveDtype, load_causal_lm, save_causal_lm, write_atomically};
+pub use input::{ModelInput, Tokens};
+pub use linear::{Embedding, Linear, RmsNorm};
+pub use ops::linear_cross_entropy;
+pub use parameters::{ParameterGradients, ParameterInfo, map_values, parameters, visit_values};
+pub use rope::{RopeTables, inverse_frequencies};

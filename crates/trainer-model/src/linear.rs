@@ -1,0 +1,95 @@
+//! The parameterized building blocks: linear maps, embeddings and RMSNorm.
+//!
+//! Weights keep the layout of the files, `[out, in]`, so that loading and
+//! saving copy nothing around and a tied head is the embedding itself; matrix
+//! kernels take the transposed view without a copy.
+//!
+//! Shape suffixes: `n` rows (tokens), `i` input and `o` output features,
+//! `b` rows of a batch, `t` tokens, `d` model width, `v` vocabulary.
+
+use burn::module::{Initializer, Module, Param};
+use burn::prelude::*;
+
+fn normal(std: f64) -> Initializer {
+    Initializer::Normal { mean: 0.0, std }
+}
+
+/// `y = x · Wᵀ + b`, with `W` stored as `[out, in]`.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// `[out, in]`.
+    pub weight: Param<Tensor<2>>,
+    /// `[out]`.
+    pub bias: Option<Param<Tensor<1>>>,
+}
+
+impl Linear {
+    /// Weights drawn from N(0, `std`²) at their first use, biases zero.
+    #[must_use]
+    pub fn new(input: usize, output: usize, bias: bool, std: f64, device: &Device) -> Self {
+        Self {
+            weight: normal(std).init([output, input], device),
+            bias: bias.then(|| Initializer::Zeros.init([output], device)),
+        }
+    }
+
+    /// Applies the map to the last dimension.
+    #[must_use]
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let mut dims = x.dims();
+        let input = dims[D - 1];
+        let rows = dims[..D - 1].iter().product::<usize>();
+        let y_no = x.reshape([rows, input]).matmul(self.weight.val().transpose());
+        let y_no = match &self.bias {
+            Some(bias) => y_no + bias.val().unsqueeze(),
+            None => y_no,
+        };
+        dims[D - 1] = y_no.dims()[1];
+        y_no.reshape(dims)
+    }
+}
+
+/// A table of vectors, one a token id.
+#[derive(Module, Debug)]
+pub struct Embedding {
+    /// `[vocabulary, width]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl Embedding {
+    /// Weights drawn from N(0, `std`²) at their first use.
+    #[must_use]
+    pub fn new(vocab: usize, width: usize, std: f64, device: &Device) -> Self {
+        Self { weight: normal(std).init([vocab, width], device) }
+    }
+
+    /// Vectors of `ids_bt`, `[b, t, d]`. Ids must be below the vocabulary size.
+    #[must_use]
+    pub fn forward(&self, ids_bt: Tensor<2, Int>) -> Tensor<3> {
+        burn::tensor::module::embedding(self.weight.val(), ids_bt)
+    }
+}
+
+/// `x / sqrt(mean(x²) + eps) · weight` (arXiv 1910.07467).
+#[derive(Module, Debug)]
+pub struct RmsNorm {
+    /// `[width]`.
+    pub weight: Param<Tensor<1>>,
+    #[module(skip)]
+    eps: f64,
+}
+
+impl RmsNorm {
+    /// Weights of one.
+    #[must_use]
+    pub fn new(width: usize, eps: f64, device: &Device) -> Self {
+        Self { weight: Initializer::Ones.init([width], device), eps }
+    }
+
+    /// Normalizes the last dimension.
+    #[must_use]
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let scale = (x.clone().square().mean_dim(D - 1) + self.eps).sqrt().recip();
+        x * scale * self.weight.val().unsqueeze()
+    }
+}

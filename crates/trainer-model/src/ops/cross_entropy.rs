@@ -1,0 +1,163 @@
+//! Linear map and cross entropy in one: the sum over `n` tokens of
+//! `logsumexp(x · Wᵀ) - (x · Wᵀ)[target]`.
+//!
+//! The `[n, v]` logits exist only a chunk of tokens at a time. When gradients
+//! are wanted they are formed in the forward pass, from the same chunk of
+//! logits: `dlogits = softmax - onehot`, `dx = dlogits · W`,
+//! `dW = dlogitsᵀ · x`; the backward pass only scales them.
+//!
+//! Shape suffixes: `n` tokens, `c` tokens of a chunk, `d` width, `v` vocabulary.
+
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
+use burn::prelude::*;
+use burn::tensor::{IndexingUpdateOp, Shape, Slice};
+
+/// Most logits that exist at a time, in elements.
+const CHUNK_ELEMENTS: usize = 1 << 22;
+
+/// Backends that compute the linear cross entropy.
+#[backend_extension(
+    Autodiff,
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    Cube: cfg(any(feature = "cuda", feature = "wgpu"))
+)]
+pub(crate) trait LinearCrossEntropyBackend: Backend {
+    /// Sum of the cross entropies, `[1]`, of `x_nd · w_vdᵀ` against `targets_n`.
+    fn linear_cross_entropy(
+        x_nd: FloatTensor<Self>,
+        w_vd: FloatTensor<Self>,
+        targets_n: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        forward::<Self>(x_nd, w_vd, targets_n, false).0
+    }
+}
+
+#[cfg(feature = "flex")]
+impl LinearCrossEntropyBackend for burn::backend::Flex {}
+#[cfg(feature = "ndarray")]
+#[allow(deprecated)] // Burn deprecates the backend; it stays available here by name.
+impl LinearCrossEntropyBackend for burn::backend::NdArray {}
+#[cfg(any(feature = "cuda", feature = "wgpu"))]
+impl LinearCrossEntropyBackend for burn::backend::Cube {}
+
+/// Sum of the cross entropies, `[1]`, of the logits `x_nd · w_vdᵀ` against the
+/// token ids `targets_n`; `n` must not be zero and ids be below `v`.
+#[must_use]
+pub fn linear_cross_entropy(x_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<1, Int>) -> Tensor<1> {
+    Tensor::from_dispatch(<Dispatch as LinearCrossEntropyBackend>::linear_cross_entropy(
+        x_nd.into_dispatch(),
+        w_vd.into_dispatch(),
+        targets_n.into_dispatch(),
+    ))
+}
+
+/// Gradients of the loss with respect to `x_nd` and `w_vd`.
+type InputGradients<B> = (FloatTensor<B>, FloatTensor<B>);
+
+fn forward<B: Backend>(
+    x_nd: FloatTensor<B>,
+    w_vd: FloatTensor<B>,
+    targets_n: IntTensor<B>,
+    with_gradients: bool,
+) -> (FloatTensor<B>, Option<InputGradients<B>>) {
+    let [n, _] = x_nd.shape().dims::<2>();
+    let [v, _] = w_vd.shape().dims::<2>();
+    let device = x_nd.device();
+    let chunk = (CHUNK_ELEMENTS / v).max(16);
+
+    let mut loss: Option<FloatTensor<B>> = None;
+    let mut dx_chunks = Vec::new();
+    let mut dw_vd: Option<FloatTensor<B>> = None;
+    let mut start = 0;
+    while start < n {
+        let end = (start + chunk).min(n);
+        let c = end - start;
+        let rows = [Slice::from(start as isize..end as isize)];
+        let x_cd = B::float_slice(x_nd.clone(), &rows);
+        let index_c1 = B::int_reshape(B::int_slice(targets_n.clone(), &rows), Shape::new([c, 1]));
+        let logits_cv = B::float_matmul(x_cd.clone(), B::float_transpose(w_vd.clone()));
+        let log_probs_cv = B::log_softmax(logits_cv, 1);
+        let picked_c1 = B::float_gather(1, log_probs_cv.clone(), index_c1.clone());
+        let chunk_loss = B::float_neg(B::float_sum(picked_c1));
+        loss = Some(match loss {
+            Some(sum) => B::float_add(sum, chunk_loss),
+            None => chunk_loss,
+        });
+        if with_gradients {
+            let probs_cv = B::float_exp(log_probs_cv);
+            let minus_one_c1 =
+                B::float_neg(B::float_ones(Shape::new([c, 1]), &device, probs_cv.dtype().into()));
+            let dlogits_cv =
+                B::float_scatter(1, probs_cv, index_c1, minus_one_c1, IndexingUpdateOp::Add);
+            dx_chunks.push(B::float_matmul(dlogits_cv.clone(), w_vd.clone()));
+            let dw_chunk = B::float_matmul(B::float_transpose(dlogits_cv), x_cd);
+            dw_vd = Some(match dw_vd {
+                Some(sum) => B::float_add(sum, dw_chunk),
+                None => dw_chunk,
+            });
+        }
+        start = end;
+    }
+    let loss = loss.unwrap_or_else(|| B::float_zeros(Shape::new([1]), &device, x_nd.dtype().into()));
+    (loss, dw_vd.map(|dw| (B::float_cat(dx_chunks, 0), dw)))
+}
+
+impl<B: LinearCrossEntropyBackend, C: CheckpointStrategy> LinearCrossEntropyBackend for Autodiff<B, C> {
+    fn linear_cross_entropy(
+        x_nd: FloatTensor<Self>,
+        w_vd: FloatTensor<Self>,
+        targets_n: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct LinearCrossEntropyBackward;
+
+        impl<B: Backend> Backward<B, 2> for LinearCrossEntropyBackward {
+            type State = InputGradients<B>;
+
+            fn backward(
+                self,
+                ops: Ops<Self::State, 2>,
+                grads: &mut Gradients,
+                _checkpointer: &mut Checkpointer,
+            ) {
+                let [x, w] = ops.parents;
+                let upstream = grads.consume::<B>(&ops.node);
+                let upstream_11 = B::float_reshape(upstream, Shape::new([1, 1]));
+                let (dx, dw) = ops.state;
+                if let Some(node) = x {
+                    grads.register::<B>(node.id, B::float_mul(dx, upstream_11.clone()));
+                }
+                if let Some(node) = w {
+                    grads.register::<B>(node.id, B::float_mul(dw, upstream_11));
+                }
+            }
+        }
+
+        let prepared = LinearCrossEntropyBackward.prepare::<C>([x_nd.node(), w_vd.node()]);
+        match prepared.compute_bound().stateful() {
+            OpsKind::Tracked(prepared) => {
+                let (x_nd, w_vd) = (x_nd.into_primitive(), w_vd.into_primitive());
+                match forward::<B>(x_nd.clone(), w_vd.clone(), targets_n, true) {
+                    (loss, Some(gradients)) => prepared.finish(gradients, loss),
+                    // No token, no loss: the gradients are zero.
+                    (loss, None) => {
+                        let zeros = |x: FloatTensor<B>| {
+                            B::float_zeros(x.shape(), &x.device(), x.dtype().into())
+                        };
+                        prepared.finish((zeros(x_nd), zeros(w_vd)), loss)
+                    }
+                }
+            }
+            OpsKind::UnTracked(prepared) => {
+                let loss =
+                    B::linear_cross_entropy(x_nd.into_primitive(), w_vd.into_primitive(), targets_n);
+                prepared.finish(loss)
+            }
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Operations with a backward pass of their own.
+//!
+//! Each is written once over Burn's backend trait, so that every backend runs
+//! it; a backend may override it with a kernel.
+
+mod cross_entropy;
+
+pub use cross_entropy::linear_cross_entropy;

@@ -1,0 +1,197 @@
+//! The parameters of a model as a flat, ordered list: names as in the files,
+//! gradients and values as one-dimensional tensors.
+//!
+//! Optimizers, clipping, reductions over ranks and checkpoints all work on
+//! this list, so that none of them needs to know the model. The order is that
+//! of the module's fields and never changes for a given model.
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
+use burn::prelude::*;
+use burn::tensor::Gradients;
+
+/// One parameter of a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ParameterInfo {
+    /// Name as in the weight files, such as `model.layers.0.mlp.up_proj.weight`.
+    pub name: String,
+    /// Dimensions.
+    pub shape: Vec<usize>,
+    /// Whether training changes it.
+    pub trainable: bool,
+}
+
+/// Names, shapes and trainability of all parameters, in order.
+#[must_use]
+pub fn parameters<M: Module>(model: &M) -> Vec<ParameterInfo> {
+    let mut list = List { path: Vec::new(), found: Vec::new() };
+    model.visit(&mut list);
+    list.found
+}
+
+struct List {
+    path: Vec<String>,
+    found: Vec<ParameterInfo>,
+}
+
+impl ModuleVisitor for List {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.found.push(ParameterInfo {
+            name: self.path.join("."),
+            shape: param.lazy_shape().to_vec(),
+            trainable: param.is_require_grad(),
+        });
+    }
+}
+
+/// Calls `f` with every parameter's name and value, in order. One parameter is
+/// on the host at a time.
+///
+/// # Errors
+/// The first error that `f` returns; the rest is not visited.
+pub fn visit_values<M: Module, E>(
+    model: &M,
+    f: impl FnMut(&str, TensorData) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut values = Values { path: Vec::new(), f, result: Ok(()) };
+    model.visit(&mut values);
+    values.result
+}
+
+struct Values<F, E> {
+    path: Vec<String>,
+    f: F,
+    result: Result<(), E>,
+}
+
+impl<E, F: FnMut(&str, TensorData) -> Result<(), E>> ModuleVisitor for Values<F, E> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if self.result.is_ok() {
+            self.result = (self.f)(&self.path.join("."), param.val().into_data());
+        }
+    }
+}
+
+/// Gradients of all parameters, each flattened, in the order of [`parameters`];
+/// `None` where a parameter has none.
+#[derive(Debug, Clone, Default)]
+pub struct ParameterGradients {
+    /// One entry a parameter, off the autodiff graph.
+    pub flat: Vec<Option<Tensor<1>>>,
+}
+
+impl ParameterGradients {
+    /// Takes the gradients of a backward pass.
+    #[must_use]
+    pub fn take<M: Module>(model: &M, gradients: &mut Gradients) -> Self {
+        let mut collect = Collect { gradients, flat: Vec::new() };
+        model.visit(&mut collect);
+        Self { flat: collect.flat }
+    }
+
+    /// Adds another set, such as that of the next micro-batch.
+    pub fn add(&mut self, other: Self) {
+        if self.flat.is_empty() {
+            *self = other;
+            return;
+        }
+        for (sum, new) in self.flat.iter_mut().zip(other.flat) {
+            *sum = match (sum.take(), new) {
+                (Some(sum), Some(new)) => Some(sum + new),
+                (sum, new) => sum.or(new),
+            };
+        }
+    }
+
+    /// Euclidean norm over all gradients together, `[1]`; `None` without any.
+    #[must_use]
+    pub fn global_norm(&self) -> Option<Tensor<1>> {
+        let squares = self.flat.iter().flatten().map(|gradient| gradient.clone().square().sum());
+        squares.reduce(|a, b| a + b).map(Tensor::sqrt)
+    }
+
+    /// Multiplies every gradient by `factor`.
+    pub fn scale(&mut self, factor: f64) {
+        for gradient in self.flat.iter_mut() {
+            *gradient = gradient.take().map(|gradient| gradient * factor);
+        }
+    }
+}
+
+struct Collect<'a> {
+    gradients: &'a mut Gradients,
+    flat: Vec<Option<Tensor<1>>>,
+}
+
+impl ModuleVisitor for Collect<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let gradient = param.val().grad_remove(self.gradients);
+        self.flat.push(gradient.map(Tensor::flatten_all));
+    }
+}
+
+/// Flattening for any rank, one included.
+trait FlattenAll {
+    fn flatten_all(self) -> Tensor<1>;
+}
+
+impl<const D: usize> FlattenAll for Tensor<D> {
+    fn flatten_all(self) -> Tensor<1> {
+        let n = self.shape().num_elements();
+        self.reshape([n])
+    }
+}
+
+/// Replaces the value of every parameter by what `f` makes of its index and
+/// flattened value; `None` keeps it. Values are off the autodiff graph.
+#[must_use]
+pub fn map_values<M: Module>(
+    model: M,
+    f: impl FnMut(usize, Tensor<1>) -> Option<Tensor<1>>,
+) -> M {
+    model.map(&mut Replace { f, index: 0 })
+}
+
+struct Replace<F> {
+    f: F,
+    index: usize,
+}
+
+impl<F: FnMut(usize, Tensor<1>) -> Option<Tensor<1>>> ModuleMapper for Replace<F> {
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let index = self.index;
+        self.index += 1;
+        let trainable = param.is_require_grad();
+        param.map(|value| {
+            let autodiff = value.is_autodiff();
+            let shape = value.shape();
+            let plain = if autodiff { value.clone().inner() } else { value.clone() };
+            match (self.f)(index, plain.flatten_all()) {
+                None => value,
+                Some(new) => {
+                    let new = new.reshape(shape);
+                    if autodiff {
+                        new.autodiff().set_require_grad(trainable)
+                    } else {
+                        new
+                    }
+                }
+            }
+        })
+    }
+}

@@ -1,0 +1,145 @@
+//! The decoder against what transformers computed for the same weights and
+//! tokens (`reference.json` beside each model of the parity set).
+
+use std::path::PathBuf;
+
+use burn::tensor::Device;
+use serde_json::Value;
+use trainer_model::{
+    CausalLm, ModelConfig, ParameterGradients, Targets, Tokens, load_causal_lm, parameters,
+};
+
+const LOGIT_TOLERANCE: f64 = 1e-5;
+const GRADIENT_TOLERANCE: f64 = 1e-4;
+
+struct Case {
+    model: CausalLm,
+    reference: Value,
+    ids: Vec<u32>,
+}
+
+fn case(name: &str, device: &Device) -> Case {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../trainer-cli/tests/parity/models")
+        .join(name);
+    let config = ModelConfig::from_folder(&folder, None).unwrap();
+    let model = load_causal_lm(&folder, &config, device).unwrap();
+    let text = std::fs::read_to_string(folder.join("reference.json")).unwrap();
+    let reference: Value = serde_json::from_str(&text).unwrap();
+    let ids = numbers(&reference["input_ids"]).iter().map(|&x| x as u32).collect();
+    Case { model, reference, ids }
+}
+
+fn numbers(value: &Value) -> Vec<f64> {
+    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+}
+
+/// Logits of one packed row, `[tokens][vocabulary]`.
+fn logits(model: &CausalLm, ids: &[u32], positions: &[u32], segments: &[u32]) -> Vec<Vec<f64>> {
+    let tokens = Tokens {
+        rows: 1,
+        width: ids.len(),
+        input_ids: ids,
+        position_ids: positions,
+        segment_ids: segments,
+    };
+    let logits = model.logits(model.hidden(&model.input(&tokens)));
+    let vocab = logits.dims()[2];
+    let flat: Vec<f64> = logits.into_data().iter::<f64>().collect();
+    flat.chunks(vocab).map(<[f64]>::to_vec).collect()
+}
+
+fn log_sum_exp(row: &[f64]) -> f64 {
+    row.iter().map(|x| x.exp()).sum::<f64>().ln()
+}
+
+fn assert_close(got: f64, want: f64, tolerance: f64, what: &str) {
+    assert!((got - want).abs() <= tolerance, "{what}: got {got}, want {want}");
+}
+
+fn forward_agrees(name: &str, device: &Device) {
+    let case = case(name, device);
+    let n = case.ids.len();
+    let positions: Vec<u32> = (0..n as u32).collect();
+    let rows = logits(&case.model, &case.ids, &positions, &vec![1; n]);
+    let want_rows = case.reference["logits_first16_vocab"].as_array().unwrap();
+    assert_eq!(rows.len(), want_rows.len());
+    for (t, (row, want)) in rows.iter().zip(want_rows).enumerate() {
+        for (v, want) in numbers(want).into_iter().enumerate() {
+            assert_close(row[v], want, LOGIT_TOLERANCE, &format!("{name} logit [{t}, {v}]"));
+        }
+    }
+    for (t, want) in numbers(&case.reference["logsumexp"]).into_iter().enumerate() {
+        assert_close(log_sum_exp(&rows[t]), want, LOGIT_TOLERANCE, &format!("{name} logsumexp [{t}]"));
+    }
+}
+
+/// Two documents in one row give what each gives on its own.
+fn packed_documents_agree(name: &str, device: &Device) {
+    let case = case(name, device);
+    let (mut positions, mut segments, mut want) = (Vec::new(), Vec::new(), Vec::new());
+    for (index, document) in case.reference["documents"].as_array().unwrap().iter().enumerate() {
+        let length = document["end"].as_u64().unwrap() - document["start"].as_u64().unwrap();
+        positions.extend(0..length as u32);
+        segments.extend(std::iter::repeat_n(index as u32 + 1, length as usize));
+        want.extend(numbers(&document["logsumexp"]));
+    }
+    let rows = logits(&case.model, &case.ids, &positions, &segments);
+    assert_eq!(rows.len(), want.len());
+    for (t, want) in want.into_iter().enumerate() {
+        assert_close(log_sum_exp(&rows[t]), want, LOGIT_TOLERANCE, &format!("{name} packed [{t}]"));
+    }
+}
+
+fn gradients_agree(name: &str, device: &Device) {
+    let case = case(name, &device.clone().autodiff());
+    let n = case.ids.len();
+    let positions: Vec<u32> = (0..n as u32).collect();
+    let tokens = Tokens {
+        rows: 1,
+        width: n,
+        input_ids: &case.ids,
+        position_ids: &positions,
+        segment_ids: &vec![1; n],
+    };
+    let labels: Vec<i32> = numbers(&case.reference["labels"]).iter().map(|&x| x as i32).collect();
+    let targets = Targets::from_labels(&labels, n);
+    let hidden = case.model.hidden(&case.model.input(&tokens));
+    let loss = case.model.loss_sum(hidden, &targets) / targets.len() as f64;
+    let value = loss.clone().into_scalar::<f32>();
+    let want = case.reference["loss"].as_f64().unwrap();
+    assert_close(f64::from(value), want, LOGIT_TOLERANCE, &format!("{name} loss"));
+
+    let mut gradients = loss.backward();
+    let gradients = ParameterGradients::take(&case.model, &mut gradients);
+    let want = case.reference["grad_norms"].as_object().unwrap();
+    let infos = parameters(&case.model);
+    assert_eq!(infos.len(), want.len(), "{name}: number of parameters");
+    for (info, gradient) in infos.iter().zip(gradients.flat) {
+        let gradient = gradient.unwrap_or_else(|| panic!("{name}: no gradient for {}", info.name));
+        let norm = f64::from(gradient.square().sum().sqrt().into_scalar::<f32>());
+        let want = want[&info.name].as_f64().unwrap();
+        assert_close(norm, want, GRADIENT_TOLERANCE * want, &format!("{name} gradient {}", info.name));
+    }
+}
+
+fn all_agree(device: &Device) {
+    for name in ["llama", "llama3-rope"] {
+        forward_agrees(name, device);
+        packed_documents_agree(name, device);
+        gradients_agree(name, device);
+    }
+}
+
+#[cfg(feature = "flex")]
+#[test]
+fn agrees_with_transformers_on_flex() {
+    all_agree(&Device::flex());
+}
+
+#[cfg(feature = "ndarray")]
+#[allow(deprecated)] // Burn deprecates the backend; it stays available here by name.
+#[test]
+fn agrees_with_transformers_on_ndarray() {
+    all_agree(&Device::ndarray());
+}
