@@ -1,6 +1,6 @@
 //! Packing of log-normal lengths, the usual shape of instruction data.
 //!
-//! `cargo bench -p seqprep`; measured numbers are in the README.
+//! `cargo bench -p trainer-benches`; measured numbers are in the README.
 
 use std::hint::black_box;
 

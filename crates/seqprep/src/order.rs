@@ -5,9 +5,14 @@
 //! every version of this crate, because the generator is part of the contract
 //! (the tests pin its values). An order holds each index exactly once.
 
+use std::convert::Infallible;
+
+use rand::{Rng, TryRng};
+
 /// SplitMix64 (Steele, Lea and Flood 2014): a counter in steps of the golden
 /// ratio, hashed by Stafford's 13th mixer. Passes BigCrush, has a period of
-/// 2^64 and needs one word of state.
+/// 2^64 and needs one word of state. Implements the traits of `rand`, so that
+/// its distributions can draw from a [`SeedStream`] too.
 ///
 /// Not for secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,12 +34,6 @@ impl SplitMix64 {
         Self { state: seed }
     }
 
-    /// The next 64 random bits.
-    pub fn next_u64(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(GOLDEN_RATIO);
-        mix(self.state)
-    }
-
     /// A uniform number in `0..=max`, without bias: Lemire's multiplication
     /// with rejection (arXiv 1805.10941).
     pub fn up_to(&mut self, max: u64) -> u64 {
@@ -50,6 +49,28 @@ impl SplitMix64 {
             }
         }
         (product >> 64) as u64
+    }
+}
+
+impl TryRng for SplitMix64 {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        // The upper half passes more tests than the lower one.
+        self.try_next_u64().map(|word| (word >> 32) as u32)
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        self.state = self.state.wrapping_add(GOLDEN_RATIO);
+        Ok(mix(self.state))
+    }
+
+    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
+        for chunk in bytes.chunks_mut(8) {
+            let word = self.next_u64().to_le_bytes();
+            chunk.copy_from_slice(&word[..chunk.len()]);
+        }
+        Ok(())
     }
 }
 

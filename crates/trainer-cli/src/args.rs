@@ -40,7 +40,11 @@ pub(crate) struct Run {
     /// The configuration file.
     pub(crate) config: PathBuf,
     /// Values for keys of the file: `--learning_rate 1e-4`, `--datasets.0.path x.jsonl`.
-    #[arg(value_name = "--KEY VALUE", trailing_var_arg = true, allow_hyphen_values = true)]
+    #[arg(
+        value_name = "--KEY VALUE",
+        trailing_var_arg = true,
+        allow_hyphen_values = true
+    )]
     overrides: Vec<String>,
 }
 

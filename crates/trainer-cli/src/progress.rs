@@ -86,7 +86,9 @@ impl Observer for Progress {
                 bar.finish_and_clear();
             }
             let loss = number("train_loss").unwrap_or(f64::NAN);
-            self.print(format!("{step} steps in {seconds:.1} s, mean loss {loss:.4}"));
+            self.print(format!(
+                "{step} steps in {seconds:.1} s, mean loss {loss:.4}"
+            ));
         }
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use trainer_config::{Config, Layers, Loaded};
 use trainer_core::{TrainerTokenizer, backend};
-use trainer_data::{Prepared, Tokenizer};
+use trainer_data::{ChatTemplate, Prepared, Tokenizer};
 use trainer_model::{CausalLm, ModelConfig, load_causal_lm};
 
 use crate::args::Run;
@@ -31,7 +31,11 @@ impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Self {
         let text = error.to_string();
         // Messages of the configuration come with their own heading.
-        if text.starts_with("error") { Self(text) } else { Self(format!("error: {text}")) }
+        if text.starts_with("error") {
+            Self(text)
+        } else {
+            Self(format!("error: {text}"))
+        }
     }
 }
 
@@ -48,7 +52,11 @@ pub(crate) fn load_layers(
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let layers = Layers { file: Some(file.to_path_buf()), env, cli: overrides };
+    let layers = Layers {
+        file: Some(file.to_path_buf()),
+        env,
+        cli: overrides,
+    };
     let loaded = trainer_config::load(&layers)?;
     for warning in &loaded.warnings {
         eprintln!("{warning}");
@@ -56,10 +64,21 @@ pub(crate) fn load_layers(
     Ok(loaded)
 }
 
-/// The tokenizer of a configuration.
+/// The tokenizer of a configuration, with the chat template it names: what is
+/// saved beside the model is what the model was trained with.
 pub(crate) fn load_tokenizer(config: &Config) -> Result<Tokenizer, Failure> {
-    let folder = config.tokenizer_config.as_ref().unwrap_or(&config.base_model);
-    Ok(Tokenizer::from_dir(folder, &config.special_tokens)?)
+    let folder = config
+        .tokenizer_config
+        .as_ref()
+        .unwrap_or(&config.base_model);
+    let mut tokenizer = Tokenizer::from_dir(folder, &config.special_tokens)?;
+    if config.chat_template.is_some() {
+        let template = ChatTemplate::resolve(config, None, &tokenizer)?;
+        if tokenizer.chat_template() != Some(template.source()) {
+            tokenizer.set_chat_template(template.source());
+        }
+    }
+    Ok(tokenizer)
 }
 
 /// The samples of a configuration.
@@ -74,7 +93,10 @@ pub(crate) fn load_model(config: &Config, device: &Device) -> Result<CausalLm, F
     let model_config = ModelConfig::from_folder(&config.base_model, config.model_config.as_ref())?;
     if config.reinit_weights {
         // Drawn now and in order, so that the seed decides every weight.
-        return Ok(burn::module::Module::materialize(CausalLm::new(&model_config, &device)));
+        return Ok(burn::module::Module::materialize(CausalLm::new(
+            &model_config,
+            &device,
+        )));
     }
     Ok(load_causal_lm(&config.base_model, &model_config, &device)?)
 }

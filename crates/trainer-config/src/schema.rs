@@ -173,7 +173,7 @@ pub struct Config {
     /// Evaluations in one epoch.
     #[schemars(range(min = 1))]
     pub evals_per_epoch: Option<usize>,
-    /// Evaluate before the first step.
+    /// Evaluate before the first step too, unless `eval_strategy: no`.
     pub eval_on_start: bool,
     /// Steps between log rows; by default 0.5% of all steps, from 1 to 10.
     #[schemars(range(min = 1))]
@@ -339,7 +339,8 @@ names! {
     }
 }
 names! {
-    /// How documents are put into packed rows.
+    /// How documents are put into packed rows; `first_fit` with
+    /// `curriculum_sampling`, where no other is named.
     PackingStrategy {
         /// Longest first, each into the fullest row that has room.
         BestFitDecreasing = "best_fit_decreasing",
@@ -403,7 +404,7 @@ names! {
 names! {
     /// When to evaluate.
     EvalStrategy {
-        /// Never.
+        /// Never, not even at the end.
         No = "no",
         /// Every `eval_steps`.
         Steps = "steps",

@@ -77,10 +77,11 @@ fn messages_of_bad_files() {
 }
 
 #[test]
-fn files_that_axolotl_takes_load_without_a_word() {
+fn files_that_axolotl_takes_load() {
     for (name, text) in yaml_files("accepted") {
         let loaded = load_str(&name, &text).unwrap_or_else(|errors| panic!("{errors}"));
-        assert_eq!(loaded.warnings, [], "{name}");
+        let warnings: Vec<&str> = loaded.warnings.iter().map(|w| w.message.as_str()).collect();
+        assert_eq!(warnings, ["prepared data sets are not kept yet"], "{name}");
         assert_eq!(loaded.config.sample_packing, name == "sft-packed-llama");
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! CPU backends allocate the result of every operation. glibc returns large
 //! blocks to the system at once and fetches them again for the next result, at
-//! the price of a page fault for each 4 KiB: about a quarter of a training step
-//! (docs/performance.md).
+//! the price of a page fault for each 4 KiB: a fifth to a quarter of a training
+//! step (docs/performance.md).
 
 /// Tells the allocator to keep what is freed. Call it at the start of `main`,
 /// before the first large allocation; elsewhere than on Linux with glibc it

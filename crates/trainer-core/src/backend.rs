@@ -35,7 +35,10 @@ pub fn select(backend: Backend) -> Result<Selected> {
     }
     for &candidate in AUTO {
         if let Ok(device) = open(candidate) {
-            return Ok(Selected { backend: candidate, device });
+            return Ok(Selected {
+                backend: candidate,
+                device,
+            });
         }
     }
     Err(TrainerError::Backend {
@@ -53,19 +56,30 @@ pub fn compiled() -> Vec<&'static str> {
         (cfg!(feature = "ndarray"), Backend::Ndarray),
         (cfg!(feature = "wgpu"), Backend::Wgpu),
     ];
-    all.into_iter().filter(|(compiled, _)| *compiled).map(|(_, backend)| backend.as_str()).collect()
+    all.into_iter()
+        .filter(|(compiled, _)| *compiled)
+        .map(|(_, backend)| backend.as_str())
+        .collect()
 }
 
 fn open(backend: Backend) -> Result<Device> {
-    let failed = |message: String| TrainerError::Backend { name: backend.to_string(), message };
+    let failed = |message: String| TrainerError::Backend {
+        name: backend.to_string(),
+        message,
+    };
     let device = device(backend).ok_or_else(|| {
         let have = compiled();
         failed(format!(
             "not compiled into this build (it has {}); build with --features {backend}",
-            if have.is_empty() { "none".into() } else { have.join(", ") }
+            if have.is_empty() {
+                "none".into()
+            } else {
+                have.join(", ")
+            }
         ))
     })?;
-    let device = device.ok_or_else(|| failed("no device found; is the driver installed?".into()))?;
+    let device =
+        device.ok_or_else(|| failed("no device found; is the driver installed?".into()))?;
     probe(&device).map_err(|why| failed(format!("the device does not work: {why}")))?;
     Ok(device)
 }
@@ -91,7 +105,10 @@ fn device(backend: Backend) -> Option<Option<Device>> {
 
 fn probe(device: &Device) -> Result<(), String> {
     let sum = catch_unwind(AssertUnwindSafe(|| {
-        Tensor::<1>::ones([4], device).sum().try_into_data().map(|data| data.iter::<f32>().sum())
+        Tensor::<1>::ones([4], device)
+            .sum()
+            .try_into_data()
+            .map(|data| data.iter::<f32>().sum())
     }));
     match sum {
         Ok(Ok(4.0)) => Ok(()),

@@ -6,7 +6,7 @@
 //! the micro-batches here.
 
 use seqprep::{
-    Batch, CollateOptions, FirstFitOptions, PadTo, Packing, PaddingSide, Sample, SeedStream,
+    Batch, CollateOptions, FirstFitOptions, Packing, PadTo, PaddingSide, Sample, SeedStream,
     StepPlan, best_fit_decreasing, calculate_total_num_steps, collate_packed, first_fit,
     num_micro_batches, permutation, sequential, sequential_order,
 };
@@ -60,7 +60,14 @@ impl BatchOptions {
             Order::Shuffled { seed: config.seed }
         };
         let packing = config.sample_packing;
-        Self::new(config, config.micro_batch_size, order, packing, config.sequence_len, pad_token_id)
+        Self::new(
+            config,
+            config.micro_batch_size,
+            order,
+            packing,
+            config.sequence_len,
+            pad_token_id,
+        )
     }
 
     /// Options of the evaluation data.
@@ -98,8 +105,17 @@ impl BatchOptions {
             (_, Some(multiple)) => PadTo::MultipleOf(multiple),
             _ => PadTo::Longest,
         };
-        let collate = CollateOptions { pad_token_id, padding_side: PaddingSide::Right, pad_to };
-        Self { rows, order, packing, collate }
+        let collate = CollateOptions {
+            pad_token_id,
+            padding_side: PaddingSide::Right,
+            pad_to,
+        };
+        Self {
+            rows,
+            order,
+            packing,
+            collate,
+        }
     }
 }
 
@@ -140,7 +156,9 @@ impl Batches {
     /// When there is no sample or one does not fit into a row.
     pub fn new(samples: Vec<Sample>, options: BatchOptions) -> Result<Self> {
         if samples.is_empty() {
-            return Err(TrainerError::Data("there are no samples to make batches of".into()));
+            return Err(TrainerError::Data(
+                "there are no samples to make batches of".into(),
+            ));
         }
         let too_many = |_| TrainerError::Data("more samples or tokens than 2^32".into());
         u32::try_from(samples.len()).map_err(too_many)?;
@@ -155,7 +173,12 @@ impl Batches {
             }
             _ => None,
         };
-        Ok(Self { samples, options, lengths, packed })
+        Ok(Self {
+            samples,
+            options,
+            lengths,
+            packed,
+        })
     }
 
     /// Number of samples.
@@ -178,7 +201,9 @@ impl Batches {
         let n = self.samples.len() as u32;
         let order = match self.options.order {
             Order::Sequential => sequential_order(n),
-            Order::Shuffled { seed } => permutation(n, SeedStream::new(seed).derive("epoch", epoch)),
+            Order::Shuffled { seed } => {
+                permutation(n, SeedStream::new(seed).derive("epoch", epoch))
+            }
         };
         let rows = match (&self.packed, self.options.packing) {
             (Some(packing), _) => {
@@ -201,7 +226,10 @@ impl Batches {
             }
             (None, None) => order.into_iter().map(|index| vec![index]).collect(),
         };
-        Ok(EpochPlan { rows, rows_per_batch: self.options.rows })
+        Ok(EpochPlan {
+            rows,
+            rows_per_batch: self.options.rows,
+        })
     }
 
     /// One batch of a plan.
@@ -211,7 +239,11 @@ impl Batches {
     pub fn collate(&self, rows: &[Vec<u32>]) -> Result<Batch> {
         let rows: Vec<Vec<&Sample>> = rows
             .iter()
-            .map(|row| row.iter().map(|&index| &self.samples[index as usize]).collect())
+            .map(|row| {
+                row.iter()
+                    .map(|&index| &self.samples[index as usize])
+                    .collect()
+            })
             .collect();
         collate_packed(&rows, &self.options.collate).map_err(data)
     }
@@ -248,7 +280,11 @@ impl Batches {
     /// Names the sample and the id.
     pub fn check_vocabulary(&self, vocab_size: usize, what: &str) -> Result<()> {
         for (index, sample) in self.samples.iter().enumerate() {
-            if let Some(&id) = sample.input_ids.iter().find(|&&id| id as usize >= vocab_size) {
+            if let Some(&id) = sample
+                .input_ids
+                .iter()
+                .find(|&&id| id as usize >= vocab_size)
+            {
                 return Err(TrainerError::Data(format!(
                     "sample {index} of the {what} data has token id {id}, but the model's \
                      vocabulary has {vocab_size} entries: tokenizer and model do not belong together"

@@ -33,7 +33,7 @@ pub enum TrainerError {
     /// Loss or gradient became infinite or not a number.
     #[error(
         "step {step}: the {what} is {value}; the step was not taken. Lower learning_rate (now \
-         {learning_rate:e}), raise warmup_steps, or set max_grad_norm"
+         {learning_rate:.3e}), raise warmup_steps, or lower max_grad_norm"
     )]
     NonFinite {
         /// The step that failed.

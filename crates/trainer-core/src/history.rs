@@ -72,12 +72,17 @@ impl History {
         fs::create_dir_all(folder).map_err(TrainerError::io(folder))?;
         let path = folder.join("metrics.jsonl");
         let metrics = File::create(&path).map_err(TrainerError::io(&path))?;
-        Ok(Self { folder: folder.to_path_buf(), metrics, rows: Vec::new() })
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            metrics,
+            rows: Vec::new(),
+        })
     }
 
     pub(crate) fn log(&mut self, row: LogRow, observer: &mut dyn Observer) -> Result<()> {
         let line = Value::Object(row.clone()).to_string();
-        writeln!(self.metrics, "{line}").map_err(TrainerError::io(self.folder.join("metrics.jsonl")))?;
+        writeln!(self.metrics, "{line}")
+            .map_err(TrainerError::io(self.folder.join("metrics.jsonl")))?;
         observer.logged(&row);
         self.rows.push(row);
         Ok(())
@@ -103,8 +108,12 @@ impl History {
         });
         let path = self.folder.join("trainer_state.json");
         write_atomically(&path, |temporary| {
-            fs::write(temporary, format!("{value:#}\n"))
-                .map_err(|source| trainer_model::ModelError::Io { path: path.clone(), source })
+            fs::write(temporary, format!("{value:#}\n")).map_err(|source| {
+                trainer_model::ModelError::Io {
+                    path: path.clone(),
+                    source,
+                }
+            })
         })?;
         Ok(())
     }

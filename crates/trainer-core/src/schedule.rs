@@ -31,15 +31,35 @@ enum Shape {
     Constant,
     ConstantWithWarmup,
     Linear,
-    Cosine { cycles: f64, min: f64, quadratic_warmup: bool },
-    CosineConstant { min: f64, constant_after: f64 },
-    CosineWarmupMin { cycles: f64, min: f64, warmup_start: Option<f64> },
-    CosineRestarts { cycles: f64 },
-    Polynomial { end: f64, power: f64 },
-    InverseSqrt { timescale: f64 },
+    Cosine {
+        cycles: f64,
+        min: f64,
+        quadratic_warmup: bool,
+    },
+    CosineConstant {
+        min: f64,
+        constant_after: f64,
+    },
+    CosineWarmupMin {
+        cycles: f64,
+        min: f64,
+        warmup_start: Option<f64>,
+    },
+    CosineRestarts {
+        cycles: f64,
+    },
+    Polynomial {
+        end: f64,
+        power: f64,
+    },
+    InverseSqrt {
+        timescale: f64,
+    },
     WarmupStableDecay(StableDecay),
     OneCycle(OneCycle),
-    Rex { min: f64 },
+    Rex {
+        min: f64,
+    },
     Plateau(Plateau),
 }
 
@@ -127,7 +147,7 @@ impl Schedule {
             min: config.cosine_min_lr_ratio.unwrap_or(0.001),
         });
         if let Some(jagged) = &jagged
-            && jagged.warmup + jagged.anneal >= jagged.every
+            && jagged.warmup + jagged.anneal > jagged.every
         {
             return Err(TrainerError::schedule(
                 "jagged_restart_steps",
@@ -137,7 +157,13 @@ impl Schedule {
                 ),
             ));
         }
-        Ok(Self { peak: config.learning_rate, shape, warmup, total, jagged })
+        Ok(Self {
+            peak: config.learning_rate,
+            shape,
+            warmup,
+            total,
+            jagged,
+        })
     }
 
     /// Learning rate of the step after `t` steps.
@@ -182,7 +208,11 @@ impl Schedule {
             Shape::OneCycle(cycle) => cycle.factor(t, self.total),
             Shape::Rex { min } => rex(t + 1, self.warmup, self.total, *min),
             Shape::WarmupStableDecay(shape) => shape.factor(step, warmup),
-            Shape::CosineWarmupMin { cycles, min, warmup_start } => {
+            Shape::CosineWarmupMin {
+                cycles,
+                min,
+                warmup_start,
+            } => {
                 if warming {
                     return match warmup_start {
                         None => (step + 1.0) / warmup.max(1.0),
@@ -192,20 +222,30 @@ impl Schedule {
                 let progress = (step - warmup + 1.0) / (total - warmup).max(1.0);
                 cosine(progress.min(1.0), *cycles, *min)
             }
-            Shape::CosineConstant { min, constant_after } => {
+            Shape::CosineConstant {
+                min,
+                constant_after,
+            } => {
                 let last = (total * constant_after).floor();
                 let step = step.min(last);
-                if step < warmup { step / warmup.max(1.0) } else {
+                if step < warmup {
+                    step / warmup.max(1.0)
+                } else {
                     cosine((step - warmup) / (last - warmup).max(1.0), 0.5, *min)
                 }
             }
-            Shape::Cosine { quadratic_warmup: true, .. } if warming => rise * rise,
+            Shape::Cosine {
+                quadratic_warmup: true,
+                ..
+            } if warming => rise * rise,
             _ if warming => rise,
             Shape::ConstantWithWarmup => 1.0,
             Shape::Linear => ((total - step) / (total - warmup).max(1.0)).max(0.0),
             Shape::Cosine { cycles, min, .. } => cosine(progress, *cycles, *min),
             Shape::CosineRestarts { cycles } => {
-                if progress >= 1.0 { 0.0 } else {
+                if progress >= 1.0 {
+                    0.0
+                } else {
                     0.5 * (1.0 + (PI * ((cycles * progress) % 1.0)).cos())
                 }
             }
@@ -303,7 +343,13 @@ impl OneCycle {
     }
 
     fn momentum(&self, t: usize, total: usize) -> f64 {
-        self.at(t, total, self.max_momentum, self.base_momentum, self.max_momentum)
+        self.at(
+            t,
+            total,
+            self.max_momentum,
+            self.base_momentum,
+            self.max_momentum,
+        )
     }
 }
 
@@ -356,16 +402,19 @@ fn shape(config: &Config, warmup: usize, total: usize, kwargs: &mut Kwargs<'_>) 
                 min: 0.0,
                 quadratic_warmup: true,
             },
-            (Some(min), Some(constant_after)) => Shape::CosineConstant { min, constant_after },
+            (Some(min), Some(constant_after)) => Shape::CosineConstant {
+                min,
+                constant_after,
+            },
             (min, _) => Shape::Cosine {
                 cycles: kwargs.number("num_cycles", 0.5)?,
                 min: min.unwrap_or(0.0),
                 quadratic_warmup: false,
             },
         },
-        LrScheduler::CosineWithRestarts => {
-            Shape::CosineRestarts { cycles: kwargs.number("num_cycles", 1.0)? }
-        }
+        LrScheduler::CosineWithRestarts => Shape::CosineRestarts {
+            cycles: kwargs.number("num_cycles", 1.0)?,
+        },
         LrScheduler::CosineWithMinLr => Shape::Cosine {
             cycles: kwargs.number("num_cycles", 0.5)?,
             min: kwargs.min_ratio(config.learning_rate)?,
@@ -382,7 +431,9 @@ fn shape(config: &Config, warmup: usize, total: usize, kwargs: &mut Kwargs<'_>) 
         },
         LrScheduler::InverseSqrt => {
             let default = if warmup == 0 { 10_000.0 } else { warmup as f64 };
-            Shape::InverseSqrt { timescale: kwargs.number("timescale", default)? }
+            Shape::InverseSqrt {
+                timescale: kwargs.number("timescale", default)?,
+            }
         }
         LrScheduler::WarmupStableDecay => {
             let decay = kwargs.optional_number("num_decay_steps")?.ok_or_else(|| {
@@ -427,7 +478,9 @@ fn shape(config: &Config, warmup: usize, total: usize, kwargs: &mut Kwargs<'_>) 
                     format!("{warmup} steps of warmup are more than the {total} steps of the run"),
                 ));
             }
-            Shape::Rex { min: min_ratio.unwrap_or(0.0) }
+            Shape::Rex {
+                min: min_ratio.unwrap_or(0.0),
+            }
         }
     })
 }
@@ -486,12 +539,18 @@ impl Kwargs<'_> {
 
     /// `min_lr` over the peak, or `min_lr_rate`; one of the two is needed.
     fn min_ratio(&mut self, peak: f64) -> Result<f64> {
-        match (self.optional_number("min_lr")?, self.optional_number("min_lr_rate")?) {
+        match (
+            self.optional_number("min_lr")?,
+            self.optional_number("min_lr_rate")?,
+        ) {
             (Some(min), None) => Ok(min / peak),
             (None, Some(rate)) => Ok(rate),
             _ => Err(TrainerError::schedule(
                 "lr_scheduler_kwargs",
-                format!("{} needs min_lr or min_lr_rate, and not both", self.scheduler),
+                format!(
+                    "{} needs min_lr or min_lr_rate, and not both",
+                    self.scheduler
+                ),
             )),
         }
     }
@@ -506,10 +565,18 @@ impl Kwargs<'_> {
         if unknown.is_empty() {
             return Ok(());
         }
-        let takes = if self.known.is_empty() { "nothing".into() } else { self.known.join(", ") };
+        let takes = if self.known.is_empty() {
+            "nothing".into()
+        } else {
+            self.known.join(", ")
+        };
         Err(TrainerError::schedule(
             "lr_scheduler_kwargs",
-            format!("{} does not take {}; it takes {takes}", self.scheduler, unknown.join(", ")),
+            format!(
+                "{} does not take {}; it takes {takes}",
+                self.scheduler,
+                unknown.join(", ")
+            ),
         ))
     }
 }

@@ -16,7 +16,10 @@ fn config(scheduler: LrScheduler, warmup: usize) -> Config {
 
 fn with_kwargs(scheduler: LrScheduler, warmup: usize, kwargs: serde_json::Value) -> Config {
     let kwargs = kwargs.as_object().cloned();
-    Config { lr_scheduler_kwargs: kwargs, ..config(scheduler, warmup) }
+    Config {
+        lr_scheduler_kwargs: kwargs,
+        ..config(scheduler, warmup)
+    }
 }
 
 #[track_caller]
@@ -24,7 +27,10 @@ fn assert_factors(config: &Config, total: usize, at: &[usize], want: &[f64], tol
     let schedule = Schedule::new(config, total).unwrap();
     for (&t, &want) in at.iter().zip(want) {
         let got = schedule.learning_rate(t);
-        assert!((got - want).abs() <= tolerance, "t = {t}: got {got}, want {want}");
+        assert!(
+            (got - want).abs() <= tolerance,
+            "t = {t}: got {got}, want {want}"
+        );
     }
     assert_eq!(at.len(), want.len());
 }
@@ -32,7 +38,13 @@ fn assert_factors(config: &Config, total: usize, at: &[usize], want: &[f64], tol
 #[test]
 fn linear_and_constant() {
     let linear = config(LrScheduler::Linear, 10);
-    assert_factors(&linear, 100, &[0, 5, 10, 55, 100, 120], &[0.0, 0.5, 1.0, 0.5, 0.0, 0.0], 1e-12);
+    assert_factors(
+        &linear,
+        100,
+        &[0, 5, 10, 55, 100, 120],
+        &[0.0, 0.5, 1.0, 0.5, 0.0, 0.0],
+        1e-12,
+    );
     let constant = config(LrScheduler::Constant, 10);
     assert_factors(&constant, 100, &[0, 50], &[1.0, 1.0], 0.0);
     let warmed = config(LrScheduler::ConstantWithWarmup, 10);
@@ -42,22 +54,40 @@ fn linear_and_constant() {
 #[test]
 fn cosine_with_its_options() {
     let plain = config(LrScheduler::Cosine, 10);
-    assert_factors(&plain, 100, &[0, 5, 10, 55, 100], &[0.0, 0.5, 1.0, 0.5, 0.0], 1e-12);
-    let quadratic = Config { lr_quadratic_warmup: true, ..plain.clone() };
+    assert_factors(
+        &plain,
+        100,
+        &[0, 5, 10, 55, 100],
+        &[0.0, 0.5, 1.0, 0.5, 0.0],
+        1e-12,
+    );
+    let quadratic = Config {
+        lr_quadratic_warmup: true,
+        ..plain.clone()
+    };
     let want = [0.0, 0.01, 0.25, 1.0, 0.5, 0.0];
     assert_factors(&quadratic, 100, &[0, 1, 5, 10, 55, 100], &want, 1e-12);
-    let floor = Config { cosine_min_lr_ratio: Some(0.1), ..plain };
+    let floor = Config {
+        cosine_min_lr_ratio: Some(0.1),
+        ..plain
+    };
     // Past the end Axolotl rises again, to 0.205 at 120.
     let want = [0.0, 0.5, 1.0, 0.55, 0.1, 0.1];
     assert_factors(&floor, 100, &[0, 5, 10, 55, 100, 120], &want, 1e-12);
-    let constant = Config { cosine_constant_lr_ratio: Some(0.8), ..floor };
+    let constant = Config {
+        cosine_constant_lr_ratio: Some(0.8),
+        ..floor
+    };
     let want = [0.0, 0.5, 1.0, 0.55, 0.1, 0.1, 0.1];
     assert_factors(&constant, 100, &[0, 5, 10, 45, 80, 90, 100], &want, 1e-12);
 }
 
 #[test]
 fn rex_takes_its_first_step_already_warming() {
-    let rex = Config { cosine_min_lr_ratio: Some(0.1), ..config(LrScheduler::Rex, 4) };
+    let rex = Config {
+        cosine_min_lr_ratio: Some(0.1),
+        ..config(LrScheduler::Rex, 4)
+    };
     let want = [
         0.25, 0.5, 0.75, 1.0, 0.99404, 0.987324, 0.979699, 0.970968, 0.96087, 0.949057, 0.935052,
         0.918182, 0.897468, 0.871429, 0.837705, 0.792308, 0.727907, 0.629412, 0.46, 0.1,
@@ -80,9 +110,14 @@ fn jagged_restarts() {
         ..config(LrScheduler::Constant, 0)
     };
     let steps: Vec<usize> = (17..26).collect();
-    let want = [1.0, 0.667, 0.334, 0.001, 0.2008, 0.4006, 0.6004, 0.8002, 1.0];
+    let want = [
+        1.0, 0.667, 0.334, 0.001, 0.2008, 0.4006, 0.6004, 0.8002, 1.0,
+    ];
     assert_factors(&jagged, 100, &steps, &want, 1e-9);
-    let crowded = Config { jagged_restart_warmup_steps: Some(18), ..jagged };
+    let crowded = Config {
+        jagged_restart_warmup_steps: Some(18),
+        ..jagged
+    };
     let error = Schedule::new(&crowded, 100).unwrap_err().to_string();
     assert_eq!(
         error,
@@ -94,13 +129,25 @@ fn jagged_restarts() {
 #[test]
 fn the_rest_of_transformers() {
     let at = [0, 5, 10, 40, 70, 99];
-    let restarts =
-        with_kwargs(LrScheduler::CosineWithRestarts, 10, json!({"num_cycles": 2}));
+    let restarts = with_kwargs(
+        LrScheduler::CosineWithRestarts,
+        10,
+        json!({"num_cycles": 2}),
+    );
     assert_factors(&restarts, 100, &at, RESTARTS, 1e-6);
-    let polynomial =
-        with_kwargs(LrScheduler::Polynomial, 10, json!({"lr_end": 0.01, "power": 2.0}));
+    let polynomial = with_kwargs(
+        LrScheduler::Polynomial,
+        10,
+        json!({"lr_end": 0.01, "power": 2.0}),
+    );
     assert_factors(&polynomial, 100, &at, POLYNOMIAL, 1e-6);
-    assert_factors(&config(LrScheduler::InverseSqrt, 10), 100, &at, INVERSE_SQRT, 1e-6);
+    assert_factors(
+        &config(LrScheduler::InverseSqrt, 10),
+        100,
+        &at,
+        INVERSE_SQRT,
+        1e-6,
+    );
     let min = with_kwargs(LrScheduler::CosineWithMinLr, 10, json!({"min_lr": 0.2}));
     assert_factors(&min, 100, &at, COSINE_MIN, 1e-6);
     let min = with_kwargs(
@@ -115,11 +162,20 @@ fn the_rest_of_transformers() {
         json!({"num_decay_steps": 40, "min_lr_ratio": 0.1}),
     );
     assert_factors(&stable, 100, &at, STABLE, 1e-6);
-    assert_factors(&config(LrScheduler::OneCycle, 10), 100, &at, ONE_CYCLE, 1e-6);
+    assert_factors(
+        &config(LrScheduler::OneCycle, 10),
+        100,
+        &at,
+        ONE_CYCLE,
+        1e-6,
+    );
     let schedule = Schedule::new(&config(LrScheduler::OneCycle, 10), 100).unwrap();
     for (&t, want) in at.iter().zip(ONE_CYCLE_BETA1) {
         let got = schedule.beta1(t).unwrap();
-        assert!((got - want).abs() < 1e-6, "beta1 at {t}: got {got}, want {want}");
+        assert!(
+            (got - want).abs() < 1e-6,
+            "beta1 at {t}: got {got}, want {want}"
+        );
     }
 }
 
@@ -132,7 +188,9 @@ fn plateau_waits_before_it_lowers() {
     );
     let mut schedule = Schedule::new(&plateau, 100).unwrap();
     let mut rates = Vec::new();
-    for loss in [3.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0] {
+    for loss in [
+        3.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0,
+    ] {
         schedule.evaluated(loss);
         rates.push(schedule.learning_rate(0));
     }
@@ -149,7 +207,10 @@ fn names_of_kwargs_are_checked() {
     );
     let missing = config(LrScheduler::WarmupStableDecay, 0);
     let error = Schedule::new(&missing, 10).unwrap_err().to_string();
-    assert_eq!(error, "lr_scheduler_kwargs: warmup_stable_decay needs num_decay_steps");
+    assert_eq!(
+        error,
+        "lr_scheduler_kwargs: warmup_stable_decay needs num_decay_steps"
+    );
 }
 
 const RESTARTS: &[f64] = &[0.0, 0.5, 1.0, 0.25, 0.75, 0.0012179749];
@@ -160,4 +221,6 @@ const COSINE_WARMUP_MIN: &[f64] = &[0.1, 0.6, 0.99975633, 0.78778863, 0.38803229
 const STABLE: &[f64] = &[0.1, 0.55, 1.0, 1.0, 0.86819805, 0.1013872];
 const ONE_CYCLE: &[f64] = &[0.04, 0.60335113, 0.99969541, 0.73473684, 0.23504343, 4e-06];
 const ONE_CYCLE_BETA1: &[f64] = &[0.95, 0.89131759, 0.85003046, 0.87652642, 0.92649596, 0.95];
-const PLATEAU: &[f64] = &[1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.2, 0.2, 0.2, 0.2];
+const PLATEAU: &[f64] = &[
+    1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.2, 0.2, 0.2, 0.2,
+];

@@ -207,20 +207,6 @@ pub enum DataError {
         /// Number of samples.
         rows: usize,
     },
-    /// A token that the model has no embedding for.
-    #[error(
-        "sample {sample}, token {position}: id {id} is beyond the vocabulary of the model ({vocab_size}); tokenizer and model do not belong together"
-    )]
-    TokenBeyondVocabulary {
-        /// Index of the sample, from 0.
-        sample: usize,
-        /// Index of the token, from 0.
-        position: usize,
-        /// The id.
-        id: u32,
-        /// Rows of the model's embedding.
-        vocab_size: usize,
-    },
     /// A tokenizer folder that cannot be loaded.
     #[error("cannot load the tokenizer from {}: {message}", path.display())]
     Tokenizer {

@@ -34,6 +34,6 @@ mod tokenizer;
 pub use error::{DataError, Place};
 pub use export::export_jsonl;
 pub use ledger::{Count, DatasetLedger, DropReason, Ledger, Totals};
-pub use prepare::{Prepared, check_vocab, prepare};
+pub use prepare::{Prepared, prepare};
 pub use template::ChatTemplate;
 pub use tokenizer::{Encoded, Tokenizer};

@@ -74,24 +74,6 @@ pub fn prepare(config: &Config, tokenizer: &Tokenizer) -> Result<Prepared, DataE
     })
 }
 
-/// Checks that the model has an embedding for every token.
-///
-/// # Errors
-/// [`DataError::TokenBeyondVocabulary`], for the first token that has none.
-pub fn check_vocab(samples: &[Sample], vocab_size: usize) -> Result<(), DataError> {
-    for (sample, ids) in samples.iter().map(|sample| &sample.input_ids).enumerate() {
-        if let Some(position) = ids.iter().position(|id| *id as usize >= vocab_size) {
-            return Err(DataError::TokenBeyondVocabulary {
-                sample,
-                position,
-                id: ids[position],
-                vocab_size,
-            });
-        }
-    }
-    Ok(())
-}
-
 /// The samples of one data set, and its account.
 fn one(
     config: &Config,

@@ -45,7 +45,10 @@ pub(crate) struct KvCache {
 impl KvCache {
     fn extend(&mut self, k_bgsk: Tensor<4>, v_bgsk: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let both = match self.keys_values.take() {
-            Some((k, v)) => (Tensor::cat(vec![k, k_bgsk], 2), Tensor::cat(vec![v, v_bgsk], 2)),
+            Some((k, v)) => (
+                Tensor::cat(vec![k, k_bgsk], 2),
+                Tensor::cat(vec![v, v_bgsk], 2),
+            ),
             None => (k_bgsk, v_bgsk),
         };
         self.keys_values = Some(both.clone());
@@ -55,7 +58,11 @@ impl KvCache {
 
 impl Attention {
     pub(crate) fn new(config: &ModelConfig, device: &Device) -> Self {
-        let (d, std, bias) = (config.hidden_size, config.initializer_range, config.attention_bias);
+        let (d, std, bias) = (
+            config.hidden_size,
+            config.initializer_range,
+            config.attention_bias,
+        );
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let head_dim = config.head_dim;
         Self {
@@ -78,8 +85,12 @@ impl Attention {
         let [b, t, _] = x_btd.dims();
         let (h, g, k) = (self.heads, self.kv_heads, self.head_dim);
         let r = h / g;
-        let q_bthk = input.rope.rotate(self.q_proj.forward(x_btd.clone()).reshape([b, t, h, k]));
-        let k_btgk = input.rope.rotate(self.k_proj.forward(x_btd.clone()).reshape([b, t, g, k]));
+        let q_bthk = input
+            .rope
+            .rotate(self.q_proj.forward(x_btd.clone()).reshape([b, t, h, k]));
+        let k_btgk = input
+            .rope
+            .rotate(self.k_proj.forward(x_btd.clone()).reshape([b, t, g, k]));
         let v_btgk = self.v_proj.forward(x_btd).reshape([b, t, g, k]);
 
         let (k_bgsk, v_bgsk) = (k_btgk.swap_dims(1, 2), v_btgk.swap_dims(1, 2));
@@ -94,9 +105,14 @@ impl Attention {
         let q_bgrtk = q_bhtk.reshape([b, g, r * t, k]);
         let scores_bgrts = q_bgrtk.matmul(k_bgsk.transpose());
         let mask_bhts = input.mask_b1ts.clone().expand([b, h, t, s]);
-        let scores_bhts = scores_bgrts.reshape([b, h, t, s]).mask_fill(mask_bhts, f32::NEG_INFINITY);
+        let scores_bhts = scores_bgrts
+            .reshape([b, h, t, s])
+            .mask_fill(mask_bhts, f32::NEG_INFINITY);
         let weights_bgrts = activation::softmax(scores_bhts, 3).reshape([b, g, r * t, s]);
-        let out_bthk = weights_bgrts.matmul(v_bgsk).reshape([b, h, t, k]).swap_dims(1, 2);
+        let out_bthk = weights_bgrts
+            .matmul(v_bgsk)
+            .reshape([b, h, t, k])
+            .swap_dims(1, 2);
         self.o_proj.forward(out_bthk.reshape([b, t, h * k]))
     }
 }

@@ -94,10 +94,15 @@ impl ModelConfig {
             });
         }
         let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
-        let value: Value = serde_json::from_str(&text)
-            .map_err(|e| ModelError::Json { path: path.clone(), message: e.to_string() })?;
+        let value: Value = serde_json::from_str(&text).map_err(|e| ModelError::Json {
+            path: path.clone(),
+            message: e.to_string(),
+        })?;
         let Value::Object(mut raw) = value else {
-            return Err(ModelError::Json { path, message: "expected a JSON object".into() });
+            return Err(ModelError::Json {
+                path,
+                message: "expected a JSON object".into(),
+            });
         };
         for (key, value) in overrides.into_iter().flatten() {
             raw.insert(key.clone(), value.clone());
@@ -110,7 +115,10 @@ impl ModelConfig {
     /// # Errors
     /// As [`from_folder`](Self::from_folder).
     pub fn from_json(raw: Map<String, Value>, path: PathBuf) -> Result<Self> {
-        let read = Reader { raw: &raw, path: &path };
+        let read = Reader {
+            raw: &raw,
+            path: &path,
+        };
         let model_type = read.text("model_type")?.unwrap_or_default();
         if !SUPPORTED.contains(&model_type.as_str()) {
             return Err(ModelError::UnknownArchitecture {
@@ -121,7 +129,10 @@ impl ModelConfig {
         }
         let act = read.text("hidden_act")?.unwrap_or_else(|| "silu".into());
         if act != "silu" {
-            return Err(read.error("hidden_act", format!("\"{act}\" is not supported, only \"silu\"")));
+            return Err(read.error(
+                "hidden_act",
+                format!("\"{act}\" is not supported, only \"silu\""),
+            ));
         }
         let hidden_size = read.size("hidden_size")?;
         let heads = read.size("num_attention_heads")?;
@@ -143,11 +154,17 @@ impl ModelConfig {
             }
         };
         if head_dim % 2 != 0 {
-            return Err(read.error("head_dim", format!("{head_dim} is odd; rotary embeddings pair two halves")));
+            return Err(read.error(
+                "head_dim",
+                format!("{head_dim} is odd; rotary embeddings pair two halves"),
+            ));
         }
         let rms_norm_eps = read.number("rms_norm_eps")?.unwrap_or(1e-6);
         if !(rms_norm_eps > 0.0 && rms_norm_eps < 1.0) {
-            return Err(read.error("rms_norm_eps", format!("{rms_norm_eps} is not between 0 and 1")));
+            return Err(read.error(
+                "rms_norm_eps",
+                format!("{rms_norm_eps} is not between 0 and 1"),
+            ));
         }
         Ok(Self {
             vocab_size: read.size("vocab_size")?,
@@ -170,8 +187,12 @@ impl ModelConfig {
     /// Parameters of the model, tied weights counted once.
     #[must_use]
     pub fn num_parameters(&self) -> usize {
-        let (d, h, kv, hd) =
-            (self.hidden_size, self.num_attention_heads, self.num_key_value_heads, self.head_dim);
+        let (d, h, kv, hd) = (
+            self.hidden_size,
+            self.num_attention_heads,
+            self.num_key_value_heads,
+            self.head_dim,
+        );
         let mut attention = d * h * hd * 2 + d * kv * hd * 2;
         if self.attention_bias {
             attention += h * hd + 2 * kv * hd + d;
@@ -180,7 +201,11 @@ impl ModelConfig {
         if self.mlp_bias {
             mlp += 2 * self.intermediate_size + d;
         }
-        let head = if self.tie_word_embeddings { 0 } else { self.vocab_size * d };
+        let head = if self.tie_word_embeddings {
+            0
+        } else {
+            self.vocab_size * d
+        };
         self.vocab_size * d + head + d + self.num_hidden_layers * (attention + mlp + 2 * d)
     }
 }
@@ -193,7 +218,11 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn error(&self, key: &str, message: String) -> ModelError {
-        ModelError::Config { path: self.path.to_path_buf(), key: key.into(), message }
+        ModelError::Config {
+            path: self.path.to_path_buf(),
+            key: key.into(),
+            message,
+        }
     }
 
     fn get(&self, key: &str) -> Option<&Value> {
@@ -227,28 +256,43 @@ impl Reader<'_> {
     }
 
     fn optional_size(&self, key: &str) -> Result<Option<usize>> {
-        let Some(value) = self.get(key) else { return Ok(None) };
+        let Some(value) = self.get(key) else {
+            return Ok(None);
+        };
         match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
             Some(n) if (1..=MAX_SIZE).contains(&n) => Ok(Some(n)),
-            _ => Err(self.error(key, format!("expected a whole number from 1 to {MAX_SIZE}, found {value}"))),
+            _ => Err(self.error(
+                key,
+                format!("expected a whole number from 1 to {MAX_SIZE}, found {value}"),
+            )),
         }
     }
 
     fn size(&self, key: &str) -> Result<usize> {
-        self.optional_size(key)?.ok_or_else(|| self.error(key, "is missing".into()))
+        self.optional_size(key)?
+            .ok_or_else(|| self.error(key, "is missing".into()))
     }
 
     /// Rope settings live in `rope_parameters` (transformers 5) or in
     /// `rope_theta` and `rope_scaling` (before).
     fn rope(&self) -> Result<RopeConfig> {
-        let key = if self.get("rope_parameters").is_some() { "rope_parameters" } else { "rope_scaling" };
+        let key = if self.get("rope_parameters").is_some() {
+            "rope_parameters"
+        } else {
+            "rope_scaling"
+        };
         let empty = Map::new();
         let inner = match self.get(key) {
             None => &empty,
             Some(Value::Object(map)) => map,
-            Some(other) => return Err(self.error(key, format!("expected an object, found {other}"))),
+            Some(other) => {
+                return Err(self.error(key, format!("expected an object, found {other}")));
+            }
         };
-        let nested = Reader { raw: inner, path: self.path };
+        let nested = Reader {
+            raw: inner,
+            path: self.path,
+        };
         let theta = match nested.number("rope_theta")? {
             Some(theta) => theta,
             None => self.number("rope_theta")?.unwrap_or(10_000.0),
@@ -265,7 +309,9 @@ impl Reader<'_> {
             Some("llama3") => {
                 let need = |name: &str| match nested.number(name)? {
                     Some(x) if x.is_finite() && x > 0.0 => Ok(x),
-                    Some(x) => Err(self.error(&format!("{key}.{name}"), format!("{x} is not positive"))),
+                    Some(x) => {
+                        Err(self.error(&format!("{key}.{name}"), format!("{x} is not positive")))
+                    }
                     None => Err(self.error(&format!("{key}.{name}"), "is missing".into())),
                 };
                 let (low, high) = (need("low_freq_factor")?, need("high_freq_factor")?);

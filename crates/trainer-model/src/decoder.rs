@@ -52,7 +52,12 @@ pub struct DecoderLayer {
 }
 
 impl DecoderLayer {
-    fn forward(&self, x_btd: Tensor<3>, input: &ModelInput, cache: Option<&mut KvCache>) -> Tensor<3> {
+    fn forward(
+        &self,
+        x_btd: Tensor<3>,
+        input: &ModelInput,
+        cache: Option<&mut KvCache>,
+    ) -> Tensor<3> {
         let normed = self.input_layernorm.forward(x_btd.clone());
         let x_btd = x_btd + self.self_attn.forward(normed, input, cache);
         let normed = self.post_attention_layernorm.forward(x_btd.clone());
@@ -129,7 +134,11 @@ impl CausalLm {
     /// biases zero. Seed the device first.
     #[must_use]
     pub fn new(config: &ModelConfig, device: &Device) -> Self {
-        let (d, inner, std) = (config.hidden_size, config.intermediate_size, config.initializer_range);
+        let (d, inner, std) = (
+            config.hidden_size,
+            config.intermediate_size,
+            config.initializer_range,
+        );
         let norm = || RmsNorm::new(d, config.rms_norm_eps, device);
         let layer = || DecoderLayer {
             self_attn: Attention::new(config, device),
@@ -199,7 +208,9 @@ impl CausalLm {
     #[must_use]
     pub fn logits(&self, hidden_btd: Tensor<3>) -> Tensor<3> {
         let [b, t, d] = hidden_btd.dims();
-        let logits = hidden_btd.reshape([b * t, d]).matmul(self.head_vd().transpose());
+        let logits = hidden_btd
+            .reshape([b * t, d])
+            .matmul(self.head_vd().transpose());
         logits.reshape([b, t, self.config.vocab_size])
     }
 

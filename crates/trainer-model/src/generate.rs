@@ -3,7 +3,6 @@
 //! Prompts of unequal length are padded on the left, so that all rows produce
 //! their next token at the same place.
 
-
 use crate::attention::KvCache;
 use crate::decoder::CausalLm;
 use crate::input::{ModelInput, Tokens};
@@ -65,8 +64,18 @@ impl CausalLm {
                 break;
             }
             let past = width + new;
-            let positions: Vec<u32> = padding.iter().map(|padding| (past - padding) as u32).collect();
-            input = ModelInput::step(&next, &positions, &padding, past, self.frequencies(), &device);
+            let positions: Vec<u32> = padding
+                .iter()
+                .map(|padding| (past - padding) as u32)
+                .collect();
+            input = ModelInput::step(
+                &next,
+                &positions,
+                &padding,
+                past,
+                self.frequencies(),
+                &device,
+            );
         }
         answers
     }

@@ -59,7 +59,10 @@ impl ModelInput {
         Self {
             ids_bt: ids(tokens.input_ids, rows, width, device),
             rope: RopeTables::new(tokens.position_ids, rows, width, frequencies, device),
-            mask_b1ts: Tensor::from_data(TensorData::new(mask, [masked_rows, 1, width, width]), device),
+            mask_b1ts: Tensor::from_data(
+                TensorData::new(mask, [masked_rows, 1, width, width]),
+                device,
+            ),
         }
     }
 
@@ -76,8 +79,10 @@ impl ModelInput {
     ) -> Self {
         let rows = next_ids.len();
         let keys = past + 1;
-        let mask: Vec<bool> =
-            padding.iter().flat_map(|&padding| (0..keys).map(move |key| key < padding)).collect();
+        let mask: Vec<bool> = padding
+            .iter()
+            .flat_map(|&padding| (0..keys).map(move |key| key < padding))
+            .collect();
         Self {
             ids_bt: ids(next_ids, rows, 1, device),
             rope: RopeTables::new(positions, rows, 1, frequencies, device),

@@ -39,7 +39,9 @@ impl Linear {
         let mut dims = x.dims();
         let input = dims[D - 1];
         let rows = dims[..D - 1].iter().product::<usize>();
-        let y_no = x.reshape([rows, input]).matmul(self.weight.val().transpose());
+        let y_no = x
+            .reshape([rows, input])
+            .matmul(self.weight.val().transpose());
         let y_no = match &self.bias {
             Some(bias) => y_no + bias.val().unsqueeze(),
             None => y_no,
@@ -60,7 +62,9 @@ impl Embedding {
     /// Weights drawn from N(0, `std`²) at their first use.
     #[must_use]
     pub fn new(vocab: usize, width: usize, std: f64, device: &Device) -> Self {
-        Self { weight: normal(std).init([vocab, width], device) }
+        Self {
+            weight: normal(std).init([vocab, width], device),
+        }
     }
 
     /// Vectors of `ids_bt`, `[b, t, d]`. Ids must be below the vocabulary size.
@@ -83,13 +87,18 @@ impl RmsNorm {
     /// Weights of one.
     #[must_use]
     pub fn new(width: usize, eps: f64, device: &Device) -> Self {
-        Self { weight: Initializer::Ones.init([width], device), eps }
+        Self {
+            weight: Initializer::Ones.init([width], device),
+            eps,
+        }
     }
 
     /// Normalizes the last dimension.
     #[must_use]
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let scale = (x.clone().square().mean_dim(D - 1) + self.eps).sqrt().recip();
+        let scale = (x.clone().square().mean_dim(D - 1) + self.eps)
+            .sqrt()
+            .recip();
         x * scale * self.weight.val().unsqueeze()
     }
 }

@@ -23,7 +23,10 @@ pub struct ParameterInfo {
 /// Names, shapes and trainability of all parameters, in order.
 #[must_use]
 pub fn parameters<M: Module>(model: &M) -> Vec<ParameterInfo> {
-    let mut list = List { path: Vec::new(), found: Vec::new() };
+    let mut list = List {
+        path: Vec::new(),
+        found: Vec::new(),
+    };
     model.visit(&mut list);
     list.found
 }
@@ -60,7 +63,11 @@ pub fn visit_values<M: Module, E>(
     model: &M,
     f: impl FnMut(&str, TensorData) -> Result<(), E>,
 ) -> Result<(), E> {
-    let mut values = Values { path: Vec::new(), f, result: Ok(()) };
+    let mut values = Values {
+        path: Vec::new(),
+        f,
+        result: Ok(()),
+    };
     model.visit(&mut values);
     values.result
 }
@@ -99,7 +106,10 @@ impl ParameterGradients {
     /// Takes the gradients of a backward pass.
     #[must_use]
     pub fn take<M: Module>(model: &M, gradients: &mut Gradients) -> Self {
-        let mut collect = Collect { gradients, flat: Vec::new() };
+        let mut collect = Collect {
+            gradients,
+            flat: Vec::new(),
+        };
         model.visit(&mut collect);
         Self { flat: collect.flat }
     }
@@ -121,7 +131,11 @@ impl ParameterGradients {
     /// Euclidean norm over all gradients together, `[1]`; `None` without any.
     #[must_use]
     pub fn global_norm(&self) -> Option<Tensor<1>> {
-        let squares = self.flat.iter().flatten().map(|gradient| gradient.clone().square().sum());
+        let squares = self
+            .flat
+            .iter()
+            .flatten()
+            .map(|gradient| gradient.clone().square().sum());
         squares.reduce(|a, b| a + b).map(Tensor::sqrt)
     }
 
@@ -160,10 +174,7 @@ impl<const D: usize> FlattenAll for Tensor<D> {
 /// Replaces the value of every parameter by what `f` makes of its index and
 /// flattened value; `None` keeps it. Values are off the autodiff graph.
 #[must_use]
-pub fn map_values<M: Module>(
-    model: M,
-    f: impl FnMut(usize, Tensor<1>) -> Option<Tensor<1>>,
-) -> M {
+pub fn map_values<M: Module>(model: M, f: impl FnMut(usize, Tensor<1>) -> Option<Tensor<1>>) -> M {
     model.map(&mut Replace { f, index: 0 })
 }
 
@@ -180,7 +191,11 @@ impl<F: FnMut(usize, Tensor<1>) -> Option<Tensor<1>>> ModuleMapper for Replace<F
         param.map(|value| {
             let autodiff = value.is_autodiff();
             let shape = value.shape();
-            let plain = if autodiff { value.clone().inner() } else { value.clone() };
+            let plain = if autodiff {
+                value.clone().inner()
+            } else {
+                value.clone()
+            };
             match (self.f)(index, plain.flatten_all()) {
                 None => value,
                 Some(new) => {

@@ -26,8 +26,8 @@ pub fn inverse_frequencies(rope: &RopeConfig, head_dim: usize) -> Vec<f32> {
             original_max_position_embeddings,
         } => plain
             .map(|frequency| {
-                let turns =
-                    original_max_position_embeddings as f32 * frequency / (2.0 * std::f32::consts::PI);
+                let turns = original_max_position_embeddings as f32 * frequency
+                    / (2.0 * std::f32::consts::PI);
                 let (low, high) = (low_freq_factor as f32, high_freq_factor as f32);
                 // Turns over the original context: below `low` it is a low
                 // frequency, above `high` a high one.
@@ -48,7 +48,13 @@ pub struct RopeTables {
 impl RopeTables {
     /// Tables for `positions`, row-major `[rows, width]`.
     #[must_use]
-    pub fn new(positions: &[u32], rows: usize, width: usize, frequencies: &[f32], device: &Device) -> Self {
+    pub fn new(
+        positions: &[u32],
+        rows: usize,
+        width: usize,
+        frequencies: &[f32],
+        device: &Device,
+    ) -> Self {
         let half = frequencies.len();
         let mut cos = Vec::with_capacity(positions.len() * half * 2);
         let mut sin = Vec::with_capacity(positions.len() * half * 2);
@@ -61,10 +67,12 @@ impl RopeTables {
                 }
             }
         }
-        let table = |values| {
-            Tensor::from_data(TensorData::new(values, [rows, width, 1, half * 2]), device)
-        };
-        Self { cos_bt1k: table(cos), sin_bt1k: table(sin) }
+        let table =
+            |values| Tensor::from_data(TensorData::new(values, [rows, width, 1, half * 2]), device);
+        Self {
+            cos_bt1k: table(cos),
+            sin_bt1k: table(sin),
+        }
     }
 
     /// Rotates queries or keys by their positions.

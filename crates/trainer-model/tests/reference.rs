@@ -26,12 +26,24 @@ fn case(name: &str, device: &Device) -> Case {
     let model = load_causal_lm(&folder, &config, device).unwrap();
     let text = std::fs::read_to_string(folder.join("reference.json")).unwrap();
     let reference: Value = serde_json::from_str(&text).unwrap();
-    let ids = numbers(&reference["input_ids"]).iter().map(|&x| x as u32).collect();
-    Case { model, reference, ids }
+    let ids = numbers(&reference["input_ids"])
+        .iter()
+        .map(|&x| x as u32)
+        .collect();
+    Case {
+        model,
+        reference,
+        ids,
+    }
 }
 
 fn numbers(value: &Value) -> Vec<f64> {
-    value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+    value
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|x| x.as_f64().unwrap())
+        .collect()
 }
 
 /// Logits of one packed row, `[tokens][vocabulary]`.
@@ -54,7 +66,10 @@ fn log_sum_exp(row: &[f64]) -> f64 {
 }
 
 fn assert_close(got: f64, want: f64, tolerance: f64, what: &str) {
-    assert!((got - want).abs() <= tolerance, "{what}: got {got}, want {want}");
+    assert!(
+        (got - want).abs() <= tolerance,
+        "{what}: got {got}, want {want}"
+    );
 }
 
 fn forward_agrees(name: &str, device: &Device) {
@@ -66,11 +81,24 @@ fn forward_agrees(name: &str, device: &Device) {
     assert_eq!(rows.len(), want_rows.len());
     for (t, (row, want)) in rows.iter().zip(want_rows).enumerate() {
         for (v, want) in numbers(want).into_iter().enumerate() {
-            assert_close(row[v], want, LOGIT_TOLERANCE, &format!("{name} logit [{t}, {v}]"));
+            assert_close(
+                row[v],
+                want,
+                LOGIT_TOLERANCE,
+                &format!("{name} logit [{t}, {v}]"),
+            );
         }
     }
-    for (t, want) in numbers(&case.reference["logsumexp"]).into_iter().enumerate() {
-        assert_close(log_sum_exp(&rows[t]), want, LOGIT_TOLERANCE, &format!("{name} logsumexp [{t}]"));
+    for (t, want) in numbers(&case.reference["logsumexp"])
+        .into_iter()
+        .enumerate()
+    {
+        assert_close(
+            log_sum_exp(&rows[t]),
+            want,
+            LOGIT_TOLERANCE,
+            &format!("{name} logsumexp [{t}]"),
+        );
     }
 }
 
@@ -78,7 +106,12 @@ fn forward_agrees(name: &str, device: &Device) {
 fn packed_documents_agree(name: &str, device: &Device) {
     let case = case(name, device);
     let (mut positions, mut segments, mut want) = (Vec::new(), Vec::new(), Vec::new());
-    for (index, document) in case.reference["documents"].as_array().unwrap().iter().enumerate() {
+    for (index, document) in case.reference["documents"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .enumerate()
+    {
         let length = document["end"].as_u64().unwrap() - document["start"].as_u64().unwrap();
         positions.extend(0..length as u32);
         segments.extend(std::iter::repeat_n(index as u32 + 1, length as usize));
@@ -87,7 +120,12 @@ fn packed_documents_agree(name: &str, device: &Device) {
     let rows = logits(&case.model, &case.ids, &positions, &segments);
     assert_eq!(rows.len(), want.len());
     for (t, want) in want.into_iter().enumerate() {
-        assert_close(log_sum_exp(&rows[t]), want, LOGIT_TOLERANCE, &format!("{name} packed [{t}]"));
+        assert_close(
+            log_sum_exp(&rows[t]),
+            want,
+            LOGIT_TOLERANCE,
+            &format!("{name} packed [{t}]"),
+        );
     }
 }
 
@@ -102,13 +140,21 @@ fn gradients_agree(name: &str, device: &Device) {
         position_ids: &positions,
         segment_ids: &vec![1; n],
     };
-    let labels: Vec<i32> = numbers(&case.reference["labels"]).iter().map(|&x| x as i32).collect();
+    let labels: Vec<i32> = numbers(&case.reference["labels"])
+        .iter()
+        .map(|&x| x as i32)
+        .collect();
     let targets = Targets::from_labels(&labels, n);
     let hidden = case.model.hidden(&case.model.input(&tokens));
     let loss = case.model.loss_sum(hidden, &targets) / targets.len() as f64;
     let value = loss.clone().into_scalar::<f32>();
     let want = case.reference["loss"].as_f64().unwrap();
-    assert_close(f64::from(value), want, LOGIT_TOLERANCE, &format!("{name} loss"));
+    assert_close(
+        f64::from(value),
+        want,
+        LOGIT_TOLERANCE,
+        &format!("{name} loss"),
+    );
 
     let mut gradients = loss.backward();
     let gradients = ParameterGradients::take(&case.model, &mut gradients);
@@ -119,7 +165,12 @@ fn gradients_agree(name: &str, device: &Device) {
         let gradient = gradient.unwrap_or_else(|| panic!("{name}: no gradient for {}", info.name));
         let norm = f64::from(gradient.square().sum().sqrt().into_scalar::<f32>());
         let want = want[&info.name].as_f64().unwrap();
-        assert_close(norm, want, GRADIENT_TOLERANCE * want, &format!("{name} gradient {}", info.name));
+        assert_close(
+            norm,
+            want,
+            GRADIENT_TOLERANCE * want,
+            &format!("{name} gradient {}", info.name),
+        );
     }
 }
 

@@ -37,7 +37,10 @@ pub(crate) fn run(folder: &Path) -> Result<(), Failure> {
     let tokenizer = load_tokenizer(&config)?;
     let template = ChatTemplate::resolve(&config, None, &tokenizer)?;
     let held_back = read_questions(&folder.join("data/glossary.eval.chat.jsonl"))?;
-    let chat = Chat { tokenizer: &tokenizer, template: &template };
+    let chat = Chat {
+        tokenizer: &tokenizer,
+        template: &template,
+    };
 
     let device = select_device(&config)?.device;
     let before = load_model(&config, &device)?.valid();
@@ -84,7 +87,10 @@ impl Chat<'_> {
         }
         let stop: Vec<u32> = self.tokenizer.eos_id().into_iter().collect();
         let answers = model.generate_greedy(&prompts, MAX_NEW_TOKENS, &stop);
-        answers.iter().map(|ids| Ok(self.tokenizer.decode(ids, true)?)).collect()
+        answers
+            .iter()
+            .map(|ids| Ok(self.tokenizer.decode(ids, true)?))
+            .collect()
     }
 }
 
@@ -93,9 +99,8 @@ fn read_questions(path: &Path) -> Result<Vec<Question>, Failure> {
         .map_err(|error| Failure::new(format!("error: {}: {error}", path.display())))?;
     let mut questions = Vec::new();
     for (index, line) in text.lines().enumerate() {
-        let wrong = |what: &str| {
-            Failure::new(format!("error: {}:{}: {what}", path.display(), index + 1))
-        };
+        let wrong =
+            |what: &str| Failure::new(format!("error: {}:{}: {what}", path.display(), index + 1));
         let row: Value = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
         let content = |turn: usize| {
             row["messages"][turn]["content"]
@@ -103,7 +108,10 @@ fn read_questions(path: &Path) -> Result<Vec<Question>, Failure> {
                 .map(str::to_owned)
                 .ok_or_else(|| wrong("expected messages: a question and its answer"))
         };
-        questions.push(Question { text: content(0)?, answer: content(1)? });
+        questions.push(Question {
+            text: content(0)?,
+            answer: content(1)?,
+        });
     }
     Ok(questions)
 }

@@ -20,9 +20,10 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
 pub(crate) fn train(config: &Config) -> Result<Trained, Failure> {
     let selected = select_device(config)?;
     let tokenizer = load_tokenizer(config)?;
+    // Before the data, which may take long to tokenize for a model that is not there.
+    let model = load_model(config, &selected.device)?;
     let prepared = load_samples(config, &tokenizer)?;
     eprintln!("{}", prepared.ledger);
-    let model = load_model(config, &selected.device)?;
     let trainer = setup_trainer(
         config,
         prepared.train,

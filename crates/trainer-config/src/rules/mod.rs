@@ -40,6 +40,7 @@ pub(crate) fn apply(
     };
     rules.required();
     rules.precision();
+    rules.cache();
     rules.batches();
     rules.lengths();
     rules.packing();
@@ -68,6 +69,10 @@ fn derive(config: &mut Config, sites: &BTreeMap<String, Site>, origins: &mut Ori
     if config.sample_packing_sequentially {
         config.packing_strategy = PackingStrategy::Sequential;
         follow("packing_strategy", "sample_packing_sequentially");
+    } else if config.curriculum_sampling && !sites.contains_key("packing_strategy") {
+        // The default takes the longest documents first, which is no curriculum.
+        config.packing_strategy = PackingStrategy::FirstFit;
+        follow("packing_strategy", "curriculum_sampling");
     }
     if config.chat_template_jinja.is_some() && config.chat_template.is_none() {
         config.chat_template = Some("jinja".to_owned());
@@ -254,6 +259,17 @@ impl Rules<'_> {
         }
     }
 
+    fn cache(&mut self) {
+        if self.config.dataset_prepared_path.is_some() {
+            let label = self.value("dataset_prepared_path", "not used yet");
+            self.report(
+                Diagnostic::warning("prepared data sets are not kept yet"),
+                [label],
+                "the data is tokenized anew at each start, on all cores; nothing needs changing",
+            );
+        }
+    }
+
     fn batches(&mut self) {
         self.exclusive(
             "gradient_accumulation_steps",
@@ -311,6 +327,24 @@ impl Rules<'_> {
                 "`sample_packing_sequentially` and `packing_strategy` contradict each other",
                 labels,
                 "remove `sample_packing_sequentially`, or write `packing_strategy: sequential`",
+            );
+        }
+        let reorders = self.config.packing_strategy == PackingStrategy::BestFitDecreasing
+            && self.is_set("packing_strategy");
+        if self.config.sample_packing
+            && self.config.curriculum_sampling
+            && reorders
+            && self.usable(&["packing_strategy", "curriculum_sampling"])
+        {
+            let labels = [
+                self.value("packing_strategy", "takes the longest documents first"),
+                self.key("curriculum_sampling", "asks for file order"),
+            ];
+            self.error(
+                "`curriculum_sampling` and `packing_strategy: best_fit_decreasing` contradict each \
+                 other",
+                labels,
+                "write `packing_strategy: first_fit` or `sequential`",
             );
         }
     }

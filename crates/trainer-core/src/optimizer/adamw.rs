@@ -33,7 +33,13 @@ impl AdamW {
     #[must_use]
     pub fn new(beta1: f64, beta2: f64, epsilon: f64, decays: Vec<f64>) -> Self {
         let states = vec![None; decays.len()];
-        Self { beta1, beta2, epsilon, decays, states }
+        Self {
+            beta1,
+            beta2,
+            epsilon,
+            decays,
+            states,
+        }
     }
 }
 
@@ -62,7 +68,11 @@ impl Optimizer for AdamW {
         let correction2 = (1.0 - self.beta2.powi(steps)).sqrt();
         let denominator = second.clone().sqrt() / correction2 + self.epsilon;
         let value = value - first.clone() / denominator * (lr / correction1);
-        self.states[index] = Some(State { steps, first, second });
+        self.states[index] = Some(State {
+            steps,
+            first,
+            second,
+        });
         value
     }
 }

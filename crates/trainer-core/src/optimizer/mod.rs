@@ -42,9 +42,20 @@ pub fn build(config: &Config, parameters: &[ParameterInfo]) -> Box<dyn Optimizer
         Name::AdamwTorch | Name::AdamwTorchFused | Name::Adamw => {
             let decays = parameters
                 .iter()
-                .map(|parameter| if decays(parameter) { config.weight_decay } else { 0.0 })
+                .map(|parameter| {
+                    if decays(parameter) {
+                        config.weight_decay
+                    } else {
+                        0.0
+                    }
+                })
                 .collect();
-            Box::new(AdamW::new(config.adam_beta1, config.adam_beta2, config.adam_epsilon, decays))
+            Box::new(AdamW::new(
+                config.adam_beta1,
+                config.adam_beta2,
+                config.adam_epsilon,
+                decays,
+            ))
         }
     }
 }

@@ -16,9 +16,9 @@ use trainer_model::{
     CausalLm, ParameterGradients, SaveDtype, Targets, Tokens, parameters, save_causal_lm,
 };
 
+use super::Trained;
 use super::evaluation::evaluate;
 use super::setup::TrainerTokenizer;
-use super::Trained;
 use crate::batches::{BatchOptions, Batches};
 use crate::error::{Result, TrainerError};
 use crate::history::{History, LogRow, Observer, RunPlan, RunState, StepReport};
@@ -43,7 +43,8 @@ pub struct CausalTrainer {
 enum EvalEvery {
     Steps(usize),
     Epoch,
-    End,
+    /// Not even at the start and the end.
+    Never,
 }
 
 /// Sums since the last log row.
@@ -80,7 +81,9 @@ impl CausalTrainer {
         };
         let infos = parameters(&model);
         let trainable = infos.iter().filter(|info| info.trainable);
-        let trainable_parameters = trainable.map(|info| info.shape.iter().product::<usize>()).sum();
+        let trainable_parameters = trainable
+            .map(|info| info.shape.iter().product::<usize>())
+            .sum();
         Ok(Self {
             optimizer: optimizer::build(config, &infos),
             schedule: Schedule::new(config, total_steps)?,
@@ -107,7 +110,7 @@ impl CausalTrainer {
             eval_samples: self.eval.as_ref().map_or(0, Batches::len),
             trainable_parameters: self.trainable_parameters,
         });
-        let eval_every = self.eval_every();
+        let eval_every = self.eval_every()?;
         let logging_steps = self.logging_steps();
         let mut state = RunState {
             epoch: 0.0,
@@ -127,7 +130,7 @@ impl CausalTrainer {
         let mut rows_of_run = 0;
         let mut trained_tokens = 0;
         let mut evaluated_at = None;
-        if self.config.eval_on_start && self.eval.is_some() {
+        if self.config.eval_on_start && eval_every != EvalEvery::Never {
             self.evaluate(&state, &mut history, observer)?;
             evaluated_at = Some(0);
         }
@@ -141,9 +144,14 @@ impl CausalTrainer {
             let mut batches_done = 0;
             for window in batches.chunks(self.config.gradient_accumulation_steps) {
                 let step_started = Instant::now();
-                let window_batches =
-                    window.iter().map(|rows| self.train.collate(rows)).collect::<Result<Vec<_>>>()?;
-                let targets = window_batches.iter().map(Batch::trained_tokens).sum::<usize>();
+                let window_batches = window
+                    .iter()
+                    .map(|rows| self.train.collate(rows))
+                    .collect::<Result<Vec<_>>>()?;
+                let targets = window_batches
+                    .iter()
+                    .map(Batch::trained_tokens)
+                    .sum::<usize>();
                 let (loss, gradients) = self.accumulate(&window_batches, targets);
                 let settings = StepSettings {
                     learning_rate: self.schedule.learning_rate(state.step),
@@ -171,7 +179,8 @@ impl CausalTrainer {
                     seconds,
                 });
                 if state.step.is_multiple_of(logging_steps) || state.step == self.total_steps {
-                    let row = since_log.row(grad_norm, settings.learning_rate, trained_tokens, &state);
+                    let row =
+                        since_log.row(grad_norm, settings.learning_rate, trained_tokens, &state);
                     history.log(row, observer)?;
                 }
                 if let EvalEvery::Steps(every) = eval_every
@@ -189,7 +198,7 @@ impl CausalTrainer {
                 evaluated_at = Some(state.step);
             }
         }
-        if evaluated_at != Some(state.step) {
+        if eval_every != EvalEvery::Never && evaluated_at != Some(state.step) {
             self.evaluate(&state, &mut history, observer)?;
         }
 
@@ -197,14 +206,25 @@ impl CausalTrainer {
         let per_second = |n: usize| n as f64 / seconds.max(1e-9);
         let mut summary = LogRow::new();
         summary.insert("train_runtime".into(), json!(seconds));
-        summary.insert("train_samples_per_second".into(), json!(per_second(rows_of_run)));
-        summary.insert("train_steps_per_second".into(), json!(per_second(state.step)));
-        summary.insert("train_loss".into(), json!(loss_of_run / state.step.max(1) as f64));
+        summary.insert(
+            "train_samples_per_second".into(),
+            json!(per_second(rows_of_run)),
+        );
+        summary.insert(
+            "train_steps_per_second".into(),
+            json!(per_second(state.step)),
+        );
+        summary.insert(
+            "train_loss".into(),
+            json!(loss_of_run / state.step.max(1) as f64),
+        );
         summary.insert("epoch".into(), json!(state.epoch));
         summary.insert("step".into(), json!(state.step));
         history.log(summary.clone(), observer)?;
         let output = &self.config.output_dir;
-        self.tokenizer.save(output).map_err(TrainerError::Tokenizer)?;
+        self.tokenizer
+            .save(output)
+            .map_err(TrainerError::Tokenizer)?;
         let model = self.model.valid();
         save_causal_lm(&model, output, save_dtype(&self.config))?;
         history.save_state(&state)?;
@@ -223,7 +243,10 @@ impl CausalTrainer {
             let hidden_btd = self.model.hidden(&self.model.input(&tokens(batch)));
             let batch_loss = self.model.loss_sum(hidden_btd, &batch_targets) / targets as f64;
             loss += f64::from(batch_loss.clone().into_scalar::<f32>());
-            gradients.add(ParameterGradients::take(&self.model, &mut batch_loss.backward()));
+            gradients.add(ParameterGradients::take(
+                &self.model,
+                &mut batch_loss.backward(),
+            ));
         }
         (loss, gradients)
     }
@@ -237,11 +260,18 @@ impl CausalTrainer {
         settings: StepSettings,
         step: usize,
     ) -> Result<(Self, f64)> {
-        let norm = gradients.global_norm().map_or(0.0, |norm| f64::from(norm.into_scalar::<f32>()));
+        let norm = gradients
+            .global_norm()
+            .map_or(0.0, |norm| f64::from(norm.into_scalar::<f32>()));
         for (what, value) in [("loss", loss), ("gradient norm", norm)] {
             if !value.is_finite() {
                 let learning_rate = settings.learning_rate;
-                return Err(TrainerError::NonFinite { step, what, value, learning_rate });
+                return Err(TrainerError::NonFinite {
+                    step,
+                    what,
+                    value,
+                    learning_rate,
+                });
             }
         }
         let limit = self.config.max_grad_norm;
@@ -262,7 +292,9 @@ impl CausalTrainer {
         history: &mut History,
         observer: &mut dyn Observer,
     ) -> Result<()> {
-        let Some(eval) = &self.eval else { return Ok(()) };
+        let Some(eval) = &self.eval else {
+            return Ok(());
+        };
         let mut row = evaluate(&self.model.valid(), eval)?;
         if let Some(loss) = row.get("eval_loss").and_then(Value::as_f64) {
             self.schedule.evaluated(loss);
@@ -272,20 +304,34 @@ impl CausalTrainer {
         history.log(row, observer)
     }
 
-    fn eval_every(&self) -> EvalEvery {
-        let total = self.total_steps as f64;
-        let part = |fraction: f64| EvalEvery::Steps((total * fraction).ceil().max(1.0) as usize);
-        match (self.config.eval_steps, self.config.evals_per_epoch, self.config.eval_strategy) {
-            (Some(steps), _, _) if steps < 1.0 => part(steps),
-            (Some(steps), _, _) => EvalEvery::Steps(steps as usize),
-            (_, Some(n), _) => part(1.0 / (n as f64 * self.config.num_epochs)),
-            (_, _, Some(EvalStrategy::No | EvalStrategy::Steps)) => EvalEvery::End,
-            (_, _, Some(EvalStrategy::Epoch) | None) => EvalEvery::Epoch,
-        }
+    fn eval_every(&self) -> Result<EvalEvery> {
+        let config = &self.config;
+        Ok(
+            match (
+                config.eval_steps,
+                config.evals_per_epoch,
+                config.eval_strategy,
+            ) {
+                _ if self.eval.is_none() => EvalEvery::Never,
+                (Some(steps), _, _) if steps < 1.0 => {
+                    EvalEvery::Steps((self.total_steps as f64 * steps).ceil().max(1.0) as usize)
+                }
+                (Some(steps), _, _) => EvalEvery::Steps(steps as usize),
+                (_, Some(n), _) => {
+                    let batches = self.train.plan(0)?.num_batches();
+                    let steps = batches.div_ceil(config.gradient_accumulation_steps);
+                    EvalEvery::Steps(steps.div_ceil(n))
+                }
+                (_, _, Some(EvalStrategy::No)) => EvalEvery::Never,
+                (_, _, Some(EvalStrategy::Epoch | EvalStrategy::Steps) | None) => EvalEvery::Epoch,
+            },
+        )
     }
 
     fn logging_steps(&self) -> usize {
-        self.config.logging_steps.unwrap_or_else(|| (self.total_steps / 200).clamp(1, 10))
+        self.config
+            .logging_steps
+            .unwrap_or_else(|| (self.total_steps / 200).clamp(1, 10))
     }
 }
 
@@ -334,7 +380,11 @@ pub(super) fn tokens(batch: &Batch) -> Tokens<'_> {
 }
 
 fn real_tokens(batch: &Batch) -> usize {
-    batch.segment_ids.iter().filter(|&&segment| segment != 0).count()
+    batch
+        .segment_ids
+        .iter()
+        .filter(|&&segment| segment != 0)
+        .count()
 }
 
 fn save_dtype(config: &Config) -> SaveDtype {

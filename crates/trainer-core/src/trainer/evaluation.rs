@@ -32,7 +32,13 @@ pub(super) fn evaluate(model: &CausalLm, batches: &Batches) -> Result<LogRow> {
     row.insert("eval_loss".into(), json!(loss));
     row.insert("eval_ppl".into(), json!(loss.exp()));
     row.insert("eval_runtime".into(), json!(seconds));
-    row.insert("eval_samples_per_second".into(), json!(batches.len() as f64 / seconds));
-    row.insert("eval_steps_per_second".into(), json!(plan.num_batches() as f64 / seconds));
+    row.insert(
+        "eval_samples_per_second".into(),
+        json!(batches.len() as f64 / seconds),
+    );
+    row.insert(
+        "eval_steps_per_second".into(),
+        json!(plan.num_batches() as f64 / seconds),
+    );
     Ok(row)
 }

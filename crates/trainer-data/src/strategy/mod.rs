@@ -72,7 +72,9 @@ pub fn build<'a>(
             tokenizer,
             sequence_len,
         )),
-        PromptStrategy::Pretokenized => Box::new(pretokenized::Pretokenized),
+        PromptStrategy::Pretokenized => Box::new(pretokenized::Pretokenized {
+            vocab_size: tokenizer.vocab_size(),
+        }),
     })
 }
 

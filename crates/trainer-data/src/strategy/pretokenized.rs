@@ -11,7 +11,10 @@ use crate::source::Row;
 
 const NAME: &str = "pretokenized";
 
-pub(super) struct Pretokenized;
+pub(super) struct Pretokenized {
+    /// Ids are below this.
+    pub(super) vocab_size: usize,
+}
 
 impl Strategy for Pretokenized {
     fn name(&self) -> &'static str {
@@ -67,6 +70,12 @@ impl Strategy for Pretokenized {
                     "`input_ids[{index}]` is {id}, which is no token id"
                 ))
             })?;
+            if token as usize >= self.vocab_size {
+                return Err(bad(format!(
+                    "`input_ids[{index}]` is {id}, beyond the vocabulary of the tokenizer ({}); the rows were made with another tokenizer",
+                    self.vocab_size
+                )));
+            }
             let ignored = *label == i64::from(IGNORE_INDEX);
             if !ignored && *label != *id {
                 return Err(bad(format!(

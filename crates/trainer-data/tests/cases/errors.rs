@@ -214,6 +214,10 @@ fn values_of_another_type() {
         "data.jsonl, line 1: `input_ids[1]` is -2, which is no token id"
     );
     assert_eq!(
+        pretokenized(json!({"input_ids": [1, 99999], "labels": [1, 99999]})),
+        "data.jsonl, line 1: `input_ids[1]` is 99999, beyond the vocabulary of the tokenizer (268); the rows were made with another tokenizer"
+    );
+    assert_eq!(
         pretokenized(json!({"input_ids": [1, 2], "labels": [1, 3]})),
         "data.jsonl, line 1: `labels[1]` is 3; it has to be the token id 2, or -100 where nothing is trained"
     );

@@ -12,12 +12,18 @@ use crate::error::{ModelError, Result};
 /// # Errors
 /// What `write` or the file system reports.
 pub fn write_atomically(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     // The process id keeps two runs from sharing a temporary file.
     let temporary: PathBuf = folder.join(format!(".{name}.{}.tmp", std::process::id()));
     let finish = || {
+        // Made here so that it has the permissions of an ordinary new file,
+        // whatever the writer would choose.
+        File::create(&temporary).map_err(ModelError::io(&temporary))?;
         write(&temporary)?;
         let file = File::open(&temporary).map_err(ModelError::io(&temporary))?;
         file.sync_all().map_err(ModelError::io(&temporary))?;

@@ -29,7 +29,11 @@ pub fn load_causal_lm(folder: &Path, config: &ModelConfig, device: &Device) -> R
     let mut files = open_all(folder)?;
     let model = CausalLm::new(config, device);
     check(folder, &files, &model)?;
-    let mut fill = Fill { files: &mut files, path: Vec::new(), result: Ok(()) };
+    let mut fill = Fill {
+        files: &mut files,
+        path: Vec::new(),
+        result: Ok(()),
+    };
     let model = model.map(&mut fill);
     fill.result?;
     Ok(model)
@@ -57,8 +61,10 @@ fn open_all(folder: &Path) -> Result<Vec<WeightFile>> {
         });
     }
     let text = std::fs::read_to_string(&index_path).map_err(ModelError::io(&index_path))?;
-    let index: Index = serde_json::from_str(&text)
-        .map_err(|e| ModelError::Json { path: index_path.clone(), message: e.to_string() })?;
+    let index: Index = serde_json::from_str(&text).map_err(|e| ModelError::Json {
+        path: index_path.clone(),
+        message: e.to_string(),
+    })?;
     let shards: BTreeSet<&String> = index.weight_map.values().collect();
     let mut files = Vec::new();
     for shard in shards {
@@ -89,7 +95,10 @@ fn check(folder: &Path, files: &[WeightFile], model: &CausalLm) -> Result<()> {
     let mut problems = Vec::new();
     for parameter in &wanted {
         match files.iter().find_map(|file| file.shape(&parameter.name)) {
-            None => problems.push(format!("  missing: {} {:?}", parameter.name, parameter.shape)),
+            None => problems.push(format!(
+                "  missing: {} {:?}",
+                parameter.name, parameter.shape
+            )),
             Some(shape) if shape != parameter.shape => problems.push(format!(
                 "  wrong shape: {} is {shape:?}, config.json gives {:?}",
                 parameter.name, parameter.shape
@@ -107,11 +116,18 @@ fn check(folder: &Path, files: &[WeightFile], model: &CausalLm) -> Result<()> {
         .filter(|name| !(tied && *name == "lm_head.weight"))
         .collect();
     unexpected.sort_unstable();
-    problems.extend(unexpected.iter().map(|name| format!("  unexpected: {name}")));
+    problems.extend(
+        unexpected
+            .iter()
+            .map(|name| format!("  unexpected: {name}")),
+    );
     if problems.is_empty() {
         Ok(())
     } else {
-        Err(ModelError::Tensors { folder: folder.to_path_buf(), problems })
+        Err(ModelError::Tensors {
+            folder: folder.to_path_buf(),
+            problems,
+        })
     }
 }
 
@@ -135,7 +151,11 @@ impl ModuleMapper for Fill<'_> {
             return param;
         }
         let name = self.path.join(".");
-        let Some(file) = self.files.iter_mut().find(|file| file.shape(&name).is_some()) else {
+        let Some(file) = self
+            .files
+            .iter_mut()
+            .find(|file| file.shape(&name).is_some())
+        else {
             return param;
         };
         match file.read_f32(&name) {

@@ -25,7 +25,10 @@ pub(super) struct WeightFile {
 
 impl WeightFile {
     pub(super) fn open(path: &Path) -> Result<Self> {
-        let damaged = |message: String| ModelError::Damaged { path: path.to_path_buf(), message };
+        let damaged = |message: String| ModelError::Damaged {
+            path: path.to_path_buf(),
+            message,
+        };
         let mut file = File::open(path).map_err(ModelError::io(path))?;
         let length = file.metadata().map_err(ModelError::io(path))?.len();
         if length < 8 {
@@ -50,8 +53,17 @@ impl WeightFile {
                  copied to its end"
             )));
         }
-        let tensors = metadata.tensors().into_iter().map(|(name, info)| (name, info.clone())).collect();
-        Ok(Self { path: path.to_path_buf(), file, data_start: 8 + header_len, tensors })
+        let tensors = metadata
+            .tensors()
+            .into_iter()
+            .map(|(name, info)| (name, info.clone()))
+            .collect();
+        Ok(Self {
+            path: path.to_path_buf(),
+            file,
+            data_start: 8 + header_len,
+            tensors,
+        })
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
@@ -64,10 +76,14 @@ impl WeightFile {
 
     /// Values of a tensor as `f32`.
     pub(super) fn read_f32(&mut self, name: &str) -> Result<Vec<f32>> {
-        let damaged =
-            |message: String| ModelError::Damaged { path: self.path.clone(), message };
-        let info =
-            self.tensors.get(name).ok_or_else(|| damaged(format!("no tensor named {name}")))?;
+        let damaged = |message: String| ModelError::Damaged {
+            path: self.path.clone(),
+            message,
+        };
+        let info = self
+            .tensors
+            .get(name)
+            .ok_or_else(|| damaged(format!("no tensor named {name}")))?;
         let (start, end) = info.data_offsets;
         let mut bytes = vec![0; end - start];
         self.file
@@ -76,13 +92,20 @@ impl WeightFile {
             .map_err(ModelError::io(&self.path))?;
         let (words, _) = bytes.as_chunks::<2>();
         match info.dtype {
-            Dtype::F32 => {
-                Ok(bytes.as_chunks::<4>().0.iter().map(|&b| f32::from_le_bytes(b)).collect())
-            }
-            Dtype::BF16 => {
-                Ok(words.iter().map(|&b| half::bf16::from_le_bytes(b).to_f32()).collect())
-            }
-            Dtype::F16 => Ok(words.iter().map(|&b| half::f16::from_le_bytes(b).to_f32()).collect()),
+            Dtype::F32 => Ok(bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|&b| f32::from_le_bytes(b))
+                .collect()),
+            Dtype::BF16 => Ok(words
+                .iter()
+                .map(|&b| half::bf16::from_le_bytes(b).to_f32())
+                .collect()),
+            Dtype::F16 => Ok(words
+                .iter()
+                .map(|&b| half::f16::from_le_bytes(b).to_f32())
+                .collect()),
             other => Err(damaged(format!(
                 "tensor {name} is stored as {other:?}; supported: F32, BF16, F16"
             ))),

@@ -51,15 +51,26 @@ pub fn save_causal_lm(model: &CausalLm, folder: &Path, dtype: SaveDtype) -> Resu
             generation.insert(key.into(), id.clone());
         }
     }
-    write_json(&folder.join("generation_config.json"), &Value::Object(generation))?;
+    write_json(
+        &folder.join("generation_config.json"),
+        &Value::Object(generation),
+    )?;
 
-    let mut views = Views { path: Vec::new(), dtype, found: Vec::new() };
+    let mut views = Views {
+        path: Vec::new(),
+        dtype,
+        found: Vec::new(),
+    };
     model.visit(&mut views);
     let path = folder.join("model.safetensors");
     write_atomically(&path, |temporary| {
         let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        safetensors::serialize_to_file(views.found, Some(format), temporary)
-            .map_err(|e| ModelError::Io { path: path.clone(), source: std::io::Error::other(e) })
+        safetensors::serialize_to_file(views.found, Some(format), temporary).map_err(|e| {
+            ModelError::Io {
+                path: path.clone(),
+                source: std::io::Error::other(e),
+            }
+        })
     })
 }
 
@@ -97,9 +108,10 @@ impl View for LazyTensor {
             .unwrap_or_default();
         Cow::Owned(match self.dtype {
             SaveDtype::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            SaveDtype::Bf16 => {
-                values.iter().flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()).collect()
-            }
+            SaveDtype::Bf16 => values
+                .iter()
+                .flat_map(|&x| half::bf16::from_f32(x).to_le_bytes())
+                .collect(),
         })
     }
 
@@ -131,7 +143,11 @@ impl ModuleVisitor for Views {
         let value = param.val();
         let shape = value.dims().to_vec();
         let read: Box<dyn FnOnce() -> TensorData> = Box::new(move || value.into_data());
-        let tensor = LazyTensor { shape, dtype: self.dtype, read: RefCell::new(Some(read)) };
+        let tensor = LazyTensor {
+            shape,
+            dtype: self.dtype,
+            read: RefCell::new(Some(read)),
+        };
         self.found.push((self.path.join("."), tensor));
     }
 }

@@ -40,7 +40,6 @@ pub(crate) trait LinearCrossEntropyBackend: Backend {
 #[cfg(feature = "flex")]
 impl LinearCrossEntropyBackend for burn::backend::Flex {}
 #[cfg(feature = "ndarray")]
-#[allow(deprecated)] // Burn deprecates the backend; it stays available here by name.
 impl LinearCrossEntropyBackend for burn::backend::NdArray {}
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
 impl LinearCrossEntropyBackend for burn::backend::Cube {}
@@ -48,12 +47,18 @@ impl LinearCrossEntropyBackend for burn::backend::Cube {}
 /// Sum of the cross entropies, `[1]`, of the logits `x_nd · w_vdᵀ` against the
 /// token ids `targets_n`; `n` must not be zero and ids be below `v`.
 #[must_use]
-pub fn linear_cross_entropy(x_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<1, Int>) -> Tensor<1> {
-    Tensor::from_dispatch(<Dispatch as LinearCrossEntropyBackend>::linear_cross_entropy(
-        x_nd.into_dispatch(),
-        w_vd.into_dispatch(),
-        targets_n.into_dispatch(),
-    ))
+pub fn linear_cross_entropy(
+    x_nd: Tensor<2>,
+    w_vd: Tensor<2>,
+    targets_n: Tensor<1, Int>,
+) -> Tensor<1> {
+    Tensor::from_dispatch(
+        <Dispatch as LinearCrossEntropyBackend>::linear_cross_entropy(
+            x_nd.into_dispatch(),
+            w_vd.into_dispatch(),
+            targets_n.into_dispatch(),
+        ),
+    )
 }
 
 /// Gradients of the loss with respect to `x_nd` and `w_vd`.
@@ -90,8 +95,11 @@ fn forward<B: Backend>(
         });
         if with_gradients {
             let probs_cv = B::float_exp(log_probs_cv);
-            let minus_one_c1 =
-                B::float_neg(B::float_ones(Shape::new([c, 1]), &device, probs_cv.dtype().into()));
+            let minus_one_c1 = B::float_neg(B::float_ones(
+                Shape::new([c, 1]),
+                &device,
+                probs_cv.dtype().into(),
+            ));
             let dlogits_cv =
                 B::float_scatter(1, probs_cv, index_c1, minus_one_c1, IndexingUpdateOp::Add);
             dx_chunks.push(B::float_matmul(dlogits_cv.clone(), w_vd.clone()));
@@ -103,11 +111,14 @@ fn forward<B: Backend>(
         }
         start = end;
     }
-    let loss = loss.unwrap_or_else(|| B::float_zeros(Shape::new([1]), &device, x_nd.dtype().into()));
+    let loss =
+        loss.unwrap_or_else(|| B::float_zeros(Shape::new([1]), &device, x_nd.dtype().into()));
     (loss, dw_vd.map(|dw| (B::float_cat(dx_chunks, 0), dw)))
 }
 
-impl<B: LinearCrossEntropyBackend, C: CheckpointStrategy> LinearCrossEntropyBackend for Autodiff<B, C> {
+impl<B: LinearCrossEntropyBackend, C: CheckpointStrategy> LinearCrossEntropyBackend
+    for Autodiff<B, C>
+{
     fn linear_cross_entropy(
         x_nd: FloatTensor<Self>,
         w_vd: FloatTensor<Self>,
@@ -154,8 +165,11 @@ impl<B: LinearCrossEntropyBackend, C: CheckpointStrategy> LinearCrossEntropyBack
                 }
             }
             OpsKind::UnTracked(prepared) => {
-                let loss =
-                    B::linear_cross_entropy(x_nd.into_primitive(), w_vd.into_primitive(), targets_n);
+                let loss = B::linear_cross_entropy(
+                    x_nd.into_primitive(),
+                    w_vd.into_primitive(),
+                    targets_n,
+                );
                 prepared.finish(loss)
             }
         }
