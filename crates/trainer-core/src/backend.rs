@@ -62,6 +62,21 @@ pub fn compiled() -> Vec<&'static str> {
         .collect()
 }
 
+/// Whether tensors of this device are in the memory of this process, so that
+/// their values can be had as slices without a copy.
+#[must_use]
+#[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
+pub fn in_host_memory(device: &Device) -> bool {
+    let device = device.clone().without_autodiff();
+    let hosts = [
+        #[cfg(feature = "flex")]
+        Device::flex(),
+        #[cfg(feature = "ndarray")]
+        Device::ndarray(),
+    ];
+    hosts.contains(&device)
+}
+
 fn open(backend: Backend) -> Result<Device> {
     let failed = |message: String| TrainerError::Backend {
         name: backend.to_string(),

@@ -172,9 +172,10 @@ impl<const D: usize> FlattenAll for Tensor<D> {
 }
 
 /// Replaces the value of every parameter by what `f` makes of its index and
-/// flattened value; `None` keeps it. Values are off the autodiff graph.
+/// flattened value. Values are off the autodiff graph, and `f` owns them: where
+/// nothing else holds the model, it may change them in place.
 #[must_use]
-pub fn map_values<M: Module>(model: M, f: impl FnMut(usize, Tensor<1>) -> Option<Tensor<1>>) -> M {
+pub fn map_values<M: Module>(model: M, f: impl FnMut(usize, Tensor<1>) -> Tensor<1>) -> M {
     model.map(&mut Replace { f, index: 0 })
 }
 
@@ -183,7 +184,7 @@ struct Replace<F> {
     index: usize,
 }
 
-impl<F: FnMut(usize, Tensor<1>) -> Option<Tensor<1>>> ModuleMapper for Replace<F> {
+impl<F: FnMut(usize, Tensor<1>) -> Tensor<1>> ModuleMapper for Replace<F> {
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let index = self.index;
         self.index += 1;
@@ -191,21 +192,12 @@ impl<F: FnMut(usize, Tensor<1>) -> Option<Tensor<1>>> ModuleMapper for Replace<F
         param.map(|value| {
             let autodiff = value.is_autodiff();
             let shape = value.shape();
-            let plain = if autodiff {
-                value.clone().inner()
+            let plain = if autodiff { value.inner() } else { value };
+            let new = (self.f)(index, plain.flatten_all()).reshape(shape);
+            if autodiff {
+                new.autodiff().set_require_grad(trainable)
             } else {
-                value.clone()
-            };
-            match (self.f)(index, plain.flatten_all()) {
-                None => value,
-                Some(new) => {
-                    let new = new.reshape(shape);
-                    if autodiff {
-                        new.autodiff().set_require_grad(trainable)
-                    } else {
-                        new
-                    }
-                }
+                new
             }
         })
     }

@@ -74,7 +74,9 @@ pub fn step<M: Module>(
     settings: StepSettings,
 ) -> M {
     map_values(model, |index, value| {
-        let gradient = gradients.flat.get_mut(index).and_then(Option::take)?;
-        Some(optimizer.update(index, value, gradient, settings))
+        match gradients.flat.get_mut(index).and_then(Option::take) {
+            Some(gradient) => optimizer.update(index, value, gradient, settings),
+            None => value,
+        }
     })
 }

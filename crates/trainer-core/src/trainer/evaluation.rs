@@ -11,10 +11,16 @@ use crate::error::Result;
 use crate::history::LogRow;
 
 /// Evaluates a model that records no gradients.
+///
+/// `eval_loss` is the mean over rows of the token mean of their batch, as Hugging
+/// Face computes it, so that it can be compared; it changes with the batch size
+/// and with packing. `eval_loss_per_token`, the mean over all trained tokens, does
+/// not.
 pub(super) fn evaluate(model: &CausalLm, batches: &Batches) -> Result<LogRow> {
     let started = Instant::now();
     let plan = batches.plan(0)?;
-    let (mut sum, mut rows_seen) = (0.0, 0);
+    let (mut row_sum, mut rows_seen) = (0.0, 0_u32);
+    let (mut token_sum, mut tokens_seen) = (0.0, 0_usize);
     for rows in plan.batches() {
         let batch = batches.collate(rows)?;
         let targets = Targets::from_labels(&batch.labels, batch.width);
@@ -23,14 +29,18 @@ pub(super) fn evaluate(model: &CausalLm, batches: &Batches) -> Result<LogRow> {
         }
         let hidden_btd = model.hidden(&model.input(&tokens(&batch)));
         let loss = f64::from(model.loss_sum(hidden_btd, &targets).into_scalar::<f32>());
-        sum += loss / targets.len() as f64 * rows.len() as f64;
-        rows_seen += rows.len();
+        row_sum += loss / targets.len() as f64 * rows.len() as f64;
+        rows_seen += rows.len() as u32;
+        token_sum += loss;
+        tokens_seen += targets.len();
     }
-    let loss = sum / f64::from(rows_seen.max(1) as u32);
+    let loss = row_sum / f64::from(rows_seen.max(1));
     let seconds = started.elapsed().as_secs_f64().max(1e-9);
     let mut row = LogRow::new();
     row.insert("eval_loss".into(), json!(loss));
     row.insert("eval_ppl".into(), json!(loss.exp()));
+    let token_loss = token_sum / tokens_seen.max(1) as f64;
+    row.insert("eval_loss_per_token".into(), json!(token_loss));
     row.insert("eval_runtime".into(), json!(seconds));
     row.insert(
         "eval_samples_per_second".into(),
