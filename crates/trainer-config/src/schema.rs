@@ -120,7 +120,7 @@ pub struct Config {
     /// The optimizer.
     pub optimizer: Optimizer,
     /// Peak learning rate.
-    #[schemars(range(min = 0.0))]
+    #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
     /// Decoupled weight decay; not applied to norms and biases.
     #[schemars(range(min = 0.0))]
@@ -395,6 +395,9 @@ names! {
         WarmupStableDecay = "warmup_stable_decay",
         /// Is multiplied by `factor` when the evaluation loss stops falling.
         ReduceLrOnPlateau = "reduce_lr_on_plateau",
+        /// Rises while the evaluation loss falls, and falls when it does not
+        /// (arXiv 2512.14527).
+        Greedy = "greedy",
         /// torch's one-cycle policy.
         OneCycle = "one_cycle",
         /// Reflected exponential (arXiv 2107.04197).

@@ -15,6 +15,8 @@ pub fn keep_freed_memory() {
         const M_MMAP_MAX: i32 = -4;
         /// Free memory at the heap's end that is kept, in bytes.
         const M_TRIM_THRESHOLD: i32 = -1;
+        /// As a threshold: nothing is given back.
+        const NEVER: i32 = -1;
         #[allow(unsafe_code)] // The one place: glibc offers this setting in no other way.
         // SAFETY: `mallopt` takes two integers and is part of every glibc; it
         // only changes how later allocations are served.
@@ -23,7 +25,7 @@ pub fn keep_freed_memory() {
                 fn mallopt(parameter: i32, value: i32) -> i32;
             }
             mallopt(M_MMAP_MAX, 0);
-            mallopt(M_TRIM_THRESHOLD, i32::MAX);
+            mallopt(M_TRIM_THRESHOLD, NEVER);
         }
     }
 }

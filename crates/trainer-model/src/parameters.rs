@@ -49,7 +49,9 @@ impl ModuleVisitor for List {
         self.found.push(ParameterInfo {
             name: self.path.join("."),
             shape: param.lazy_shape().to_vec(),
-            trainable: param.is_require_grad(),
+            // Asking draws the initial values of a parameter that has none yet;
+            // such a one is trainable, as every new parameter is.
+            trainable: !param.is_initialized() || param.is_require_grad(),
         });
     }
 }

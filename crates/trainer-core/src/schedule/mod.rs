@@ -9,11 +9,16 @@
 //! 2107.04197; one-cycle is arXiv 1708.07120; warmup-stable-decay is arXiv
 //! 2404.06395.
 
+mod kwargs;
+mod metric;
+
 use std::f64::consts::PI;
 
-use serde_json::{Map, Value};
+use serde_json::Map;
 use trainer_config::{Config, LrScheduler};
 
+use self::kwargs::Kwargs;
+use self::metric::{Greedy, Plateau};
 use crate::error::{Result, TrainerError};
 
 /// The learning rate over a run.
@@ -61,6 +66,7 @@ enum Shape {
         min: f64,
     },
     Plateau(Plateau),
+    Greedy(Greedy),
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -88,21 +94,6 @@ struct OneCycle {
     base_momentum: f64,
     max_momentum: f64,
     cycle_momentum: bool,
-}
-
-/// Multiplies the rate by `factor` when the evaluation loss has not fallen by
-/// `threshold` of itself for more than `patience` evaluations.
-#[derive(Debug, Clone, PartialEq)]
-struct Plateau {
-    factor: f64,
-    patience: usize,
-    threshold: f64,
-    cooldown: usize,
-    min_lr: f64,
-    scale: f64,
-    best: f64,
-    bad: usize,
-    cooling: usize,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -133,11 +124,10 @@ impl Schedule {
     pub fn new(config: &Config, total: usize) -> Result<Self> {
         let warmup = warmup_steps(config, total);
         let empty = Map::new();
-        let mut kwargs = Kwargs {
-            scheduler: config.lr_scheduler,
-            values: config.lr_scheduler_kwargs.as_ref().unwrap_or(&empty),
-            known: Vec::new(),
-        };
+        let mut kwargs = Kwargs::new(
+            config.lr_scheduler,
+            config.lr_scheduler_kwargs.as_ref().unwrap_or(&empty),
+        );
         let shape = shape(config, warmup, total, &mut kwargs)?;
         kwargs.finish()?;
         let jagged = config.jagged_restart_steps.map(|every| Jagged {
@@ -169,12 +159,15 @@ impl Schedule {
     /// Learning rate of the step after `t` steps.
     #[must_use]
     pub fn learning_rate(&self, t: usize) -> f64 {
-        let factor = self.factor(t);
-        let factor = match &self.jagged {
-            Some(jagged) => jagged.apply(t, factor),
-            None => factor,
+        let rate = match &self.shape {
+            Shape::Plateau(plateau) => plateau.rate(),
+            Shape::Greedy(greedy) => greedy.rate(),
+            _ => self.peak * self.factor(t),
         };
-        self.peak * factor
+        match &self.jagged {
+            Some(jagged) => jagged.apply(t, rate),
+            None => rate,
+        }
     }
 
     /// First-moment decay of the step after `t` steps, where the schedule sets
@@ -189,9 +182,10 @@ impl Schedule {
 
     /// Tells a schedule that follows the evaluation loss about a new one.
     pub fn evaluated(&mut self, loss: f64) {
-        let peak = self.peak;
-        if let Shape::Plateau(plateau) = &mut self.shape {
-            plateau.evaluated(loss, peak);
+        match &mut self.shape {
+            Shape::Plateau(plateau) => plateau.evaluated(loss),
+            Shape::Greedy(greedy) => greedy.evaluated(loss),
+            _ => {}
         }
     }
 
@@ -203,8 +197,8 @@ impl Schedule {
         let warming = t < self.warmup;
         let progress = (step - warmup) / (total - warmup).max(1.0);
         match &self.shape {
-            Shape::Constant => 1.0,
-            Shape::Plateau(plateau) => plateau.scale,
+            // The last two have rates of their own.
+            Shape::Constant | Shape::Plateau(_) | Shape::Greedy(_) => 1.0,
             Shape::OneCycle(cycle) => cycle.factor(t, self.total),
             Shape::Rex { min } => rex(t + 1, self.warmup, self.total, *min),
             Shape::WarmupStableDecay(shape) => shape.factor(step, warmup),
@@ -353,26 +347,6 @@ impl OneCycle {
     }
 }
 
-impl Plateau {
-    fn evaluated(&mut self, loss: f64, peak: f64) {
-        if loss < self.best * (1.0 - self.threshold) {
-            self.best = loss;
-            self.bad = 0;
-        } else {
-            self.bad += 1;
-        }
-        if self.cooling > 0 {
-            self.cooling -= 1;
-            self.bad = 0;
-        }
-        if self.bad > self.patience {
-            self.scale = (self.scale * self.factor).max(self.min_lr / peak);
-            self.cooling = self.cooldown;
-            self.bad = 0;
-        }
-    }
-}
-
 impl Jagged {
     fn apply(&self, t: usize, factor: f64) -> f64 {
         let (every, anneal) = (self.every, self.anneal);
@@ -436,12 +410,7 @@ fn shape(config: &Config, warmup: usize, total: usize, kwargs: &mut Kwargs<'_>) 
             }
         }
         LrScheduler::WarmupStableDecay => {
-            let decay = kwargs.optional_number("num_decay_steps")?.ok_or_else(|| {
-                TrainerError::schedule(
-                    "lr_scheduler_kwargs",
-                    "warmup_stable_decay needs num_decay_steps".into(),
-                )
-            })?;
+            let decay = kwargs.needed_number("num_decay_steps")?;
             let default = (total as f64 - warmup as f64 - decay).max(0.0);
             Shape::WarmupStableDecay(StableDecay {
                 stable: kwargs.number("num_stable_steps", default)?,
@@ -452,17 +421,10 @@ fn shape(config: &Config, warmup: usize, total: usize, kwargs: &mut Kwargs<'_>) 
                 decay_curve: kwargs.curve("decay_type", Curve::Cosine)?,
             })
         }
-        LrScheduler::ReduceLrOnPlateau => Shape::Plateau(Plateau {
-            factor: kwargs.number("factor", 0.1)?,
-            patience: kwargs.number("patience", 10.0)? as usize,
-            threshold: kwargs.number("threshold", 1e-4)?,
-            cooldown: kwargs.number("cooldown", 0.0)? as usize,
-            min_lr: kwargs.number("min_lr", 0.0)?,
-            scale: 1.0,
-            best: f64::INFINITY,
-            bad: 0,
-            cooling: 0,
-        }),
+        LrScheduler::ReduceLrOnPlateau => {
+            Shape::Plateau(Plateau::new(config.learning_rate, kwargs)?)
+        }
+        LrScheduler::Greedy => Shape::Greedy(Greedy::new(config.learning_rate, kwargs)?),
         LrScheduler::OneCycle => Shape::OneCycle(OneCycle {
             div_factor: kwargs.number("div_factor", 25.0)?,
             final_div_factor: kwargs.number("final_div_factor", 1e4)?,
@@ -485,102 +447,5 @@ fn shape(config: &Config, warmup: usize, total: usize, kwargs: &mut Kwargs<'_>) 
     })
 }
 
-/// `lr_scheduler_kwargs`, read by name; names that nobody asked for are errors.
-struct Kwargs<'a> {
-    scheduler: LrScheduler,
-    values: &'a Map<String, Value>,
-    known: Vec<&'static str>,
-}
-
-impl Kwargs<'_> {
-    fn optional_number(&mut self, name: &'static str) -> Result<Option<f64>> {
-        self.known.push(name);
-        match self.values.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(value) => match value.as_f64().filter(|x| x.is_finite() && *x >= 0.0) {
-                Some(number) => Ok(Some(number)),
-                None => Err(TrainerError::schedule(
-                    "lr_scheduler_kwargs",
-                    format!("{name}: expected a number of at least 0, found {value}"),
-                )),
-            },
-        }
-    }
-
-    fn number(&mut self, name: &'static str, default: f64) -> Result<f64> {
-        Ok(self.optional_number(name)?.unwrap_or(default))
-    }
-
-    fn flag(&mut self, name: &'static str, default: bool) -> Result<bool> {
-        self.known.push(name);
-        match self.values.get(name) {
-            None | Some(Value::Null) => Ok(default),
-            Some(Value::Bool(flag)) => Ok(*flag),
-            Some(other) => Err(TrainerError::schedule(
-                "lr_scheduler_kwargs",
-                format!("{name}: expected true or false, found {other}"),
-            )),
-        }
-    }
-
-    fn curve(&mut self, name: &'static str, default: Curve) -> Result<Curve> {
-        self.known.push(name);
-        match self.values.get(name).map(|value| (value, value.as_str())) {
-            None => Ok(default),
-            Some((_, Some("linear"))) => Ok(Curve::Linear),
-            Some((_, Some("cosine"))) => Ok(Curve::Cosine),
-            Some((_, Some("1-sqrt"))) => Ok(Curve::OneMinusSqrt),
-            Some((other, _)) => Err(TrainerError::schedule(
-                "lr_scheduler_kwargs",
-                format!("{name}: expected linear, cosine or 1-sqrt, found {other}"),
-            )),
-        }
-    }
-
-    /// `min_lr` over the peak, or `min_lr_rate`; one of the two is needed.
-    fn min_ratio(&mut self, peak: f64) -> Result<f64> {
-        match (
-            self.optional_number("min_lr")?,
-            self.optional_number("min_lr_rate")?,
-        ) {
-            (Some(min), None) => Ok(min / peak),
-            (None, Some(rate)) => Ok(rate),
-            _ => Err(TrainerError::schedule(
-                "lr_scheduler_kwargs",
-                format!(
-                    "{} needs min_lr or min_lr_rate, and not both",
-                    self.scheduler
-                ),
-            )),
-        }
-    }
-
-    fn finish(self) -> Result<()> {
-        let unknown: Vec<&str> = self
-            .values
-            .keys()
-            .map(String::as_str)
-            .filter(|key| !self.known.contains(key))
-            .collect();
-        if unknown.is_empty() {
-            return Ok(());
-        }
-        let takes = if self.known.is_empty() {
-            "nothing".into()
-        } else {
-            self.known.join(", ")
-        };
-        Err(TrainerError::schedule(
-            "lr_scheduler_kwargs",
-            format!(
-                "{} does not take {}; it takes {takes}",
-                self.scheduler,
-                unknown.join(", ")
-            ),
-        ))
-    }
-}
-
 #[cfg(test)]
-#[path = "schedule_tests.rs"]
 mod tests;

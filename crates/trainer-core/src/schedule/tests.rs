@@ -198,6 +198,23 @@ fn plateau_waits_before_it_lowers() {
 }
 
 #[test]
+fn greedy_rises_and_falls() {
+    let greedy = with_kwargs(
+        LrScheduler::Greedy,
+        0,
+        json!({"factor": 0.5, "patience": 1, "cooldown": 1, "warmup": 1, "min_lr": 0.2, "max_lr": 3.0,
+               "reset_start": 2}),
+    );
+    let mut schedule = Schedule::new(&greedy, 100).unwrap();
+    let mut rates = Vec::new();
+    for loss in GREEDY_LOSSES {
+        schedule.evaluated(*loss);
+        rates.push(schedule.learning_rate(0));
+    }
+    assert_eq!(rates, GREEDY);
+}
+
+#[test]
 fn names_of_kwargs_are_checked() {
     let wrong = with_kwargs(LrScheduler::Polynomial, 0, json!({"powr": 2.0}));
     let error = Schedule::new(&wrong, 10).unwrap_err().to_string();
@@ -223,4 +240,12 @@ const ONE_CYCLE: &[f64] = &[0.04, 0.60335113, 0.99969541, 0.73473684, 0.23504343
 const ONE_CYCLE_BETA1: &[f64] = &[0.95, 0.89131759, 0.85003046, 0.87652642, 0.92649596, 0.95];
 const PLATEAU: &[f64] = &[
     1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.2, 0.2, 0.2, 0.2,
+];
+const GREEDY_LOSSES: &[f64] = &[
+    9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 2.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0,
+    5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0,
+];
+const GREEDY: &[f64] = &[
+    1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0, 3.0, 3.0, 3.0, 1.5, 1.5, 1.5, 0.75, 0.75, 0.75, 0.375,
+    0.375, 0.375, 0.2, 0.2, 0.2, 1.0, 1.0, 1.0, 1.0, 0.5, 0.5, 0.5, 0.25, 0.25, 0.25, 0.2, 0.2,
 ];

@@ -1,13 +1,11 @@
 //! The decoder against what transformers computed for the same weights and
 //! tokens (`reference.json` beside each model of the parity set).
 
-use std::path::PathBuf;
-
 use burn::tensor::Device;
 use serde_json::Value;
-use trainer_model::{
-    CausalLm, ModelConfig, ParameterGradients, Targets, Tokens, load_causal_lm, parameters,
-};
+use trainer_model::{CausalLm, ParameterGradients, Targets, Tokens, parameters};
+
+use crate::{folder, load};
 
 const LOGIT_TOLERANCE: f64 = 1e-5;
 const GRADIENT_TOLERANCE: f64 = 1e-4;
@@ -19,12 +17,8 @@ struct Case {
 }
 
 fn case(name: &str, device: &Device) -> Case {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("../trainer-cli/tests/parity/models")
-        .join(name);
-    let config = ModelConfig::from_folder(&folder, None).unwrap();
-    let model = load_causal_lm(&folder, &config, device).unwrap();
-    let text = std::fs::read_to_string(folder.join("reference.json")).unwrap();
+    let model = load(&folder(name), device);
+    let text = std::fs::read_to_string(folder(name).join("reference.json")).unwrap();
     let reference: Value = serde_json::from_str(&text).unwrap();
     let ids = numbers(&reference["input_ids"])
         .iter()

@@ -1,0 +1,166 @@
+//! Hand-written backward passes against differences of their forward pass, and
+//! properties that training relies on.
+
+use burn::tensor::{Distribution, Int, Tensor, TensorData};
+use proptest::prelude::*;
+use trainer_model::{ParameterGradients, Targets, Tokens, linear_cross_entropy};
+
+use crate::{cpu, folder, load};
+
+/// The same value by Burn's own operations.
+fn plain(x_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<1, Int>) -> Tensor<1> {
+    let log_probs_nv = burn::tensor::activation::log_softmax(x_nd.matmul(w_vd.transpose()), 1);
+    log_probs_nv
+        .gather(1, targets_n.unsqueeze_dim::<2>(1))
+        .sum()
+        .neg()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    /// Value and both gradients, for any shape, one row and one column included.
+    #[test]
+    fn linear_cross_entropy_agrees_with_plain_operations(
+        n in 1_usize..40, d in 1_usize..24, v in 2_usize..70, seed in 0_u64..1000,
+    ) {
+        let device = cpu().autodiff();
+        device.seed(seed);
+        let normal = Distribution::Normal(0.0, 1.0);
+        let x = Tensor::<2>::random([n, d], normal, &device);
+        let w = Tensor::<2>::random([v, d], normal, &device);
+        let ids: Vec<i64> = (0..n).map(|i| ((i * 31 + seed as usize) % v) as i64).collect();
+        let targets = Tensor::<1, Int>::from_data(TensorData::new(ids, [n]), &device);
+        let run = |fused: bool| {
+            let (x, w) = (x.clone().require_grad(), w.clone().require_grad());
+            let loss = if fused {
+                linear_cross_entropy(x.clone(), w.clone(), targets.clone())
+            } else {
+                plain(x.clone(), w.clone(), targets.clone())
+            };
+            // Not 1, so that the upstream gradient counts.
+            let gradients = (loss.clone() / 3.0).backward();
+            let dx: Vec<f32> = x.grad(&gradients).unwrap().into_data().iter().collect();
+            let dw: Vec<f32> = w.grad(&gradients).unwrap().into_data().iter().collect();
+            (loss.into_scalar::<f32>(), dx, dw)
+        };
+        let (fused, reference) = (run(true), run(false));
+        prop_assert!((fused.0 - reference.0).abs() <= 1e-5 * reference.0.abs().max(1.0));
+        for (a, b) in fused.1.iter().zip(&reference.1).chain(fused.2.iter().zip(&reference.2)) {
+            prop_assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{a} {b}");
+        }
+    }
+}
+
+/// Two documents in one row give the loss and the gradients that they give in
+/// rows of their own, and a token of one does not touch the other.
+#[test]
+fn packed_rows_are_unpacked_rows() {
+    let model = load(&folder("llama"), &cpu().autodiff());
+    let documents: [Vec<u32>; 2] = [
+        (10..30).collect(),
+        (500..513).map(|id| id * 7 % 1000).collect(),
+    ];
+    let gradients_of = |tokens: &Tokens<'_>, labels: &[i32]| {
+        let hidden = model.hidden(&model.input(tokens));
+        let loss = model.loss_sum(hidden, &Targets::from_labels(labels, tokens.width));
+        let mut gradients = loss.backward();
+        let value = loss.into_scalar::<f32>();
+        (value, ParameterGradients::take(&model, &mut gradients))
+    };
+
+    let (mut loss_apart, mut apart) = (0.0, ParameterGradients::default());
+    let (mut ids, mut positions, mut segments, mut labels) = (vec![], vec![], vec![], vec![]);
+    for (index, document) in documents.iter().enumerate() {
+        let n = document.len();
+        let own: Vec<u32> = (0..n as u32).collect();
+        let mut own_labels: Vec<i32> = document.iter().map(|&id| id as i32).collect();
+        own_labels[0] = -100;
+        let tokens = Tokens {
+            rows: 1,
+            width: n,
+            input_ids: document,
+            position_ids: &own,
+            segment_ids: &vec![1; n],
+        };
+        let (loss, gradients) = gradients_of(&tokens, &own_labels);
+        loss_apart += loss;
+        apart.add(gradients);
+        ids.extend(document);
+        positions.extend(own);
+        segments.extend(vec![index as u32 + 1; n]);
+        labels.extend(own_labels);
+    }
+    let tokens = Tokens {
+        rows: 1,
+        width: ids.len(),
+        input_ids: &ids,
+        position_ids: &positions,
+        segment_ids: &segments,
+    };
+    let (loss, packed) = gradients_of(&tokens, &labels);
+    assert!(
+        (loss - loss_apart).abs() <= 1e-5 * loss_apart,
+        "{loss} {loss_apart}"
+    );
+    for (a, b) in packed.flat.into_iter().zip(apart.flat) {
+        let (a, b) = (a.unwrap(), b.unwrap());
+        let scale = b.clone().abs().max().into_scalar::<f32>();
+        let difference = (a - b).abs().max().into_scalar::<f32>();
+        assert!(
+            difference <= 1e-5 * scale.max(1.0),
+            "{difference} of {scale}"
+        );
+    }
+
+    let second_half = |ids: &[u32]| -> Vec<f32> {
+        let tokens = Tokens {
+            input_ids: ids,
+            ..tokens
+        };
+        let logits = model.logits(model.hidden(&model.input(&tokens)));
+        logits.narrow(1, 20, 13).into_data().iter().collect()
+    };
+    let before = second_half(&ids);
+    let mut changed = ids.clone();
+    changed[5] = 999;
+    assert_eq!(
+        before,
+        second_half(&changed),
+        "documents leak into one another"
+    );
+}
+
+/// Generation with cached keys and left padding gives the most likely tokens of
+/// full forward passes, for rows of unequal length.
+#[test]
+fn cached_generation_is_full_generation() {
+    let model = load(&folder("llama3-rope"), &cpu());
+    let prompts = vec![vec![5, 9, 700, 33, 2, 8], vec![44, 3], vec![901, 17, 60]];
+    let answers = model.generate_greedy(&prompts, 8, &[]);
+    for (prompt, answer) in prompts.iter().zip(&answers) {
+        let mut ids = prompt.clone();
+        for &next in answer {
+            let n = ids.len();
+            let positions: Vec<u32> = (0..n as u32).collect();
+            let tokens = Tokens {
+                rows: 1,
+                width: n,
+                input_ids: &ids,
+                position_ids: &positions,
+                segment_ids: &vec![1; n],
+            };
+            let logits = model.logits(model.hidden(&model.input(&tokens)));
+            let last = logits.narrow(1, n - 1, 1).argmax(2).into_data();
+            assert_eq!(last.iter::<i64>().next(), Some(i64::from(next)));
+            ids.push(next);
+        }
+        assert_eq!(answer.len(), 8);
+    }
+    let stopped = model.generate_greedy(&prompts[..1], 8, &answers[0][3..4]);
+    let first = answers[0]
+        .iter()
+        .position(|id| *id == answers[0][3])
+        .unwrap();
+    assert_eq!(stopped[0], answers[0][..first]);
+}
