@@ -5,6 +5,7 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use rand::Rng;
 use seqprep::{
     CollateOptions, FirstFitOptions, Sample, SplitMix64, best_fit_decreasing, collate_packed,
     first_fit, permutation, sequential,

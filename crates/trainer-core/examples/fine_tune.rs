@@ -3,6 +3,8 @@
 //!
 //!     cargo run --release --example fine_tune
 
+#![allow(clippy::print_stdout, reason = "an example shows its result")]
+
 use std::error::Error;
 use std::path::Path;
 

@@ -127,7 +127,7 @@ fn probe(device: &Device) -> Result<(), String> {
     }));
     match sum {
         Ok(Ok(4.0)) => Ok(()),
-        Ok(Ok(other)) => Err(format!("1 + 1 + 1 + 1 gave {}", other as f32)),
+        Ok(Ok(other)) => Err(format!("1 + 1 + 1 + 1 gave {}", other)),
         Ok(Err(error)) => Err(error.to_string()),
         Err(panic) => Err(panic
             .downcast_ref::<String>()

@@ -40,7 +40,13 @@ struct State {
 #[derive(Debug, Clone)]
 enum Moments {
     Host { first: Vec<f32>, second: Vec<f32> },
-    Device { first: Tensor<1>, second: Tensor<1> },
+    Device(Box<DeviceMoments>),
+}
+
+#[derive(Debug, Clone)]
+struct DeviceMoments {
+    first: Tensor<1>,
+    second: Tensor<1>,
 }
 
 /// The scalars of one update.
@@ -92,9 +98,7 @@ impl Optimizer for AdamW {
         };
         let value = match &mut state.moments {
             Moments::Host { first, second } => on_host(value, gradient, first, second, &scalars),
-            Moments::Device { first, second } => {
-                on_device(value, gradient, first, second, &scalars)
-            }
+            Moments::Device(moments) => on_device(value, gradient, moments, &scalars),
         };
         self.states[index] = Some(state);
         value
@@ -110,10 +114,10 @@ impl Moments {
                 second: vec![0.0; n],
             }
         } else {
-            Self::Device {
+            Self::Device(Box::new(DeviceMoments {
                 first: like.zeros_like(),
                 second: like.zeros_like(),
-            }
+            }))
         }
     }
 }
@@ -165,10 +169,10 @@ fn into_f32(tensor: Tensor<1>) -> Vec<f32> {
 fn on_device(
     value: Tensor<1>,
     gradient: Tensor<1>,
-    first: &mut Tensor<1>,
-    second: &mut Tensor<1>,
+    moments: &mut DeviceMoments,
     scalars: &Scalars,
 ) -> Tensor<1> {
+    let DeviceMoments { first, second } = moments;
     *first = first.clone() * scalars.beta1 + gradient.clone() * (1.0 - scalars.beta1);
     *second = second.clone() * scalars.beta2 + gradient.square() * (1.0 - scalars.beta2);
     let denominator = second.clone().sqrt() / scalars.correction2 + scalars.epsilon;
@@ -194,10 +198,10 @@ mod tests {
             let mut on_tensors = AdamW::new(0.9, 0.95, 1e-8, vec![decay]);
             on_tensors.states[0] = Some(State {
                 steps: 0,
-                moments: Moments::Device {
+                moments: Moments::Device(Box::new(DeviceMoments {
                     first: tensor(&[0.0; 5]),
                     second: tensor(&[0.0; 5]),
-                },
+                })),
             });
             let (mut a, mut b) = (tensor(&start), tensor(&start));
             for step in 1..6 {

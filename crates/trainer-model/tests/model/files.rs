@@ -22,6 +22,9 @@ fn values(folder: &Path) -> BTreeMap<String, Vec<f32>> {
     values
 }
 
+/// Name, shape and bytes of a tensor.
+type Stored = (String, Vec<usize>, Vec<u8>);
+
 /// Writes the weights of the llama model as files of `format`, by name of tensor.
 fn rewrite(target: &Path, format: Dtype, file_of: impl Fn(&str) -> String) {
     fs::copy(
@@ -31,7 +34,7 @@ fn rewrite(target: &Path, format: Dtype, file_of: impl Fn(&str) -> String) {
     .unwrap();
     let bytes = fs::read(folder("llama").join("model.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
-    let mut files: BTreeMap<String, Vec<(String, Vec<usize>, Vec<u8>)>> = BTreeMap::new();
+    let mut files: BTreeMap<String, Vec<Stored>> = BTreeMap::new();
     let mut weight_map = BTreeMap::new();
     for (name, view) in tensors.iter() {
         let floats = view
