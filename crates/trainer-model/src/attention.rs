@@ -1,21 +1,16 @@
 //! Causal self-attention with grouped key-value heads and rotary positions.
 //!
-//! The query heads of a group are folded into the token dimension, so that
-//! keys and values are never repeated: scores of a group are one matrix
-//! product against the shared keys.
-//!
 //! Shape suffixes: `b` rows, `t` query tokens, `s` key tokens, `h` query heads,
-//! `g` key-value heads, `r` query heads a group (`h = g · r`), `k` head width,
-//! `d` model width.
+//! `g` key-value heads, `k` head width, `d` model width.
 //! References: arXiv 1706.03762 (attention), 2305.13245 (grouped heads).
 
 use burn::module::Module;
 use burn::prelude::*;
-use burn::tensor::activation;
 
 use crate::config::ModelConfig;
 use crate::input::ModelInput;
 use crate::linear::Linear;
+use crate::ops::causal_attention;
 
 /// The attention block of one layer.
 #[derive(Module, Debug)]
@@ -36,20 +31,20 @@ pub struct Attention {
     head_dim: usize,
 }
 
-/// Keys and values of the tokens seen so far, each `[b, g, s, k]`.
+/// Keys and values of the tokens seen so far, each `[b, s, g, k]`.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct KvCache {
     keys_values: Option<(Tensor<4>, Tensor<4>)>,
 }
 
 impl KvCache {
-    fn extend(&mut self, k_bgsk: Tensor<4>, v_bgsk: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
+    fn extend(&mut self, k_btgk: Tensor<4>, v_btgk: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
         let both = match self.keys_values.take() {
             Some((k, v)) => (
-                Tensor::cat(vec![k, k_bgsk], 2),
-                Tensor::cat(vec![v, v_bgsk], 2),
+                Tensor::cat(vec![k, k_btgk], 1),
+                Tensor::cat(vec![v, v_btgk], 1),
             ),
-            None => (k_bgsk, v_bgsk),
+            None => (k_btgk, v_btgk),
         };
         self.keys_values = Some(both.clone());
         both
@@ -84,7 +79,6 @@ impl Attention {
     ) -> Tensor<3> {
         let [b, t, _] = x_btd.dims();
         let (h, g, k) = (self.heads, self.kv_heads, self.head_dim);
-        let r = h / g;
         let q_bthk = input
             .rope
             .rotate(self.q_proj.forward(x_btd.clone()).reshape([b, t, h, k]));
@@ -93,26 +87,11 @@ impl Attention {
             .rotate(self.k_proj.forward(x_btd.clone()).reshape([b, t, g, k]));
         let v_btgk = self.v_proj.forward(x_btd).reshape([b, t, g, k]);
 
-        let (k_bgsk, v_bgsk) = (k_btgk.swap_dims(1, 2), v_btgk.swap_dims(1, 2));
-        let (k_bgsk, v_bgsk) = match cache {
-            Some(cache) => cache.extend(k_bgsk, v_bgsk),
-            None => (k_bgsk, v_bgsk),
+        let (k_bsgk, v_bsgk) = match cache {
+            Some(cache) => cache.extend(k_btgk, v_btgk),
+            None => (k_btgk, v_btgk),
         };
-        let s = k_bgsk.dims()[2];
-
-        // Scaling the queries costs `t · k` products a head, the scores `t · s`.
-        let q_bhtk = (q_bthk / (k as f64).sqrt()).swap_dims(1, 2);
-        let q_bgrtk = q_bhtk.reshape([b, g, r * t, k]);
-        let scores_bgrts = q_bgrtk.matmul(k_bgsk.transpose());
-        let mask_bhts = input.mask_b1ts.clone().expand([b, h, t, s]);
-        let scores_bhts = scores_bgrts
-            .reshape([b, h, t, s])
-            .mask_fill(mask_bhts, f32::NEG_INFINITY);
-        let weights_bgrts = activation::softmax(scores_bhts, 3).reshape([b, g, r * t, s]);
-        let out_bthk = weights_bgrts
-            .matmul(v_bgsk)
-            .reshape([b, h, t, k])
-            .swap_dims(1, 2);
+        let out_bthk = causal_attention(q_bthk, k_bsgk, v_bsgk, input.starts_bt.clone());
         self.o_proj.forward(out_bthk.reshape([b, t, h * k]))
     }
 }

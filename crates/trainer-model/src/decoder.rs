@@ -11,13 +11,13 @@
 
 use burn::module::Module;
 use burn::prelude::*;
-use burn::tensor::{TensorData, activation};
+use burn::tensor::TensorData;
 
 use crate::attention::{Attention, KvCache};
 use crate::config::ModelConfig;
 use crate::input::{ModelInput, Tokens};
 use crate::linear::{Embedding, Linear, RmsNorm};
-use crate::ops::linear_cross_entropy;
+use crate::ops::{linear_cross_entropy, swiglu};
 use crate::rope::inverse_frequencies;
 
 /// Gated MLP: `down(silu(gate(x)) · up(x))` (arXiv 2002.05202).
@@ -33,8 +33,9 @@ pub struct Mlp {
 
 impl Mlp {
     fn forward(&self, x_btd: Tensor<3>) -> Tensor<3> {
-        let gate = activation::silu(self.gate_proj.forward(x_btd.clone()));
-        self.down_proj.forward(gate * self.up_proj.forward(x_btd))
+        let gate = self.gate_proj.forward(x_btd.clone());
+        self.down_proj
+            .forward(swiglu(gate, self.up_proj.forward(x_btd)))
     }
 }
 

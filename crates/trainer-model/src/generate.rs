@@ -40,6 +40,7 @@ impl CausalLm {
             position_ids: &positions,
             segment_ids: &segments,
         };
+        let starts: Vec<u32> = padding.iter().map(|&padding| padding as u32).collect();
         let mut caches = vec![KvCache::default(); self.model.layers.len()];
         let mut input = self.input(&tokens);
         let mut done = vec![false; rows];
@@ -68,14 +69,7 @@ impl CausalLm {
                 .iter()
                 .map(|padding| (past - padding) as u32)
                 .collect();
-            input = ModelInput::step(
-                &next,
-                &positions,
-                &padding,
-                past,
-                self.frequencies(),
-                &device,
-            );
+            input = ModelInput::step(&next, &positions, &starts, self.frequencies(), &device);
         }
         answers
     }

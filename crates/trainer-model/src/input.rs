@@ -1,5 +1,5 @@
-//! A batch of tokens as the decoder takes it: ids, rotary tables and the mask
-//! that keeps documents apart, built from plain slices of the host.
+//! A batch of tokens as the decoder takes it: ids, rotary tables and where each
+//! token's document starts, built from plain slices of the host.
 //!
 //! Invariant: a token attends to itself at least, so no softmax row is empty.
 //!
@@ -31,8 +31,8 @@ pub struct Tokens<'a> {
 pub struct ModelInput {
     pub(crate) ids_bt: Tensor<2, Int>,
     pub(crate) rope: RopeTables,
-    /// True where a token must not look; `[b or 1, 1, t, s]`.
-    pub(crate) mask_b1ts: Tensor<4, Bool>,
+    /// First token that each token sees: where its document starts.
+    pub(crate) starts_bt: Tensor<2, Int>,
 }
 
 impl ModelInput {
@@ -40,53 +40,39 @@ impl ModelInput {
     #[must_use]
     pub fn new(tokens: &Tokens<'_>, frequencies: &[f32], device: &Device) -> Self {
         let (rows, width) = (tokens.rows, tokens.width);
-        // With one document a row, padded on the right, causality alone keeps
-        // real tokens from padding: one mask serves all rows.
-        let plain = tokens.segment_ids.chunks(width.max(1)).all(|row| {
-            let length = row.iter().take_while(|&&s| s == 1).count();
-            row[length..].iter().all(|&s| s == 0)
-        });
-        let masked_rows = if plain { 1 } else { rows };
-        let mut mask = vec![true; masked_rows * width * width];
-        for (row, mask) in mask.chunks_mut((width * width).max(1)).enumerate() {
-            let segments = &tokens.segment_ids[row * width..(row + 1) * width];
-            for query in 0..width {
-                for key in 0..=query {
-                    mask[query * width + key] = !plain && segments[query] != segments[key];
+        // Documents are runs of one segment id; padding is one of them.
+        let mut starts = Vec::with_capacity(rows * width);
+        for segments in tokens.segment_ids.chunks(width.max(1)) {
+            let mut start = 0;
+            for (token, segment) in segments.iter().enumerate() {
+                if token > 0 && *segment != segments[token - 1] {
+                    start = token as u32;
                 }
+                starts.push(start);
             }
         }
         Self {
             ids_bt: ids(tokens.input_ids, rows, width, device),
             rope: RopeTables::new(tokens.position_ids, rows, width, frequencies, device),
-            mask_b1ts: Tensor::from_data(
-                TensorData::new(mask, [masked_rows, 1, width, width]),
-                device,
-            ),
+            starts_bt: ids(&starts, rows, width, device),
         }
     }
 
-    /// One more token for every row, after `past` cached ones of which the
-    /// first `padding[row]` are padding.
+    /// One more token for every row, which sees the cached ones from its
+    /// `start`: those before it are padding.
     #[must_use]
     pub(crate) fn step(
         next_ids: &[u32],
         positions: &[u32],
-        padding: &[usize],
-        past: usize,
+        starts: &[u32],
         frequencies: &[f32],
         device: &Device,
     ) -> Self {
         let rows = next_ids.len();
-        let keys = past + 1;
-        let mask: Vec<bool> = padding
-            .iter()
-            .flat_map(|&padding| (0..keys).map(move |key| key < padding))
-            .collect();
         Self {
             ids_bt: ids(next_ids, rows, 1, device),
             rope: RopeTables::new(positions, rows, 1, frequencies, device),
-            mask_b1ts: Tensor::from_data(TensorData::new(mask, [rows, 1, 1, keys]), device),
+            starts_bt: ids(starts, rows, 1, device),
         }
     }
 }

@@ -19,6 +19,6 @@ pub use error::{ModelError, Result};
 pub use files::{SaveDtype, load_causal_lm, save_causal_lm, write_atomically};
 pub use input::{ModelInput, Tokens};
 pub use linear::{Embedding, Linear, RmsNorm};
-pub use ops::linear_cross_entropy;
+pub use ops::{causal_attention, linear_cross_entropy, plain, rms_norm, swiglu};
 pub use parameters::{ParameterGradients, ParameterInfo, map_values, parameters, visit_values};
 pub use rope::{RopeTables, inverse_frequencies};

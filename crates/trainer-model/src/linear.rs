@@ -10,6 +10,8 @@
 use burn::module::{Initializer, Module, Param};
 use burn::prelude::*;
 
+use crate::ops;
+
 fn normal(std: f64) -> Initializer {
     Initializer::Normal { mean: 0.0, std }
 }
@@ -96,9 +98,6 @@ impl RmsNorm {
     /// Normalizes the last dimension.
     #[must_use]
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let scale = (x.clone().square().mean_dim(D - 1) + self.eps)
-            .sqrt()
-            .recip();
-        x * scale * self.weight.val().unsqueeze()
+        ops::rms_norm(x, self.weight.val(), self.eps)
     }
 }

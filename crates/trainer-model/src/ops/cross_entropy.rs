@@ -32,17 +32,73 @@ pub(crate) trait LinearCrossEntropyBackend: Backend {
         x_nd: FloatTensor<Self>,
         w_vd: FloatTensor<Self>,
         targets_n: IntTensor<Self>,
-    ) -> FloatTensor<Self> {
-        forward::<Self>(x_nd, w_vd, targets_n, false).0
+    ) -> FloatTensor<Self>;
+}
+
+/// The softmax of a chunk of logits.
+pub(crate) trait SoftmaxCrossEntropy: Backend {
+    /// Sum of the cross entropies, `[1]`, and with `with_gradients` what stands
+    /// in place of the logits: `softmax - onehot`, `[c, v]`.
+    fn softmax_cross_entropy(
+        logits_cv: FloatTensor<Self>,
+        targets_c: IntTensor<Self>,
+        with_gradients: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        let [c, _] = logits_cv.shape().dims::<2>();
+        let device = logits_cv.device();
+        let index_c1 = Self::int_reshape(targets_c, Shape::new([c, 1]));
+        let log_probs_cv = Self::log_softmax(logits_cv, 1);
+        let picked_c1 = Self::float_gather(1, log_probs_cv.clone(), index_c1.clone());
+        let loss = Self::float_neg(Self::float_sum(picked_c1));
+        if !with_gradients {
+            return (loss, log_probs_cv);
+        }
+        let probs_cv = Self::float_exp(log_probs_cv);
+        let ones_c1 = Self::float_ones(Shape::new([c, 1]), &device, probs_cv.dtype().into());
+        let minus_c1 = Self::float_neg(ones_c1);
+        let add = IndexingUpdateOp::Add;
+        (
+            loss,
+            Self::float_scatter(1, probs_cv, index_c1, minus_c1, add),
+        )
     }
 }
 
 #[cfg(feature = "flex")]
-impl LinearCrossEntropyBackend for burn::backend::Flex {}
+impl SoftmaxCrossEntropy for burn::backend::Flex {
+    fn softmax_cross_entropy(
+        logits_cv: FloatTensor<Self>,
+        targets_c: IntTensor<Self>,
+        with_gradients: bool,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>) {
+        super::flex::cross_entropy_rows(logits_cv, &targets_c, with_gradients)
+    }
+}
 #[cfg(feature = "ndarray")]
-impl LinearCrossEntropyBackend for burn::backend::NdArray {}
+impl SoftmaxCrossEntropy for burn::backend::NdArray {}
 #[cfg(any(feature = "cuda", feature = "wgpu"))]
-impl LinearCrossEntropyBackend for burn::backend::Cube {}
+impl SoftmaxCrossEntropy for burn::backend::Cube {}
+
+macro_rules! without_gradients {
+    ($($(#[$condition:meta])* $backend:ty),+ $(,)?) => {$(
+        $(#[$condition])*
+        impl LinearCrossEntropyBackend for $backend {
+            fn linear_cross_entropy(
+                x_nd: FloatTensor<Self>,
+                w_vd: FloatTensor<Self>,
+                targets_n: IntTensor<Self>,
+            ) -> FloatTensor<Self> {
+                forward::<Self>(x_nd, w_vd, targets_n, false).0
+            }
+        }
+    )+};
+}
+
+without_gradients! {
+    #[cfg(feature = "flex")] burn::backend::Flex,
+    #[cfg(feature = "ndarray")] burn::backend::NdArray,
+    #[cfg(any(feature = "cuda", feature = "wgpu"))] burn::backend::Cube,
+}
 
 /// Sum of the cross entropies, `[1]`, of the logits `x_nd · w_vdᵀ` against the
 /// token ids `targets_n`; `n` must not be zero and ids be below `v`.
@@ -64,7 +120,7 @@ pub fn linear_cross_entropy(
 /// Gradients of the loss with respect to `x_nd` and `w_vd`.
 type InputGradients<B> = (FloatTensor<B>, FloatTensor<B>);
 
-fn forward<B: Backend>(
+fn forward<B: SoftmaxCrossEntropy>(
     x_nd: FloatTensor<B>,
     w_vd: FloatTensor<B>,
     targets_n: IntTensor<B>,
@@ -81,27 +137,17 @@ fn forward<B: Backend>(
     let mut start = 0;
     while start < n {
         let end = (start + chunk).min(n);
-        let c = end - start;
         let rows = [Slice::from(start as isize..end as isize)];
         let x_cd = B::float_slice(x_nd.clone(), &rows);
-        let index_c1 = B::int_reshape(B::int_slice(targets_n.clone(), &rows), Shape::new([c, 1]));
+        let targets_c = B::int_slice(targets_n.clone(), &rows);
         let logits_cv = B::float_matmul(x_cd.clone(), B::float_transpose(w_vd.clone()));
-        let log_probs_cv = B::log_softmax(logits_cv, 1);
-        let picked_c1 = B::float_gather(1, log_probs_cv.clone(), index_c1.clone());
-        let chunk_loss = B::float_neg(B::float_sum(picked_c1));
+        let (chunk_loss, dlogits_cv) =
+            B::softmax_cross_entropy(logits_cv, targets_c, with_gradients);
         loss = Some(match loss {
             Some(sum) => B::float_add(sum, chunk_loss),
             None => chunk_loss,
         });
         if with_gradients {
-            let probs_cv = B::float_exp(log_probs_cv);
-            let minus_one_c1 = B::float_neg(B::float_ones(
-                Shape::new([c, 1]),
-                &device,
-                probs_cv.dtype().into(),
-            ));
-            let dlogits_cv =
-                B::float_scatter(1, probs_cv, index_c1, minus_one_c1, IndexingUpdateOp::Add);
             dx_chunks.push(B::float_matmul(dlogits_cv.clone(), w_vd.clone()));
             let dw_chunk = B::float_matmul(B::float_transpose(dlogits_cv), x_cd);
             dw_vd = Some(match dw_vd {
@@ -116,8 +162,8 @@ fn forward<B: Backend>(
     (loss, dw_vd.map(|dw| (B::float_cat(dx_chunks, 0), dw)))
 }
 
-impl<B: LinearCrossEntropyBackend, C: CheckpointStrategy> LinearCrossEntropyBackend
-    for Autodiff<B, C>
+impl<B: LinearCrossEntropyBackend + SoftmaxCrossEntropy, C: CheckpointStrategy>
+    LinearCrossEntropyBackend for Autodiff<B, C>
 {
     fn linear_cross_entropy(
         x_nd: FloatTensor<Self>,

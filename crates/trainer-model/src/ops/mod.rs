@@ -1,9 +1,75 @@
-//! Operations with a backward pass of their own.
+//! The decoder's costly operations.
 //!
-//! Each is written once over Burn's backend trait, so that every backend runs
-//! it; a backend may override it with a kernel.
+//! Each has a form in Burn's own operations, which any backend runs. On the flex
+//! backend in `f32`, kernels on slices take their place ([`flex`], [`host`]),
+//! which read and write memory once where a chain of operations does so a dozen
+//! times. The tests hold one form against the other.
+//!
+//! Shape suffixes: `b` rows, `t` query tokens, `s` key tokens, `h` query heads,
+//! `g` key-value heads, `r` query heads a group (`h = g · r`), `k` head width.
 
 #[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
 mod cross_entropy;
+#[cfg(feature = "flex")]
+mod flex;
+#[cfg(feature = "flex")]
+mod host;
+pub mod plain;
+
+use burn::prelude::*;
 
 pub use cross_entropy::linear_cross_entropy;
+
+/// `silu(gate) · up` (arXiv 2002.05202).
+#[must_use]
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if flex::applies(&gate.device(), gate.dtype()) {
+        return Tensor::from_dispatch(<burn::backend::Dispatch as flex::FlexOps>::swiglu(
+            gate.into_dispatch(),
+            up.into_dispatch(),
+        ));
+    }
+    plain::swiglu(gate, up)
+}
+
+/// `x / sqrt(mean(x²) + eps) · weight` over the last dimension (arXiv
+/// 1910.07467).
+#[must_use]
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if flex::applies(&x.device(), x.dtype()) {
+        return Tensor::from_dispatch(<burn::backend::Dispatch as flex::FlexOps>::rms_norm(
+            x.into_dispatch(),
+            weight.into_dispatch(),
+            eps,
+        ));
+    }
+    plain::rms_norm(x, weight, eps)
+}
+
+/// Causal attention with grouped heads, each query confined to the keys from its
+/// start to itself: `softmax(q · kᵀ / sqrt(width)) · v`, `[b, t, h, k]`.
+///
+/// `starts_bt` holds the first key that a query sees; query `t` stands at key
+/// `t + s - t_max`, so that with cached keys the queries are the last ones.
+#[must_use]
+pub fn causal_attention(
+    q_bthk: Tensor<4>,
+    k_bsgk: Tensor<4>,
+    v_bsgk: Tensor<4>,
+    starts_bt: Tensor<2, Int>,
+) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if flex::applies(&q_bthk.device(), q_bthk.dtype()) {
+        return Tensor::from_dispatch(
+            <burn::backend::Dispatch as flex::FlexOps>::causal_attention(
+                q_bthk.into_dispatch(),
+                k_bsgk.into_dispatch(),
+                v_bsgk.into_dispatch(),
+                starts_bt.into_dispatch(),
+            ),
+        );
+    }
+    plain::causal_attention(q_bthk, k_bsgk, v_bsgk, starts_bt)
+}

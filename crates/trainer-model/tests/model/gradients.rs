@@ -3,12 +3,15 @@
 
 use burn::tensor::{Distribution, Int, Tensor, TensorData};
 use proptest::prelude::*;
-use trainer_model::{ParameterGradients, Targets, Tokens, linear_cross_entropy};
+use trainer_model::{
+    ParameterGradients, Targets, Tokens, causal_attention, linear_cross_entropy, plain, rms_norm,
+    swiglu,
+};
 
 use crate::{cpu, folder, load};
 
 /// The same value by Burn's own operations.
-fn plain(x_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<1, Int>) -> Tensor<1> {
+fn plain_cross_entropy(x_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<1, Int>) -> Tensor<1> {
     let log_probs_nv = burn::tensor::activation::log_softmax(x_nd.matmul(w_vd.transpose()), 1);
     log_probs_nv
         .gather(1, targets_n.unsqueeze_dim::<2>(1))
@@ -36,7 +39,7 @@ proptest! {
             let loss = if fused {
                 linear_cross_entropy(x.clone(), w.clone(), targets.clone())
             } else {
-                plain(x.clone(), w.clone(), targets.clone())
+                plain_cross_entropy(x.clone(), w.clone(), targets.clone())
             };
             // Not 1, so that the upstream gradient counts.
             let gradients = (loss.clone() / 3.0).backward();
@@ -49,6 +52,111 @@ proptest! {
         for (a, b) in fused.1.iter().zip(&reference.1).chain(fused.2.iter().zip(&reference.2)) {
             prop_assert!((a - b).abs() <= 1e-5 * b.abs().max(1.0), "{a} {b}");
         }
+    }
+}
+
+/// Values and gradients of two forms of an operation, for an upstream gradient
+/// that differs from element to element.
+fn assert_same(
+    inputs: &[Tensor<4>],
+    fused: impl Fn(&[Tensor<4>]) -> Tensor<4>,
+    plain: impl Fn(&[Tensor<4>]) -> Tensor<4>,
+) -> Result<(), TestCaseError> {
+    let run = |form: &dyn Fn(&[Tensor<4>]) -> Tensor<4>| {
+        let leaves: Vec<Tensor<4>> = inputs.iter().map(|x| x.clone().require_grad()).collect();
+        let output = form(&leaves);
+        let n = output.shape().num_elements();
+        let upstream: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin()).collect();
+        let upstream =
+            Tensor::<4>::from_data(TensorData::new(upstream, output.shape()), &output.device());
+        let gradients = (output.clone() * upstream).sum().backward();
+        let mut results = vec![output.into_data().iter::<f32>().collect::<Vec<f32>>()];
+        for leaf in &leaves {
+            results.push(
+                leaf.grad(&gradients)
+                    .unwrap()
+                    .into_data()
+                    .iter::<f32>()
+                    .collect(),
+            );
+        }
+        results
+    };
+    for (tensor, (got, want)) in run(&fused).into_iter().zip(run(&plain)).enumerate() {
+        let scale = want.iter().fold(1.0_f32, |max, x| max.max(x.abs()));
+        for (a, b) in got.iter().zip(&want) {
+            prop_assert!(
+                (a - b).abs() <= 2e-5 * scale,
+                "result {tensor}: {a}, plain {b}, of {scale}"
+            );
+        }
+        prop_assert_eq!(got.len(), want.len());
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn swiglu_is_its_plain_form(rows in 1_usize..9, width in 1_usize..70, seed in 0_u64..1000) {
+        let device = cpu().autodiff();
+        device.seed(seed);
+        let wide = Distribution::Normal(0.0, 4.0);
+        let inputs = [0; 2].map(|_| Tensor::<4>::random([rows, 1, 2, width], wide, &device));
+        assert_same(
+            &inputs,
+            |x| swiglu(x[0].clone(), x[1].clone()),
+            |x| plain::swiglu(x[0].clone(), x[1].clone()),
+        )?;
+    }
+
+    #[test]
+    fn rms_norm_is_its_plain_form(rows in 1_usize..200, width in 1_usize..70, seed in 0_u64..1000) {
+        let device = cpu().autodiff();
+        device.seed(seed);
+        let normal = Distribution::Normal(0.5, 1.0);
+        let inputs = [
+            Tensor::<4>::random([rows, 1, 1, width], normal, &device),
+            Tensor::<4>::random([1, 1, 1, width], normal, &device),
+        ];
+        let weight = |x: &[Tensor<4>]| x[1].clone().reshape([width]);
+        assert_same(
+            &inputs,
+            |x| rms_norm(x[0].clone(), weight(x), 1e-5),
+            |x| plain::rms_norm(x[0].clone(), weight(x), 1e-5),
+        )?;
+    }
+
+    /// Any grouping of heads, several documents in a row and padding, more
+    /// queries than a block, and cached keys before the first query.
+    #[test]
+    fn attention_is_its_plain_form(
+        rows in 1_usize..3, kv_heads in 1_usize..3, group in 1_usize..4, half_width in 1_usize..9,
+        lengths in prop::collection::vec(1_usize..60, 1..4), past in 0_usize..5, seed in 0_u64..1000,
+    ) {
+        let device = cpu().autodiff();
+        device.seed(seed);
+        let normal = Distribution::Normal(0.0, 1.0);
+        let (queries, width) = (lengths.iter().sum::<usize>(), 2 * half_width);
+        // With keys before the queries there is one document.
+        let (keys, mut starts) = (queries + past, Vec::new());
+        for row in 0..rows {
+            let mut start = 0;
+            for &length in &lengths {
+                let seen = if past > 0 { row.min(past) } else { start };
+                starts.extend(std::iter::repeat_n(seen as i64, length));
+                start += length;
+            }
+        }
+        let starts = Tensor::<2, Int>::from_data(TensorData::new(starts, [rows, queries]), &device);
+        let random = |tokens, heads| Tensor::<4>::random([rows, tokens, heads, width], normal, &device);
+        let inputs = [random(queries, kv_heads * group), random(keys, kv_heads), random(keys, kv_heads)];
+        assert_same(
+            &inputs,
+            |x| causal_attention(x[0].clone(), x[1].clone(), x[2].clone(), starts.clone()),
+            |x| plain::causal_attention(x[0].clone(), x[1].clone(), x[2].clone(), starts.clone()),
+        )?;
     }
 }
 

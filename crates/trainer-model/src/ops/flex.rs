@@ -1,0 +1,348 @@
+//! Operations on the flex backend that run [`super::host`]'s kernels, each with
+//! its own backward pass. Other backends compute the same by Burn's operations.
+
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::{FloatTensor, IntTensor};
+use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
+use burn::tensor::{DType, Shape, TensorData};
+use burn_flex::FlexTensor;
+
+use super::host::attention::{Saved, Sizes};
+use super::host::{attention, rms_norm, softmax_cross_entropy, swiglu};
+
+/// The operations as tensors see them.
+#[backend_extension(Autodiff, Flex: cfg(feature = "flex"))]
+pub(crate) trait FlexOps: Backend {
+    /// `silu(gate) · up`.
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+
+    /// RMSNorm over the last dimension.
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self>;
+
+    /// Causal attention within documents; see [`super::attention`].
+    fn causal_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        starts: IntTensor<Self>,
+    ) -> FloatTensor<Self>;
+}
+
+/// Forward passes with what their backward passes need.
+pub(crate) trait Kernels: Backend {
+    fn swiglu_forward(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// Gradients of gate and up.
+    fn swiglu_backward(
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+        upstream: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// The result and the scale of each row.
+    fn rms_norm_forward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        eps: f64,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// Gradients of x and weight.
+    fn rms_norm_backward(
+        x: FloatTensor<Self>,
+        weight: FloatTensor<Self>,
+        scales: FloatTensor<Self>,
+        upstream: FloatTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// The result and the logarithm of each softmax's sum.
+    fn attention_forward(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        starts: IntTensor<Self>,
+    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// Gradients of q, k and v.
+    fn attention_backward(
+        state: AttentionState<Self>,
+        upstream: FloatTensor<Self>,
+    ) -> [FloatTensor<Self>; 3];
+}
+
+/// What attention's backward pass reads.
+#[derive(Debug, Clone)]
+pub(crate) struct AttentionState<B: Backend> {
+    q: FloatTensor<B>,
+    k: FloatTensor<B>,
+    v: FloatTensor<B>,
+    starts: IntTensor<B>,
+    output: FloatTensor<B>,
+    log_sums: FloatTensor<B>,
+}
+
+/// The elements of a contiguous tensor.
+fn values(tensor: &FlexTensor) -> &[f32] {
+    tensor.as_slice().expect("a contiguous tensor of f32")
+}
+
+/// The elements of a tensor, moved out where nothing else holds it.
+fn into_values(tensor: FlexTensor) -> Vec<f32> {
+    tensor.into_data().try_into_vec().expect("a tensor of f32")
+}
+
+fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
+    FlexTensor::from_data(TensorData::new(values, shape.into()))
+}
+
+fn indices(tensor: &FlexTensor) -> Vec<usize> {
+    let data = tensor.to_contiguous().into_data();
+    data.iter::<i64>()
+        .map(|i| usize::try_from(i).unwrap_or(0))
+        .collect()
+}
+
+fn attention_sizes(q: &FlexTensor, k: &FlexTensor) -> Sizes {
+    let [rows, queries, heads, width] = q.shape().dims::<4>();
+    let [_, keys, kv_heads, _] = k.shape().dims::<4>();
+    Sizes {
+        rows,
+        queries,
+        keys,
+        heads,
+        kv_heads,
+        width,
+    }
+}
+
+impl Kernels for Flex {
+    fn swiglu_forward(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+        let shape = gate.shape();
+        let (mut gate, up) = (into_values(gate), up.to_contiguous());
+        swiglu::forward(&mut gate, values(&up));
+        tensor(gate, shape)
+    }
+
+    fn swiglu_backward(
+        gate: FlexTensor,
+        up: FlexTensor,
+        upstream: FlexTensor,
+    ) -> (FlexTensor, FlexTensor) {
+        let shape = gate.shape();
+        let (mut gate, up, mut upstream) =
+            (into_values(gate), up.to_contiguous(), into_values(upstream));
+        swiglu::backward(&mut gate, values(&up), &mut upstream);
+        (tensor(gate, shape.clone()), tensor(upstream, shape))
+    }
+
+    fn rms_norm_forward(x: FlexTensor, weight: FlexTensor, eps: f64) -> (FlexTensor, FlexTensor) {
+        let shape = x.shape();
+        let (mut x, weight) = (into_values(x), weight.to_contiguous());
+        let scales = rms_norm::forward(&mut x, values(&weight), eps as f32);
+        let rows = scales.len();
+        (tensor(x, shape), tensor(scales, [rows]))
+    }
+
+    fn rms_norm_backward(
+        x: FlexTensor,
+        weight: FlexTensor,
+        scales: FlexTensor,
+        upstream: FlexTensor,
+    ) -> (FlexTensor, FlexTensor) {
+        let shape = x.shape();
+        let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+        let mut upstream = into_values(upstream);
+        let dw = rms_norm::backward(values(&x), values(&weight), values(&scales), &mut upstream);
+        (tensor(upstream, shape), tensor(dw, weight.shape()))
+    }
+
+    fn attention_forward(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        starts: FlexTensor,
+    ) -> (FlexTensor, FlexTensor) {
+        let sizes = attention_sizes(&q, &k);
+        let shape = q.shape();
+        let (q, k, v) = (q.to_contiguous(), k.to_contiguous(), v.to_contiguous());
+        let starts = indices(&starts);
+        let (output, log_sums) =
+            attention::forward(sizes, values(&q), values(&k), values(&v), &starts);
+        let n = log_sums.len();
+        (tensor(output, shape), tensor(log_sums, [n]))
+    }
+
+    fn attention_backward(state: AttentionState<Self>, upstream: FlexTensor) -> [FlexTensor; 3] {
+        let sizes = attention_sizes(&state.q, &state.k);
+        let (q, k, v) = (
+            state.q.to_contiguous(),
+            state.k.to_contiguous(),
+            state.v.to_contiguous(),
+        );
+        let (starts, upstream) = (indices(&state.starts), upstream.to_contiguous());
+        let saved = Saved {
+            q: values(&q),
+            k: values(&k),
+            v: values(&v),
+            starts: &starts,
+            output: values(&state.output),
+            log_sums: values(&state.log_sums),
+        };
+        let (dq, dk, dv) = attention::backward(sizes, &saved, values(&upstream));
+        [
+            tensor(dq, q.shape()),
+            tensor(dk, k.shape()),
+            tensor(dv, v.shape()),
+        ]
+    }
+}
+
+impl FlexOps for Flex {
+    fn swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+        Self::swiglu_forward(gate, up)
+    }
+
+    fn rms_norm(x: FlexTensor, weight: FlexTensor, eps: f64) -> FlexTensor {
+        Self::rms_norm_forward(x, weight, eps).0
+    }
+
+    fn causal_attention(
+        q: FlexTensor,
+        k: FlexTensor,
+        v: FlexTensor,
+        starts: FlexTensor,
+    ) -> FlexTensor {
+        Self::attention_forward(q, k, v, starts).0
+    }
+}
+
+#[derive(Debug)]
+struct SwigluBackward;
+
+impl<B: Kernels> Backward<B, 2> for SwigluBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [gate, up] = ops.parents;
+        let upstream = grads.consume::<B>(&ops.node);
+        let (d_gate, d_up) = B::swiglu_backward(ops.state.0, ops.state.1, upstream);
+        for (node, gradient) in [(gate, d_gate), (up, d_up)] {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RmsNormBackward;
+
+impl<B: Kernels> Backward<B, 2> for RmsNormBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [x, weight] = ops.parents;
+        let upstream = grads.consume::<B>(&ops.node);
+        let (state_x, state_weight, scales) = ops.state;
+        let (dx, dw) = B::rms_norm_backward(state_x, state_weight, scales, upstream);
+        for (node, gradient) in [(x, dx), (weight, dw)] {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct AttentionBackward;
+
+impl<B: Kernels> Backward<B, 3> for AttentionBackward {
+    type State = AttentionState<B>;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let upstream = grads.consume::<B>(&ops.node);
+        let gradients = B::attention_backward(ops.state, upstream);
+        for (node, gradient) in ops.parents.into_iter().zip(gradients) {
+            if let Some(node) = node {
+                grads.register::<B>(node.id, gradient);
+            }
+        }
+    }
+}
+
+impl<B: FlexOps + Kernels, C: CheckpointStrategy> FlexOps for Autodiff<B, C> {
+    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+        let nodes = [gate.node(), up.node()];
+        let (gate, up) = (gate.into_primitive(), up.into_primitive());
+        match SwigluBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prepared) => {
+                let output = B::swiglu_forward(gate.clone(), up.clone());
+                prepared.finish((gate, up), output)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::swiglu_forward(gate, up)),
+        }
+    }
+
+    fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self> {
+        let nodes = [x.node(), weight.node()];
+        let (x, weight) = (x.into_primitive(), weight.into_primitive());
+        match RmsNormBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prepared) => {
+                let (output, scales) = B::rms_norm_forward(x.clone(), weight.clone(), eps);
+                prepared.finish((x, weight, scales), output)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(B::rms_norm_forward(x, weight, eps).0),
+        }
+    }
+
+    fn causal_attention(
+        q: FloatTensor<Self>,
+        k: FloatTensor<Self>,
+        v: FloatTensor<Self>,
+        starts: IntTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let nodes = [q.node(), k.node(), v.node()];
+        let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
+        let prepared = AttentionBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful();
+        let (output, log_sums) =
+            B::attention_forward(q.clone(), k.clone(), v.clone(), starts.clone());
+        match prepared {
+            OpsKind::Tracked(prepared) => {
+                let state = AttentionState {
+                    q,
+                    k,
+                    v,
+                    starts,
+                    output: output.clone(),
+                    log_sums,
+                };
+                prepared.finish(state, output)
+            }
+            OpsKind::UnTracked(prepared) => prepared.finish(output),
+        }
+    }
+}
+
+/// Loss and logit gradients of a chunk; see [`softmax_cross_entropy`].
+pub(super) fn cross_entropy_rows(
+    logits: FlexTensor,
+    targets: &FlexTensor,
+    with_gradients: bool,
+) -> (FlexTensor, FlexTensor) {
+    let shape = logits.shape();
+    let mut logits = into_values(logits);
+    let loss = softmax_cross_entropy(&mut logits, &indices(targets), with_gradients);
+    (tensor(vec![loss], [1]), tensor(logits, shape))
+}
+
+/// Whether the kernels can take tensors of this device and type.
+pub(super) fn applies(device: &burn::tensor::Device, dtype: DType) -> bool {
+    dtype == DType::F32 && device.clone().without_autodiff() == burn::tensor::Device::flex()
+}

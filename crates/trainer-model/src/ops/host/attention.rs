@@ -1,0 +1,284 @@
+//! Causal attention within documents, a block of queries at a time: the square
+//! of scores never exists, and keys outside of a block's documents are never
+//! touched.
+//!
+//! A query sees the keys from its `start` to itself. Scores of the backward pass
+//! are computed again from the logarithm of the softmax's sum.
+//!
+//! Layouts: queries and output `[b, t, h, k]`, keys and values `[b, s, g, k]`;
+//! query `i` of a row stands at key `i + s - t`. References: arXiv 2205.14135
+//! (blocks and recomputation), 2305.13245 (grouped heads).
+
+use ndarray::linalg::general_mat_mul;
+use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder, s};
+use rayon::prelude::*;
+
+use super::math::{exp_shifted, softmax_numerators};
+
+/// Queries of a block.
+const BLOCK: usize = 64;
+
+/// Sizes of one attention.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ops) struct Sizes {
+    pub(in crate::ops) rows: usize,
+    pub(in crate::ops) queries: usize,
+    pub(in crate::ops) keys: usize,
+    pub(in crate::ops) heads: usize,
+    pub(in crate::ops) kv_heads: usize,
+    pub(in crate::ops) width: usize,
+}
+
+impl Sizes {
+    fn scale(&self) -> f32 {
+        1.0 / (self.width as f32).sqrt()
+    }
+
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// One head of a row as a matrix of tokens by width.
+    fn head<'a>(
+        &self,
+        values: &'a [f32],
+        row: usize,
+        head: usize,
+        of: (usize, usize),
+    ) -> ArrayView2<'a, f32> {
+        let (tokens, heads) = of;
+        let start = (row * tokens * heads + head) * self.width;
+        let end = start + ((tokens - 1) * heads + 1) * self.width;
+        ArrayView2::from_shape(
+            (tokens, self.width).strides((heads * self.width, 1)),
+            &values[start..end],
+        )
+        .expect("the strides are those of the layout")
+    }
+
+    fn query_head<'a>(&self, values: &'a [f32], row: usize, head: usize) -> ArrayView2<'a, f32> {
+        self.head(values, row, head, (self.queries, self.heads))
+    }
+
+    fn key_head<'a>(&self, values: &'a [f32], row: usize, head: usize) -> ArrayView2<'a, f32> {
+        self.head(values, row, head, (self.keys, self.kv_heads))
+    }
+
+    /// Blocks of queries, each with the first key that any of them sees.
+    fn blocks<'a>(&'a self, starts: &'a [usize]) -> impl Iterator<Item = Block> + 'a {
+        let past = self.keys - self.queries;
+        (0..self.queries).step_by(BLOCK).map(move |from| {
+            let to = (from + BLOCK).min(self.queries);
+            let first = starts[from..to].iter().copied().min().unwrap_or(0);
+            Block {
+                from,
+                to,
+                first,
+                last: to + past,
+            }
+        })
+    }
+
+    /// Puts `[k-major]` results of single heads into a tensor of all heads.
+    fn gather(&self, parts: &[Vec<f32>], tokens: usize, heads: usize) -> Vec<f32> {
+        let mut all = vec![0.0; self.rows * tokens * heads * self.width];
+        all.par_chunks_mut(heads * self.width)
+            .enumerate()
+            .for_each(|(index, out)| {
+                let (row, token) = (index / tokens, index % tokens);
+                for (head, out) in out.chunks_exact_mut(self.width).enumerate() {
+                    let part = &parts[row * heads + head];
+                    out.copy_from_slice(&part[token * self.width..][..self.width]);
+                }
+            });
+        all
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    from: usize,
+    to: usize,
+    /// First key that is read.
+    first: usize,
+    /// One past the last key that is read.
+    last: usize,
+}
+
+impl Block {
+    /// The keys that query `from + index` sees, counted from `first`.
+    fn visible(&self, starts: &[usize], index: usize, past: usize) -> std::ops::Range<usize> {
+        let query = self.from + index;
+        starts[query] - self.first..query + past + 1 - self.first
+    }
+
+    fn keys(&self) -> usize {
+        self.last - self.first
+    }
+}
+
+/// Output and, for the backward pass, the logarithm of each softmax's sum,
+/// `[b, h, t]`. `starts` is `[b, t]`: the first key that each query sees.
+pub(in crate::ops) fn forward(
+    sizes: Sizes,
+    q: &[f32],
+    k: &[f32],
+    v: &[f32],
+    starts: &[usize],
+) -> (Vec<f32>, Vec<f32>) {
+    let (t, width) = (sizes.queries, sizes.width);
+    let past = sizes.keys - t;
+    let (outputs, log_sums): (Vec<Vec<f32>>, Vec<Vec<f32>>) = (0..sizes.rows * sizes.heads)
+        .into_par_iter()
+        .map(|index| {
+            let (row, head) = (index / sizes.heads, index % sizes.heads);
+            let starts = &starts[row * t..(row + 1) * t];
+            let q = sizes.query_head(q, row, head);
+            let k = sizes.key_head(k, row, head / sizes.group());
+            let v = sizes.key_head(v, row, head / sizes.group());
+            let mut output = vec![0.0; t * width];
+            let mut log_sums = vec![0.0; t];
+            let mut buffer = Vec::new();
+            for block in sizes.blocks(starts) {
+                let mut scores = block_scores(&mut buffer, &sizes, &block, q, k);
+                let mut inverse = [0.0; BLOCK];
+                for (index, mut scores) in scores.rows_mut().into_iter().enumerate() {
+                    let visible = block.visible(starts, index, past);
+                    let scores = scores.as_slice_mut().expect("rows are contiguous");
+                    let (max, sum) = softmax_numerators(&mut scores[visible.clone()]);
+                    scores[..visible.start].fill(0.0);
+                    scores[visible.end..].fill(0.0);
+                    inverse[index] = 1.0 / sum;
+                    log_sums[block.from + index] = max + sum.ln();
+                }
+                let n = block.to - block.from;
+                let part = &mut output[block.from * width..block.to * width];
+                let mut out = ArrayViewMut2::from_shape((n, width), part).expect("a block of rows");
+                let v = v.slice(s![block.first..block.last, ..]);
+                general_mat_mul(1.0, &scores, &v, 0.0, &mut out);
+                for (mut out, inverse) in out.rows_mut().into_iter().zip(inverse) {
+                    out *= inverse;
+                }
+            }
+            (output, log_sums)
+        })
+        .unzip();
+    (sizes.gather(&outputs, t, sizes.heads), log_sums.concat())
+}
+
+fn block_scores<'a>(
+    buffer: &'a mut Vec<f32>,
+    sizes: &Sizes,
+    block: &Block,
+    q: ArrayView2<'_, f32>,
+    k: ArrayView2<'_, f32>,
+) -> ArrayViewMut2<'a, f32> {
+    let n = block.to - block.from;
+    buffer.resize(n * block.keys(), 0.0);
+    let mut scores = ArrayViewMut2::from_shape((n, block.keys()), buffer.as_mut_slice())
+        .expect("the buffer has this size");
+    let q = q.slice(s![block.from..block.to, ..]);
+    let k = k.slice(s![block.first..block.last, ..]);
+    general_mat_mul(sizes.scale(), &q, &k.t(), 0.0, &mut scores);
+    scores
+}
+
+/// What the forward pass read and made.
+pub(in crate::ops) struct Saved<'a> {
+    pub(in crate::ops) q: &'a [f32],
+    pub(in crate::ops) k: &'a [f32],
+    pub(in crate::ops) v: &'a [f32],
+    pub(in crate::ops) starts: &'a [usize],
+    pub(in crate::ops) output: &'a [f32],
+    pub(in crate::ops) log_sums: &'a [f32],
+}
+
+/// Gradients of queries, keys and values.
+pub(in crate::ops) fn backward(
+    sizes: Sizes,
+    saved: &Saved<'_>,
+    upstream: &[f32],
+) -> (Vec<f32>, Vec<f32>, Vec<f32>) {
+    let (t, width, group) = (sizes.queries, sizes.width, sizes.group());
+    let past = sizes.keys - t;
+    // A group shares its keys and values, whose gradients are sums over it.
+    let groups: Vec<(Vec<Vec<f32>>, Vec<f32>, Vec<f32>)> = (0..sizes.rows * sizes.kv_heads)
+        .into_par_iter()
+        .map(|index| {
+            let (row, kv_head) = (index / sizes.kv_heads, index % sizes.kv_heads);
+            let starts = &saved.starts[row * t..(row + 1) * t];
+            let k = sizes.key_head(saved.k, row, kv_head);
+            let v = sizes.key_head(saved.v, row, kv_head);
+            let mut dk = vec![0.0; sizes.keys * width];
+            let mut dv = vec![0.0; sizes.keys * width];
+            let mut dq_of_heads = Vec::with_capacity(group);
+            let (mut weights_buffer, mut slopes_buffer) = (Vec::new(), Vec::new());
+            for head in kv_head * group..(kv_head + 1) * group {
+                let q = sizes.query_head(saved.q, row, head);
+                let output = sizes.query_head(saved.output, row, head);
+                let upstream = sizes.query_head(upstream, row, head);
+                let log_sums = &saved.log_sums[(row * sizes.heads + head) * t..][..t];
+                let mut dq = vec![0.0; t * width];
+                for block in sizes.blocks(starts) {
+                    let n = block.to - block.from;
+                    let mut weights = block_scores(&mut weights_buffer, &sizes, &block, q, k);
+                    let d_out = upstream.slice(s![block.from..block.to, ..]);
+                    let out = output.slice(s![block.from..block.to, ..]);
+                    slopes_buffer.resize(n * block.keys(), 0.0);
+                    let mut slopes =
+                        ArrayViewMut2::from_shape((n, block.keys()), slopes_buffer.as_mut_slice())
+                            .expect("the buffer has this size");
+                    let v_block = v.slice(s![block.first..block.last, ..]);
+                    general_mat_mul(1.0, &d_out, &v_block.t(), 0.0, &mut slopes);
+                    for index in 0..n {
+                        let visible = block.visible(starts, index, past);
+                        let mut weights = weights.row_mut(index);
+                        let weights = weights.as_slice_mut().expect("rows are contiguous");
+                        let mut slopes = slopes.row_mut(index);
+                        let slopes = slopes.as_slice_mut().expect("rows are contiguous");
+                        exp_shifted(&mut weights[visible.clone()], log_sums[block.from + index]);
+                        let mean = d_out.row(index).dot(&out.row(index));
+                        let scale = sizes.scale();
+                        let visible_slopes = &mut slopes[visible.clone()];
+                        for (slope, weight) in
+                            visible_slopes.iter_mut().zip(&weights[visible.clone()])
+                        {
+                            *slope = weight * (*slope - mean) * scale;
+                        }
+                        for hidden in [0..visible.start, visible.end..block.keys()] {
+                            weights[hidden.clone()].fill(0.0);
+                            slopes[hidden].fill(0.0);
+                        }
+                    }
+                    let keys = block.first * width..block.last * width;
+                    let by_key = (block.keys(), width);
+                    let mut dv = ArrayViewMut2::from_shape(by_key, &mut dv[keys.clone()])
+                        .expect("a range of keys");
+                    general_mat_mul(1.0, &weights.t(), &d_out, 1.0, &mut dv);
+                    let q_block = q.slice(s![block.from..block.to, ..]);
+                    let mut dk =
+                        ArrayViewMut2::from_shape(by_key, &mut dk[keys]).expect("a range of keys");
+                    general_mat_mul(1.0, &slopes.t(), &q_block, 1.0, &mut dk);
+                    let part = &mut dq[block.from * width..block.to * width];
+                    let mut dq =
+                        ArrayViewMut2::from_shape((n, width), part).expect("a block of rows");
+                    let k_block = k.slice(s![block.first..block.last, ..]);
+                    general_mat_mul(1.0, &slopes, &k_block, 0.0, &mut dq);
+                }
+                dq_of_heads.push(dq);
+            }
+            (dq_of_heads, dk, dv)
+        })
+        .collect();
+    let (mut dq, mut dk, mut dv) = (Vec::new(), Vec::new(), Vec::new());
+    for (heads, k, v) in groups {
+        dq.extend(heads);
+        dk.push(k);
+        dv.push(v);
+    }
+    (
+        sizes.gather(&dq, t, sizes.heads),
+        sizes.gather(&dk, sizes.keys, sizes.kv_heads),
+        sizes.gather(&dv, sizes.keys, sizes.kv_heads),
+    )
+}

@@ -1,0 +1,16 @@
+//! Kernels on slices of the host's memory, for CPU backends.
+//!
+//! Work is divided by rows into pieces of a fixed size and summed in a fixed
+//! order, so that a result does not depend on the number of threads. Slices are
+//! contiguous and row-major.
+
+pub(super) mod attention;
+mod math;
+pub(super) mod rms_norm;
+pub(super) mod swiglu;
+
+pub(super) use math::softmax_cross_entropy;
+
+/// Elements of a piece of work: small enough for a cache, large enough to be
+/// worth a thread.
+const PIECE: usize = 1 << 14;

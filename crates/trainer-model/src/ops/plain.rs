@@ -1,0 +1,56 @@
+//! The operations as chains of Burn's own, for every backend, and the oracle of
+//! the kernels.
+//!
+//! Shape suffixes as in [`super`].
+
+use burn::prelude::*;
+use burn::tensor::activation;
+
+/// See [`super::swiglu`].
+#[must_use]
+pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    activation::silu(gate) * up
+}
+
+/// See [`super::rms_norm`].
+#[must_use]
+pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
+    let scale = (x.clone().square().mean_dim(D - 1) + eps).sqrt().recip();
+    x * scale * weight.unsqueeze()
+}
+
+/// See [`super::causal_attention`]. The query heads of a group are folded into
+/// the token dimension, so that keys and values are never repeated.
+#[must_use]
+pub fn causal_attention(
+    q_bthk: Tensor<4>,
+    k_bsgk: Tensor<4>,
+    v_bsgk: Tensor<4>,
+    starts_bt: Tensor<2, Int>,
+) -> Tensor<4> {
+    let [b, t, h, k] = q_bthk.dims();
+    let [_, s, g, _] = k_bsgk.dims();
+    let r = h / g;
+    let device = q_bthk.device();
+    let keys_s = Tensor::<1, Int>::arange(0..s as i64, &device).reshape([1, 1, s]);
+    let places_t = Tensor::<1, Int>::arange((s - t) as i64..s as i64, &device).reshape([1, t, 1]);
+    let before_bts = keys_s
+        .clone()
+        .expand([b, t, s])
+        .lower(starts_bt.reshape([b, t, 1]).expand([b, t, s]));
+    let after_bts = keys_s.expand([b, t, s]).greater(places_t.expand([b, t, s]));
+    let hidden_b1ts = before_bts.bool_or(after_bts).reshape([b, 1, t, s]);
+
+    // Scaling the queries costs `t · k` products a head, the scores `t · s`.
+    let q_bhtk = (q_bthk / (k as f64).sqrt()).swap_dims(1, 2);
+    let (k_bgsk, v_bgsk) = (k_bsgk.swap_dims(1, 2), v_bsgk.swap_dims(1, 2));
+    let scores_bgrts = q_bhtk.reshape([b, g, r * t, k]).matmul(k_bgsk.transpose());
+    let scores_bhts = scores_bgrts
+        .reshape([b, h, t, s])
+        .mask_fill(hidden_b1ts.expand([b, h, t, s]), f32::NEG_INFINITY);
+    let weights_bgrts = activation::softmax(scores_bhts, 3).reshape([b, g, r * t, s]);
+    weights_bgrts
+        .matmul(v_bgsk)
+        .reshape([b, h, t, k])
+        .swap_dims(1, 2)
+}
