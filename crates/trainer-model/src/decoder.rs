@@ -18,7 +18,7 @@ use crate::config::ModelConfig;
 use crate::input::{ModelInput, Tokens};
 use crate::linear::{Embedding, Linear, RmsNorm};
 use crate::ops::{linear_cross_entropy, swiglu};
-use crate::rope::inverse_frequencies;
+use crate::rotary::inverse_frequencies;
 
 /// Gated MLP: `down(silu(gate(x)) · up(x))` (arXiv 2002.05202).
 #[derive(Module, Debug)]

@@ -8,7 +8,7 @@
 use burn::prelude::*;
 use burn::tensor::TensorData;
 
-use crate::rope::RopeTables;
+use crate::rotary::RopeTables;
 
 /// Tokens of a batch on the host, row-major `[rows, width]`.
 #[derive(Debug, Clone, Copy)]

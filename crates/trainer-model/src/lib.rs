@@ -10,7 +10,7 @@ mod input;
 mod linear;
 mod ops;
 mod parameters;
-mod rope;
+mod rotary;
 
 pub use attention::Attention;
 pub use config::{ModelConfig, RopeConfig, RopeScaling, SUPPORTED};
@@ -19,6 +19,6 @@ pub use error::{ModelError, Result};
 pub use files::{SaveDtype, load_causal_lm, save_causal_lm, write_atomically};
 pub use input::{ModelInput, Tokens};
 pub use linear::{Embedding, Linear, RmsNorm};
-pub use ops::{causal_attention, linear_cross_entropy, plain, rms_norm, swiglu};
+pub use ops::{causal_attention, linear_cross_entropy, plain, rms_norm, rope, swiglu};
 pub use parameters::{ParameterGradients, ParameterInfo, map_values, parameters, visit_values};
-pub use rope::{RopeTables, inverse_frequencies};
+pub use rotary::{RopeTables, inverse_frequencies};

@@ -10,7 +10,7 @@ use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::FlexTensor;
 
 use super::host::attention::{Saved, Sizes};
-use super::host::{attention, rms_norm, softmax_cross_entropy, swiglu};
+use super::host::{attention, rms_norm, rope, softmax_cross_entropy, swiglu};
 
 /// The operations as tensors see them.
 #[backend_extension(Autodiff, Flex: cfg(feature = "flex"))]
@@ -20,6 +20,13 @@ pub(crate) trait FlexOps: Backend {
 
     /// RMSNorm over the last dimension.
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self>;
+
+    /// Rotary embedding of `x`, `[b, t, h, k]`, by tables `[b, t, 1, k]`.
+    fn rope(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
 
     /// Causal attention within documents; see [`super::attention`].
     fn causal_attention(
@@ -52,6 +59,13 @@ pub(crate) trait Kernels: Backend {
         scales: FloatTensor<Self>,
         upstream: FloatTensor<Self>,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    /// `x` turned by the angles of the tables, or back.
+    fn rope_turn(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+        back: bool,
+    ) -> FloatTensor<Self>;
     /// The result and the logarithm of each softmax's sum.
     fn attention_forward(
         q: FloatTensor<Self>,
@@ -152,6 +166,15 @@ impl Kernels for Flex {
         (tensor(upstream, shape), tensor(dw, weight.shape()))
     }
 
+    fn rope_turn(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, back: bool) -> FlexTensor {
+        let shape = x.shape();
+        let width = shape.dims::<4>()[3];
+        let (mut x, cos, sin) = (into_values(x), cos.to_contiguous(), sin.to_contiguous());
+        let direction = if back { -1.0 } else { 1.0 };
+        rope::rotate(&mut x, values(&cos), values(&sin), width, direction);
+        tensor(x, shape)
+    }
+
     fn attention_forward(
         q: FlexTensor,
         k: FlexTensor,
@@ -202,6 +225,10 @@ impl FlexOps for Flex {
         Self::rms_norm_forward(x, weight, eps).0
     }
 
+    fn rope(x: FlexTensor, cos: FlexTensor, sin: FlexTensor) -> FlexTensor {
+        Self::rope_turn(x, cos, sin, false)
+    }
+
     fn causal_attention(
         q: FlexTensor,
         k: FlexTensor,
@@ -245,6 +272,22 @@ impl<B: Kernels> Backward<B, 2> for RmsNormBackward {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
             }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct RopeBackward;
+
+impl<B: Kernels> Backward<B, 1> for RopeBackward {
+    type State = (FloatTensor<B>, FloatTensor<B>);
+
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [x] = ops.parents;
+        let upstream = grads.consume::<B>(&ops.node);
+        if let Some(node) = x {
+            let (cos, sin) = ops.state;
+            grads.register::<B>(node.id, B::rope_turn(upstream, cos, sin, true));
         }
     }
 }
@@ -296,6 +339,22 @@ impl<B: FlexOps + Kernels, C: CheckpointStrategy> FlexOps for Autodiff<B, C> {
                 prepared.finish((x, weight, scales), output)
             }
             OpsKind::UnTracked(prepared) => prepared.finish(B::rms_norm_forward(x, weight, eps).0),
+        }
+    }
+
+    fn rope(
+        x: FloatTensor<Self>,
+        cos: FloatTensor<Self>,
+        sin: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
+        let node = x.node();
+        let x = x.into_primitive();
+        let (cos, sin) = (cos.into_primitive(), sin.into_primitive());
+        let prepared = RopeBackward.prepare::<C>([node]).compute_bound().stateful();
+        let output = B::rope_turn(x, cos.clone(), sin.clone(), false);
+        match prepared {
+            OpsKind::Tracked(prepared) => prepared.finish((cos, sin), output),
+            OpsKind::UnTracked(prepared) => prepared.finish(output),
         }
     }
 

@@ -48,6 +48,21 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
     plain::rms_norm(x, weight, eps)
 }
 
+/// Rotary embedding in the half-rotation layout (arXiv 2104.09864): `x` is
+/// `[b, t, h, k]`, the tables `[b, t, 1, k]` with both halves alike.
+#[must_use]
+pub fn rope(x_bthk: Tensor<4>, cos_bt1k: Tensor<4>, sin_bt1k: Tensor<4>) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if flex::applies(&x_bthk.device(), x_bthk.dtype()) {
+        return Tensor::from_dispatch(<burn::backend::Dispatch as flex::FlexOps>::rope(
+            x_bthk.into_dispatch(),
+            cos_bt1k.into_dispatch(),
+            sin_bt1k.into_dispatch(),
+        ));
+    }
+    plain::rope(x_bthk, cos_bt1k, sin_bt1k)
+}
+
 /// Causal attention with grouped heads, each query confined to the keys from its
 /// start to itself: `softmax(q · kᵀ / sqrt(width)) · v`, `[b, t, h, k]`.
 ///

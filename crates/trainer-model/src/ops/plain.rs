@@ -19,6 +19,16 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
     x * scale * weight.unsqueeze()
 }
 
+/// See [`super::rope`].
+#[must_use]
+pub fn rope(x_bthk: Tensor<4>, cos_bt1k: Tensor<4>, sin_bt1k: Tensor<4>) -> Tensor<4> {
+    let half = x_bthk.dims()[3] / 2;
+    let first = x_bthk.clone().narrow(3, 0, half);
+    let second = x_bthk.clone().narrow(3, half, half);
+    let turned_bthk = Tensor::cat(vec![second.neg(), first], 3);
+    x_bthk * cos_bt1k + turned_bthk * sin_bt1k
+}
+
 /// See [`super::causal_attention`]. The query heads of a group are folded into
 /// the token dimension, so that keys and values are never repeated.
 #[must_use]

@@ -5,7 +5,7 @@ use burn::tensor::{Distribution, Int, Tensor, TensorData};
 use proptest::prelude::*;
 use trainer_model::{
     ParameterGradients, Targets, Tokens, causal_attention, linear_cross_entropy, plain, rms_norm,
-    swiglu,
+    rope, swiglu,
 };
 
 use crate::{cpu, folder, load};
@@ -125,6 +125,23 @@ proptest! {
             &inputs,
             |x| rms_norm(x[0].clone(), weight(x), 1e-5),
             |x| plain::rms_norm(x[0].clone(), weight(x), 1e-5),
+        )?;
+    }
+
+    #[test]
+    fn rope_is_its_plain_form(rows in 1_usize..4, tokens in 1_usize..40, heads in 1_usize..4,
+                              half in 1_usize..20, seed in 0_u64..1000) {
+        let device = cpu().autodiff();
+        device.seed(seed);
+        let normal = Distribution::Normal(0.0, 1.0);
+        let x = Tensor::<4>::random([rows, tokens, heads, 2 * half], normal, &device);
+        let angles = Tensor::<4>::random([rows, tokens, 1, half], normal, &device.clone().without_autodiff());
+        let angles = Tensor::cat(vec![angles.clone(), angles], 3);
+        let (cos, sin) = (angles.clone().cos(), angles.sin());
+        assert_same(
+            &[x],
+            |x| rope(x[0].clone(), cos.clone(), sin.clone()),
+            |x| plain::rope(x[0].clone(), cos.clone(), sin.clone()),
         )?;
     }
 

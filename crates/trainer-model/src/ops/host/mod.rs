@@ -7,6 +7,7 @@
 pub(super) mod attention;
 mod math;
 pub(super) mod rms_norm;
+pub(super) mod rope;
 pub(super) mod swiglu;
 
 pub(super) use math::softmax_cross_entropy;

@@ -11,6 +11,7 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 
 use crate::config::{RopeConfig, RopeScaling};
+use crate::ops;
 
 /// Angular frequency of each pair of dimensions, `head_dim / 2` values.
 #[must_use]
@@ -78,10 +79,6 @@ impl RopeTables {
     /// Rotates queries or keys by their positions.
     #[must_use]
     pub fn rotate(&self, x_bthk: Tensor<4>) -> Tensor<4> {
-        let half = x_bthk.dims()[3] / 2;
-        let first = x_bthk.clone().narrow(3, 0, half);
-        let second = x_bthk.clone().narrow(3, half, half);
-        let turned_bthk = Tensor::cat(vec![second.neg(), first], 3);
-        x_bthk * self.cos_bt1k.clone() + turned_bthk * self.sin_bt1k.clone()
+        ops::rope(x_bthk, self.cos_bt1k.clone(), self.sin_bt1k.clone())
     }
 }
