@@ -17,6 +17,9 @@ pub const SUPPORTED: &[&str] = &["llama"];
 /// allocating by a number from a damaged file.
 const MAX_SIZE: usize = 1 << 24;
 
+/// Most accepted layers: each is an object of its own before any weight is read.
+const MAX_LAYERS: usize = 1 << 12;
+
 /// Shape and constants of a decoder model.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
@@ -159,6 +162,13 @@ impl ModelConfig {
                 format!("{head_dim} is odd; rotary embeddings pair two halves"),
             ));
         }
+        let layers = read.size("num_hidden_layers")?;
+        if layers > MAX_LAYERS {
+            return Err(read.error(
+                "num_hidden_layers",
+                format!("expected at most {MAX_LAYERS}, found {layers}"),
+            ));
+        }
         let rms_norm_eps = read.number("rms_norm_eps")?.unwrap_or(1e-6);
         if !(rms_norm_eps > 0.0 && rms_norm_eps < 1.0) {
             return Err(read.error(
@@ -170,7 +180,7 @@ impl ModelConfig {
             vocab_size: read.size("vocab_size")?,
             hidden_size,
             intermediate_size: read.size("intermediate_size")?,
-            num_hidden_layers: read.size("num_hidden_layers")?,
+            num_hidden_layers: layers,
             num_attention_heads: heads,
             num_key_value_heads: kv_heads,
             head_dim,
