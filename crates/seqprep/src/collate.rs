@@ -171,6 +171,19 @@ pub fn collate_packed<S: Borrow<Sample>, R: AsRef<[S]>>(
     Ok(batch)
 }
 
+/// All samples in one row, one after the other: a batch without padding, unless
+/// the width is to be a multiple or fixed.
+///
+/// # Errors
+/// See [`CollateError`]; the row of an error is 0, its document the index of
+/// the sample.
+pub fn collate_flattened<S: Borrow<Sample>>(
+    samples: &[S],
+    options: &CollateOptions,
+) -> Result<Batch, CollateError> {
+    collate_packed(&[samples], options)
+}
+
 fn check_aligned(sample: &Sample, row: usize, document: usize) -> Result<(), CollateError> {
     let tokens = sample.len();
     let positions = sample.position_ids.as_ref().map_or(tokens, Vec::len);
@@ -287,6 +300,17 @@ mod tests {
             [X, 11, 12, X, 21, X, X, X, X, 31, 32, 33, X, X, X, X]
         );
         assert_eq!(batch.documents(), 3);
+    }
+
+    #[test]
+    fn a_flattened_batch_has_no_padding() {
+        let samples = [sample(10, 3), sample(20, 2)];
+        let batch = collate_flattened(&samples, &CollateOptions::default()).unwrap();
+        assert_eq!((batch.rows, batch.width), (1, 5));
+        assert_eq!(batch.input_ids, [10, 11, 12, 20, 21]);
+        assert_eq!(batch.labels, [X, 11, 12, X, 21]);
+        assert_eq!(batch.position_ids, [0, 1, 2, 0, 1]);
+        assert_eq!(batch.segment_ids, [1, 1, 1, 2, 2]);
     }
 
     #[test]

@@ -39,10 +39,10 @@ pub enum PoseVariant {
     /// gaps before it left. The first gap tends to be the largest.
     #[default]
     Axolotl,
-    /// The paper's random chunk lengths (every division into non-empty chunks
-    /// equally likely). The offsets of the chunks are uniform draws, sorted,
-    /// so that no gap is favoured over another; with two chunks, as in the
-    /// paper's experiments, that is the paper's draw.
+    /// As the paper describes it: lengths of chunks and their offsets change
+    /// with every row. The distributions are chosen here: every division into
+    /// non-empty chunks is equally likely, and the offsets of the chunks are
+    /// uniform draws, sorted, so that no gap is favoured over another.
     Paper,
 }
 
@@ -247,7 +247,7 @@ fn spread_evenly_cut(
     spread(len, &cuts)
 }
 
-/// The paper's variant. `up_to(max)` draws from `0..=max`.
+/// The variant after the paper. `up_to(max)` draws from `0..=max`.
 fn spread_randomly_cut(
     ids: &[u32],
     options: &PoseOptions,

@@ -4,8 +4,10 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use seqprep::{
     CollateOptions, FirstFitOptions, IGNORE_INDEX, LengthStrategy, Packing, PadTo, PaddingSide,
-    PoseOptions, PoseVariant, Sample, SeedStream, add_pose_position_ids_batch,
-    apply_length_strategy, best_fit_decreasing, collate_packed, first_fit, permutation, sequential,
+    PoseOptions, PoseVariant, Sample, SeedStream, TokenBudget, add_pose_position_ids_batch,
+    apply_length_strategy, balance, best_fit_decreasing, best_fit_decreasing_limited, by_tokens,
+    collate_flattened, collate_packed, first_fit, group_by_length, pack_stream, permutation,
+    sequential,
 };
 
 /// A capacity and lengths that fit in it, zero and the whole capacity included.
@@ -102,6 +104,98 @@ proptest! {
         prop_assert_eq!(packing.num_bins(), plain_best_fit_decreasing(&lengths, capacity));
         for bin in packing.bins() {
             prop_assert!(bin.is_sorted_by_key(|&item| std::cmp::Reverse(lengths[item as usize])));
+        }
+    }
+
+    #[test]
+    fn a_limit_on_documents_holds(
+        (capacity, lengths) in packable(),
+        bin_size in 1_usize..20,
+    ) {
+        let packing = best_fit_decreasing_limited(&lengths, capacity, bin_size).unwrap();
+        assert_valid(&packing, &lengths, capacity);
+        prop_assert!(packing.bins().all(|bin| bin.len() <= bin_size));
+        let unlimited = best_fit_decreasing(&lengths, capacity).unwrap();
+        if unlimited.bins().all(|bin| bin.len() < bin_size) {
+            prop_assert_eq!(packing, unlimited);
+        }
+    }
+
+    #[test]
+    fn streamed_rows_are_those_of_each_buffer(
+        samples in vec(sample(30), 0..60),
+        buffer in 1_usize..70,
+    ) {
+        let rows: Result<Vec<Vec<&Sample>>, _> =
+            pack_stream(samples.iter(), 30, buffer, best_fit_decreasing).collect();
+        let mut rows = rows.unwrap().into_iter();
+        for held in samples.chunks(buffer) {
+            let lengths = seqprep::lengths(held);
+            for bin in best_fit_decreasing(&lengths, 30).unwrap().bins() {
+                let row = rows.next().unwrap();
+                let same = bin.iter().map(|&i| &held[i as usize]);
+                prop_assert!(row.into_iter().eq(same));
+            }
+        }
+        prop_assert!(rows.next().is_none());
+    }
+
+    #[test]
+    fn grouping_by_length_keeps_all_rows(
+        lengths in vec(0_u32..1000, 0..2000),
+        batch_size in 0_usize..40,
+        seed in any::<u64>(),
+    ) {
+        let order = group_by_length(&lengths, batch_size, seed);
+        let longest = order.first().map(|&row| lengths[row as usize]);
+        prop_assert_eq!(longest, lengths.iter().copied().max());
+        let mut sorted = order;
+        sorted.sort_unstable();
+        prop_assert!(sorted.into_iter().eq(0..lengths.len() as u32));
+    }
+
+    #[test]
+    fn batches_keep_their_budget(
+        lengths in vec(0_usize..=50, 0..200),
+        tokens in 50_usize..300,
+        rows in 1_usize..20,
+        padded in any::<bool>(),
+    ) {
+        let budget = TokenBudget { tokens, rows, padded };
+        let batches: Result<Vec<Vec<usize>>, _> =
+            by_tokens(lengths.iter().copied(), |&len| len, budget).collect();
+        let batches = batches.unwrap();
+        let slots = |batch: &[usize]| match padded {
+            true => batch.len() * batch.iter().max().unwrap(),
+            false => batch.iter().sum(),
+        };
+        for (place, batch) in batches.iter().enumerate() {
+            prop_assert!(!batch.is_empty() && batch.len() <= rows && slots(batch) <= tokens);
+            // The next row would not have fitted.
+            if let Some(next) = batches.get(place + 1) {
+                let mut more = batch.clone();
+                more.push(next[0]);
+                prop_assert!(more.len() > rows || slots(&more) > tokens);
+            }
+        }
+        prop_assert!(batches.concat() == lengths);
+    }
+
+    #[test]
+    fn balanced_groups_differ_by_one_row_and_one_weight(
+        weights in vec(0_u64..1000, 0..300),
+        groups in 1_usize..20,
+    ) {
+        let dealt = balance(&weights, groups);
+        let mut rows = dealt.concat();
+        rows.sort_unstable();
+        prop_assert!(rows.into_iter().eq(0..weights.len() as u32));
+        let sizes = || dealt.iter().map(Vec::len);
+        prop_assert!(sizes().max().unwrap() - sizes().min().unwrap() <= 1);
+        if weights.len() % groups == 0 {
+            let sums = dealt.iter().map(|rows| rows.iter().map(|&r| weights[r as usize]).sum::<u64>());
+            let spread = sums.clone().max().unwrap() - sums.min().unwrap();
+            prop_assert!(spread <= weights.iter().copied().max().unwrap_or(0));
         }
     }
 
@@ -218,6 +312,10 @@ proptest! {
             padding_side: if left { PaddingSide::Left } else { PaddingSide::Right },
             pad_to: PadTo::MultipleOf(multiple),
         };
+        let flat: Vec<Sample> = rows.concat();
+        let one_row = collate_packed(&[&flat], &CollateOptions::default()).unwrap();
+        prop_assert_eq!(one_row.real_tokens(), one_row.slots());
+        prop_assert_eq!(collate_flattened(&flat, &CollateOptions::default()).unwrap(), one_row);
         let batch = collate_packed(&rows, &options).unwrap();
         prop_assert_eq!(batch.rows, rows.len());
         prop_assert_eq!(batch.width % multiple, 0);

@@ -30,6 +30,30 @@ fn suits_table(largest: u32, documents: usize) -> bool {
 /// # Errors
 /// [`PackingError::ItemTooLong`] and [`PackingError::TooManyItems`].
 pub fn best_fit_decreasing(lengths: &[u32], capacity: u32) -> Result<Packing, PackingError> {
+    pack(lengths, capacity, u32::MAX)
+}
+
+/// As [`best_fit_decreasing`], with at most `bin_size` documents in a bin; a
+/// bin that has as many is closed.
+///
+/// # Errors
+/// As [`best_fit_decreasing`]; [`PackingError::ZeroLimit`] for a limit of 0.
+pub fn best_fit_decreasing_limited(
+    lengths: &[u32],
+    capacity: u32,
+    bin_size: usize,
+) -> Result<Packing, PackingError> {
+    if bin_size == 0 {
+        return Err(PackingError::ZeroLimit { name: "bin_size" });
+    }
+    pack(
+        lengths,
+        capacity,
+        u32::try_from(bin_size).unwrap_or(u32::MAX),
+    )
+}
+
+fn pack(lengths: &[u32], capacity: u32, limit: u32) -> Result<Packing, PackingError> {
     let tokens = check_lengths(lengths, capacity)?;
     if lengths.is_empty() {
         return Ok(Packing::from_assignment(
@@ -44,9 +68,9 @@ pub fn best_fit_decreasing(lengths: &[u32], capacity: u32) -> Result<Packing, Pa
     let room = u32::try_from(tokens).map_or(capacity, |tokens| tokens.min(capacity));
     let sorted = sort_decreasing(lengths);
     let (bin_of, num_bins) = if suits_table(room, lengths.len()) {
-        place(lengths, &sorted, room, TableOfBins::new(room))
+        place(lengths, &sorted, room, limit, TableOfBins::new(room))
     } else {
-        place(lengths, &sorted, room, MapOfBins::default())
+        place(lengths, &sorted, room, limit, MapOfBins::default())
     };
     Ok(Packing::from_assignment(
         sorted.into_iter(),
@@ -96,10 +120,14 @@ fn place(
     lengths: &[u32],
     sorted: &[u32],
     capacity: u32,
+    limit: u32,
     mut open: impl OpenBins,
 ) -> (Vec<u32>, usize) {
     let mut bin_of = Vec::with_capacity(sorted.len());
     let mut num_bins = 0;
+    // Documents in each bin; kept only where a limit can be reached.
+    let counted = (limit as usize) < sorted.len();
+    let mut documents: Vec<u32> = Vec::new();
     for run in sorted.chunk_by(|&a, &b| lengths[a as usize] == lengths[b as usize]) {
         let len = lengths[run[0] as usize];
         let mut left = run.len();
@@ -108,13 +136,27 @@ fn place(
                 num_bins += 1;
                 (capacity, num_bins - 1)
             });
-            let fit = match len {
+            let mut fit = match len {
                 0 => left,
                 len => left.min((room / len) as usize),
             };
+            let mut closed = false;
+            if counted {
+                if bin as usize == documents.len() {
+                    documents.push(0);
+                }
+                let documents = &mut documents[bin as usize];
+                fit = fit.min((limit - *documents) as usize);
+                *documents += fit as u32;
+                closed = *documents == limit;
+            }
             bin_of.resize(bin_of.len() + fit, bin);
             left -= fit;
             open.put(room - len * fit as u32, bin);
+            if closed {
+                // It goes through the stack, which numbers the bins, and out.
+                open.take(room - len * fit as u32);
+            }
         }
     }
     (bin_of, num_bins as usize)
@@ -229,8 +271,8 @@ mod tests {
             lengths.sort_unstable_by(|a, b| b.cmp(a));
             let sorted: Vec<u32> = (0..2000).collect();
             assert_eq!(
-                place(&lengths, &sorted, capacity, TableOfBins::new(capacity)),
-                place(&lengths, &sorted, capacity, MapOfBins::default()),
+                place(&lengths, &sorted, capacity, 3, TableOfBins::new(capacity)),
+                place(&lengths, &sorted, capacity, 3, MapOfBins::default()),
             );
         }
     }

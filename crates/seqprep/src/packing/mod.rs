@@ -22,13 +22,14 @@
 //! | packer | order of the rows | bins |
 //! |---|---|---|
 //! | [`best_fit_decreasing`] | longest documents first | fewest |
+//! | [`best_fit_decreasing_limited`] | longest documents first | few, with a limit on documents |
 //! | [`first_fit`] | close to the given order | a little more |
 //! | [`sequential`] | the given order | most |
 
 mod best_fit;
 mod first_fit;
 
-pub use best_fit::best_fit_decreasing;
+pub use best_fit::{best_fit_decreasing, best_fit_decreasing_limited};
 pub use first_fit::{FirstFitOptions, first_fit};
 
 /// Documents assigned to bins, as indices.
