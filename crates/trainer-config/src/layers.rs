@@ -165,6 +165,12 @@ fn override_layer(
     let mut dotted = String::new();
     let mut expression = String::new();
     for (depth, segment) in path.iter().enumerate() {
+        // A key inside a value that may be a mapping.
+        if let Shape::OneOf(shapes) = shape
+            && let Some(fields) = shapes.iter().find(|s| matches!(s, Shape::Struct { .. }))
+        {
+            shape = fields;
+        }
         match shape {
             Shape::Struct { properties, .. } => {
                 let wanted = segment.replace('-', "_");

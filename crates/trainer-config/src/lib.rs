@@ -10,6 +10,8 @@ mod scalar;
 mod schema;
 mod shape;
 mod source;
+mod split;
+mod strategy;
 mod validate;
 mod yaml;
 
@@ -17,3 +19,7 @@ pub use diagnostic::{ConfigErrors, Diagnostic, Label, Origin, Severity};
 pub use load::{Layers, Loaded, Origins, load, load_str};
 pub use schema::*;
 pub use shape::json_schema;
+pub use split::{Bound, SplitPart, SplitSpec};
+pub use strategy::{
+    FORMAT_NAMES, Format, FormatError, PreferenceLayout, PromptStrategy, UserDefined,
+};

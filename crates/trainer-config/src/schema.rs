@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::PromptStrategy;
+
 /// A fine-tuning run, fully resolved: every key has a value or is optional.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -48,11 +50,34 @@ pub struct Config {
     /// Data sets to evaluate on, in place of a split of the training data.
     #[schemars(length(min = 1))]
     pub test_datasets: Option<Vec<Dataset>>,
+    /// Read the data sets while training, again and again, in bounded memory;
+    /// `max_steps` sets the length of the run.
+    pub streaming: bool,
+    /// Plain text to read while training, in place of `datasets`.
+    #[schemars(length(min = 1))]
+    pub pretraining_dataset: Option<Vec<PretrainingDataset>>,
+    /// Samples of a stream that are shuffled and packed together.
+    #[schemars(range(min = 1, max = 10_000_000))]
+    pub streaming_multipack_buffer_size: usize,
     /// Part of the data kept for evaluation: a fraction below 1, or a number of rows.
     #[schemars(range(min = 0.0))]
     pub val_set_size: f64,
-    /// Folder of prepared data sets.
+    /// Leave out samples whose tokens and labels are those of an earlier one, in
+    /// the training data and in the evaluation data.
+    pub dataset_exact_deduplication: bool,
+    /// Threads that read and tokenize; all processor cores when absent.
+    #[schemars(range(min = 1, max = 1024))]
+    pub dataset_num_proc: Option<usize>,
+    /// Cut the prepared training data into this many parts and use one of them.
+    #[schemars(range(min = 1))]
+    pub dataset_shard_num: Option<usize>,
+    /// Which of the `dataset_shard_num` parts is used, from 0.
+    pub dataset_shard_idx: Option<usize>,
+    /// Folder in which prepared data sets are kept and found again; an empty text
+    /// (`""`) turns that off.
     pub dataset_prepared_path: Option<PathBuf>,
+    /// Shuffle each data set before they are concatenated.
+    pub shuffle_before_merging_datasets: bool,
     /// Shuffle the rows after the data sets are concatenated.
     pub shuffle_merged_datasets: bool,
     /// Take rows in file order, in every epoch.
@@ -65,6 +90,8 @@ pub struct Config {
     pub eval_sequence_len: Option<usize>,
     /// What happens to a row longer than `sequence_len`.
     pub excess_length_strategy: ExcessLength,
+    /// What happens to a row that cannot be read, or that lacks what its `type` needs.
+    pub malformed_rows: MalformedRows,
     /// Rows with fewer tokens are dropped.
     #[schemars(range(min = 1))]
     pub min_sample_len: usize,
@@ -74,6 +101,18 @@ pub struct Config {
     pub chat_template: Option<String>,
     /// The chat template itself, or the path of a file that holds it.
     pub chat_template_jinja: Option<String>,
+    /// Variables of the chat template, such as `enable_thinking`.
+    pub chat_template_kwargs: Option<serde_json::Map<String, serde_json::Value>>,
+    /// System message of conversations that have none, or the path of a file that
+    /// holds it.
+    pub default_system_message: Option<String>,
+    /// Tokens that end a turn, besides the end of sequence and the token that the
+    /// chat template prints after an assistant's turn.
+    #[schemars(length(min = 1))]
+    pub eot_tokens: Option<Vec<String>>,
+    /// Let text of the data that looks like a special token become that token, as
+    /// Axolotl does. Otherwise it is ordinary text.
+    pub allow_special_tokens_in_content: bool,
 
     // ---- batches -----------------------------------------------------------
     /// Rows in one forward pass.
@@ -109,6 +148,23 @@ pub struct Config {
     /// Pad rows to a multiple of this many tokens.
     #[schemars(range(min = 1))]
     pub pad_to_multiple_of: Option<usize>,
+    /// Take rows of similar length for one batch, which saves padding.
+    pub group_by_length: bool,
+    /// Join the rows of a batch into one, each attending to itself alone, instead
+    /// of padding them; `auto` does so where rows are not packed.
+    pub batch_flattening: AutoBool,
+    /// Spread the positions of each row over a longer context (positional
+    /// skip-wise training), so that the model learns large distances.
+    pub use_pose: bool,
+    /// Positions over which `use_pose` spreads a row; `sequence_len` or more.
+    #[schemars(range(min = 1))]
+    pub pose_max_context_len: Option<u32>,
+    /// Chunks into which `use_pose` cuts a row.
+    #[schemars(range(min = 1))]
+    pub pose_num_chunks: usize,
+    /// Token ids at which `use_pose` starts a new chunk, instead of counting
+    /// chunks.
+    pub pose_split_on_token_ids: Vec<u32>,
 
     // ---- optimization ----------------------------------------------------
     /// Passes over the training data.
@@ -194,17 +250,60 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 #[schemars(extend("required" = ["path"]))]
 pub struct Dataset {
-    /// File of the data set.
+    /// A file, a folder of files, a pattern (`data/*.jsonl`), a folder that the
+    /// `datasets` library saved, or the id of a data set of the Hugging Face hub.
     pub path: PathBuf,
-    /// Format of the file; told from its name when absent.
+    /// Format of the files; told from their names when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ds_type: Option<DatasetFormat>,
+    /// Files or patterns inside `path`, in place of all files of the folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_files: Option<OneOrMany>,
+    /// Split to use, or a part of it: `train`, `train[:1%]`, `train[10:20]`,
+    /// `train[-5%:]`, `train+test`; `train` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// Configuration of the data set: a folder inside `path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Branch, tag or commit of a data set of the hub.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    /// Divide the rows at random into this many parts and use one of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub shards: Option<usize>,
+    /// Which of the `shards` parts is used, from 0; the first when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shards_idx: Option<usize>,
+    /// Share of the rows that is used. Below 1, a random part of them; above 1,
+    /// all of them so many times, with a random part once more for the fraction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(max = 1000.0), extend("exclusiveMinimum" = 0))]
+    pub weight: Option<f64>,
     /// How a row becomes tokens and labels.
     #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
     pub strategy: Option<PromptStrategy>,
-    /// Column of the text (`completion`).
+    /// Column of the text (`completion`, `pretrain`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
+    /// Column of the better answer (preferences by a chat template).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field_chosen: Option<String>,
+    /// Column of the worse answer (preferences by a chat template).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field_rejected: Option<String>,
+    /// Text after each step, whose last token is judged: a line end when absent
+    /// (`stepwise_supervised`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step_separator: Option<String>,
+    /// Most tokens of all steps together (`stepwise_supervised`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_completion_length: Option<usize>,
+    /// Judge the last step alone (`stepwise_supervised`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_on_last_step_only: Option<bool>,
     /// Column of the messages (`chat_template`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field_messages: Option<String>,
@@ -217,15 +316,81 @@ pub struct Dataset {
     /// Roles whose turns are trained (`chat_template`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub roles_to_train: Option<Vec<String>>,
-    /// Which end-of-turn tokens are trained (`chat_template`).
+    /// Which end-of-sequence tokens are trained (`chat_template`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub train_on_eos: Option<TrainOnEos>,
+    /// Which tokens that end a turn are trained, where they are not the end of
+    /// sequence; as `train_on_eos` when absent (`chat_template`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub train_on_eot: Option<TrainOnEos>,
+    /// Column of a system message, put before conversations that have none
+    /// (`chat_template`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field_system: Option<String>,
+    /// Column of the tools; `tools` when absent (`chat_template`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field_tools: Option<String>,
+    /// Property of a message that holds its reasoning; `reasoning_content` when
+    /// absent (`chat_template`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field_thinking: Option<String>,
+    /// Name under which the chat template reads the reasoning; `reasoning_content`
+    /// when absent (`chat_template`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template_thinking_key: Option<String>,
+    /// Take reasoning between tags (`<think>`, `<reasoning>`,
+    /// `<|begin_of_thought|>`) out of the assistant's contents and give it to the
+    /// chat template apart (`chat_template`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split_thinking: Option<bool>,
+    /// Property of a message that says whether its turn is trained, in place of
+    /// `roles_to_train` (`chat_template`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_field_training: Option<String>,
+    /// Property of a message that lists which characters of its content are
+    /// trained: `{begin_offset, end_offset, train}`, both ends included
+    /// (`chat_template`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_field_training_detail: Option<String>,
+    /// Leave out a system message at the start (`chat_template`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub drop_system_message: Option<bool>,
     /// Chat template of this data set, in place of the top-level one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template: Option<String>,
     /// The chat template itself, or the path of a file that holds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template_jinja: Option<String>,
+}
+
+/// Plain text that is read while training.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("required" = ["path"]))]
+pub struct PretrainingDataset {
+    /// As `path` of a data set.
+    pub path: PathBuf,
+    /// Format of the files; told from their names when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ds_type: Option<DatasetFormat>,
+    /// Files or patterns inside `path`, in place of all files of the folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_files: Option<OneOrMany>,
+    /// Split to use, or a part of it; `train` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub split: Option<String>,
+    /// Configuration of the data set: a folder inside `path`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Column of the text; `text` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text_column: Option<String>,
+    /// How a text longer than `sequence_len` is divided; `pretrain` when absent.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub strategy: Option<PretrainingType>,
+    /// Rows at the beginning that are left out.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skip: Option<usize>,
 }
 
 /// Special tokens to use in place of the tokenizer's own.
@@ -246,14 +411,50 @@ pub struct SpecialTokens {
     pub unk_token: Option<String>,
 }
 
-/// Values of `chat_template`. Besides them, `tokenizer_default_fallback_chatml`
-/// is `tokenizer_default` where the tokenizer has a template, else `chatml`.
+/// Values of `chat_template`: the tokenizer's own template, a template given in
+/// `chat_template_jinja`, and those that are bundled.
 pub const CHAT_TEMPLATES: &[&str] = &[
     "tokenizer_default",
-    "chatml",
     "jinja",
-    "tokenizer_default_fallback_chatml",
+    "alpaca",
+    "aya",
+    "chatml",
+    "cohere",
+    "deepseek_v2",
+    "deepseek_v3",
+    "exaone",
+    "gemma",
+    "gemma3",
+    "gemma3n",
+    "llama3",
+    "llama3_2_vision",
+    "llama4",
+    "metharme",
+    "mistral_v1",
+    "mistral_v2v3",
+    "mistral_v3_tekken",
+    "mistral_v7_tekken",
+    "phi_3",
+    "phi_35",
+    "pixtral",
+    "qwen2_vl",
+    "qwen3",
+    "qwen3_5",
+    "qwen_25",
 ];
+
+/// What stands before the name of a bundled template that is used only where the
+/// tokenizer has none.
+pub const CHAT_TEMPLATE_FALLBACK: &str = "tokenizer_default_fallback_";
+
+/// Whether `chat_template` may have this value.
+#[must_use]
+pub fn is_chat_template(name: &str) -> bool {
+    match name.strip_prefix(CHAT_TEMPLATE_FALLBACK) {
+        Some(bundled) => CHAT_TEMPLATES[2..].contains(&bundled),
+        None => CHAT_TEMPLATES.contains(&name),
+    }
+}
 
 macro_rules! names {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal),+ $(,)? }) => {
@@ -272,6 +473,7 @@ macro_rules! names {
         }
     };
 }
+pub(crate) use names;
 
 names! {
     /// The backends that tensors can live on.
@@ -299,19 +501,17 @@ names! {
         Text = "text",
         /// Apache Parquet.
         Parquet = "parquet",
+        /// Apache Arrow, as a file or as a stream.
+        Arrow = "arrow",
     }
 }
 names! {
-    /// How a row becomes tokens and labels.
-    PromptStrategy {
-        /// `instruction`, `input`, `output` in the Alpaca layout.
-        Alpaca = "alpaca",
-        /// `messages` rendered by a chat template.
-        ChatTemplate = "chat_template",
-        /// `text`, trained from its first token to its last.
+    /// How a text longer than `sequence_len` is divided.
+    PretrainingType {
+        /// Into windows that overlap, so that every token has some context.
+        Pretrain = "pretrain",
+        /// Into windows one after the other.
         Completion = "completion",
-        /// Rows that hold `input_ids` and `labels` already.
-        Pretokenized = "pretokenized",
     }
 }
 names! {
@@ -336,6 +536,15 @@ names! {
         Truncate = "truncate",
         /// The run stops with an error.
         Raise = "raise",
+    }
+}
+names! {
+    /// What happens to a row that cannot be used as it is.
+    MalformedRows {
+        /// The run stops with an error that names the row.
+        Raise = "raise",
+        /// It is left out, and counted. Errors of the file itself still stop the run.
+        Skip = "skip",
     }
 }
 names! {
@@ -433,6 +642,27 @@ names! {
     }
 }
 
+/// One text, or a list of texts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(untagged)]
+pub enum OneOrMany {
+    /// One text.
+    One(String),
+    /// A list of texts.
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    /// The texts, in order.
+    #[must_use]
+    pub fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(text) => std::slice::from_ref(text),
+            Self::Many(texts) => texts,
+        }
+    }
+}
+
 /// `true`, `false`, or `auto`: whatever the device supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
@@ -466,17 +696,30 @@ impl Default for Config {
             attn_implementation: None,
             datasets: Vec::new(),
             test_datasets: None,
+            streaming: false,
+            pretraining_dataset: None,
+            streaming_multipack_buffer_size: 10_000,
             val_set_size: 0.0,
-            dataset_prepared_path: None,
+            dataset_exact_deduplication: false,
+            dataset_num_proc: None,
+            dataset_shard_num: None,
+            dataset_shard_idx: None,
+            dataset_prepared_path: Some(PathBuf::from("last_run_prepared")),
+            shuffle_before_merging_datasets: false,
             shuffle_merged_datasets: true,
             curriculum_sampling: false,
             sequence_len: 512,
             eval_sequence_len: None,
             excess_length_strategy: ExcessLength::Drop,
+            malformed_rows: MalformedRows::Raise,
             min_sample_len: 2,
             train_on_inputs: false,
             chat_template: None,
             chat_template_jinja: None,
+            chat_template_kwargs: None,
+            default_system_message: None,
+            eot_tokens: None,
+            allow_special_tokens_in_content: false,
             micro_batch_size: 1,
             batch_size: None,
             gradient_accumulation_steps: 1,
@@ -489,6 +732,12 @@ impl Default for Config {
             sample_packing_sequentially: false,
             pad_to_sequence_len: None,
             pad_to_multiple_of: None,
+            group_by_length: false,
+            batch_flattening: AutoBool::Bool(false),
+            use_pose: false,
+            pose_max_context_len: None,
+            pose_num_chunks: 2,
+            pose_split_on_token_ids: Vec::new(),
             num_epochs: 1.0,
             max_steps: None,
             optimizer: Optimizer::AdamwTorchFused,

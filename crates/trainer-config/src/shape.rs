@@ -6,7 +6,7 @@
 
 use std::sync::LazyLock;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// What a value must be. A null is allowed everywhere: it means the default.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +30,9 @@ pub(crate) enum Shape {
         required: Vec<String>,
     },
 }
+
+/// Most names that a message lists.
+pub(crate) const MOST_NAMES: usize = 24;
 
 /// Bounds of a number.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -77,6 +80,9 @@ impl Shape {
             Self::Integer(_) => "a whole number".to_owned(),
             Self::Number(_) => "a number".to_owned(),
             Self::Text => "text".to_owned(),
+            Self::Names(names) if names.len() > MOST_NAMES => {
+                format!("one of {} names", names.len())
+            }
             Self::Names(names) => names
                 .iter()
                 .map(|n| format!("`{n}`"))
@@ -98,6 +104,7 @@ impl Shape {
                 .iter()
                 .find(|(n, _)| n == name)
                 .map(|(_, shape)| shape),
+            Self::OneOf(shapes) => shapes.iter().find_map(|shape| shape.property(name)),
             _ => None,
         }
     }
@@ -107,10 +114,24 @@ impl Shape {
 /// [`Config`](crate::Config), for editors and for `trainer schema`.
 #[must_use]
 pub fn json_schema() -> Value {
+    let mut schema = full_schema();
+    // A rule for the loader, which gives a better message; a choice for editors.
+    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+        required.retain(|key| key != "datasets");
+    }
+    let choice = ["datasets", "pretraining_dataset"].map(|key| json!({"required": [key]}));
+    schema["anyOf"] = json!(choice);
+    schema
+}
+
+/// The schema with every key that is required as such.
+fn full_schema() -> Value {
     let mut schema = schemars::schema_for!(crate::Config).to_value();
     without_default(&mut schema);
-    if let Some(dataset) = schema.pointer_mut("/$defs/Dataset") {
-        without_default(dataset);
+    for entry in ["Dataset", "PretrainingDataset"] {
+        if let Some(entry) = schema.pointer_mut(&format!("/$defs/{entry}")) {
+            without_default(entry);
+        }
     }
     schema
 }
@@ -129,7 +150,7 @@ fn without_default(schema: &mut Value) {
 
 /// The shape of the whole file.
 pub(crate) static ROOT: LazyLock<Shape> = LazyLock::new(|| {
-    let root = json_schema();
+    let root = full_schema();
     shape(&root, &root)
 });
 
@@ -143,12 +164,25 @@ fn shape(schema: &Value, root: &Value) -> Shape {
     if let Some(names) = names(schema) {
         return Shape::Names(names);
     }
-    if let Some(choices) = schema.get("anyOf").and_then(Value::as_array) {
-        let mut shapes: Vec<Shape> = choices
-            .iter()
-            .filter(|choice| choice.get("type").and_then(Value::as_str) != Some("null"))
-            .map(|choice| shape(choice, root))
-            .collect();
+    let choices = ["anyOf", "oneOf"]
+        .into_iter()
+        .find_map(|key| schema.get(key));
+    if let Some(choices) = choices.and_then(Value::as_array) {
+        let mut shapes: Vec<Shape> = Vec::new();
+        for choice in choices {
+            if choice.get("type").and_then(Value::as_str) == Some("null") {
+                continue;
+            }
+            let known = shapes.iter_mut().find_map(|shape| match shape {
+                Shape::Names(names) => Some(names),
+                _ => None,
+            });
+            match (shape(choice, root), known) {
+                // The words of all choices are one enumeration.
+                (Shape::Names(names), Some(known)) => known.extend(names),
+                (other, _) => shapes.push(other),
+            }
+        }
         return if shapes.len() == 1 {
             shapes.remove(0)
         } else {

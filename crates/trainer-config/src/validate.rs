@@ -12,7 +12,7 @@ use config::{Map, Value, ValueKind};
 use crate::diagnostic::{Diagnostic, Label};
 use crate::keys::{Entry, Kind as Known, TABLE, nearest};
 use crate::scalar::{self, Scalar};
-use crate::shape::{ROOT, Range, Shape};
+use crate::shape::{MOST_NAMES, ROOT, Range, Shape};
 use crate::source::{Site, Source, SourceKind, Span};
 use crate::yaml::{Key, Kind, Node};
 
@@ -120,8 +120,19 @@ impl Validator<'_> {
                     Shape::Names(names) => names.contains(text),
                     _ => false,
                 });
-                match fitting {
+                // Where a name is all that a scalar can be, it is a wrong name.
+                let only = match shapes.as_slice() {
+                    [names @ Shape::Names(_), Shape::Struct { .. }] => Some(names),
+                    _ => None,
+                };
+                match fitting.or(only) {
                     Some(fitting) => self.scalar(text, node, fitting, path, key),
+                    None => self.wrong_type(node, shape, path),
+                }
+            }
+            (Shape::OneOf(shapes), Kind::Mapping(entries)) => {
+                match shapes.iter().find(|s| matches!(s, Shape::Struct { .. })) {
+                    Some(fields) => self.fields(entries, fields, node, path, key),
                     None => self.wrong_type(node, shape, path),
                 }
             }
@@ -350,8 +361,15 @@ impl Validator<'_> {
         if let Some(name) = nearest(text, ours.chain(theirs)) {
             error = error.help(suggestion(name, TABLE.get(&format!("{table}={name}"))));
         }
-        let known: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-        error = error.help(format!("known values: {}", known.join(", ")));
+        error = error.help(if names.len() <= MOST_NAMES {
+            let known: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
+            format!("known values: {}", known.join(", "))
+        } else {
+            format!(
+                "`trainer schema` prints the {} known values with their meaning",
+                names.len()
+            )
+        });
         self.fail(path, error)
     }
 

@@ -1,9 +1,11 @@
 //! Rules about data sets, chat templates and evaluation.
 
 use super::Rules;
+use super::strategies::{OTHERS, reads};
 use crate::diagnostic::Diagnostic;
 use crate::keys::{TABLE, nearest};
-use crate::schema::{CHAT_TEMPLATES, EvalStrategy, PromptStrategy};
+use crate::schema::{CHAT_TEMPLATES, EvalStrategy, is_chat_template};
+use crate::strategy::PromptStrategy;
 use crate::validate::suggestion;
 
 impl Rules<'_> {
@@ -153,8 +155,8 @@ impl Rules<'_> {
                 continue;
             }
             match template.as_deref() {
-                Some(other) if !CHAT_TEMPLATES.contains(&other) => {
-                    self.unknown_template(&name, other)
+                Some(other) if !is_chat_template(other) => {
+                    self.unknown_template(&name, other);
                 }
                 // A data set may leave the text to the top level.
                 Some("jinja") if !jinja && c.chat_template_jinja.is_none() => {
@@ -206,14 +208,41 @@ impl Rules<'_> {
         self.report(error, [label], &help);
     }
 
+    /// Variables of the chat template that the program sets itself.
+    pub(super) fn template_variables(&mut self) {
+        const OWN: [&str; 4] = ["messages", "tools", "documents", "add_generation_prompt"];
+        for (name, _) in self.config.chat_template_kwargs.iter().flatten() {
+            if OWN.contains(&name.as_str()) {
+                let label = self.key(
+                    &format!("chat_template_kwargs.{name}"),
+                    "comes from the rows",
+                );
+                self.error(
+                    &format!("`chat_template_kwargs` cannot set `{name}`"),
+                    [label],
+                    "remove it; variables such as `enable_thinking` can be set",
+                );
+            }
+        }
+    }
+
     /// Keys of a data set that its `type` does not read.
     pub(super) fn datasets(&mut self) {
-        const CHAT: [&str; 7] = [
+        const CHAT: [&str; 16] = [
             "field_messages",
+            "field_system",
+            "field_tools",
+            "field_thinking",
+            "template_thinking_key",
+            "split_thinking",
             "message_property_mappings",
+            "message_field_training",
+            "message_field_training_detail",
             "roles",
             "roles_to_train",
             "train_on_eos",
+            "train_on_eot",
+            "drop_system_message",
             "chat_template",
             "chat_template_jinja",
         ];
@@ -227,23 +256,26 @@ impl Rules<'_> {
                 if !self.usable(&[&kind]) {
                     continue;
                 }
-                let chat = CHAT.iter().map(|key| (*key, PromptStrategy::ChatTemplate));
-                for (key, wanted) in chat.chain([("field", PromptStrategy::Completion)]) {
+                let strategy = entry.strategy.as_ref();
+                let chat = CHAT.iter().map(|key| (*key, "chat_template"));
+                for (key, wanted) in chat.chain(OTHERS) {
                     let full = format!("{list}.{index}.{key}");
-                    if entry.strategy == Some(wanted) || !self.is_set(&full) {
+                    if reads(strategy, key, wanted) || !self.is_set(&full) {
                         continue;
                     }
                     let labels = [
                         self.key(&full, &format!("only read with `type: {wanted}`")),
                         self.value(&kind, "another type"),
                     ];
-                    let help = match entry.strategy {
+                    let help = match strategy {
                         Some(_) => format!("remove `{key}`, or write `type: {wanted}`"),
                         None => format!("add `type: {wanted}` to the entry"),
                     };
-                    let found = entry
-                        .strategy
-                        .map_or_else(|| "no `type`".to_owned(), |kind| format!("`type: {kind}`"));
+                    let found = match strategy {
+                        None => "no `type`".to_owned(),
+                        Some(PromptStrategy::UserDefined(_)) => "a `type` of your own".to_owned(),
+                        Some(kind) => format!("`type: {kind}`"),
+                    };
                     self.error(
                         &format!("`{full}` has no meaning with {found}"),
                         labels,

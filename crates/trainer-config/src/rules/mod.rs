@@ -5,7 +5,11 @@
 //! gave it a value, not that it differs from its default.
 
 mod data;
+mod sampling;
 mod schedule;
+mod selection;
+mod strategies;
+mod streaming;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -40,14 +44,21 @@ pub(crate) fn apply(
     };
     rules.required();
     rules.precision();
-    rules.cache();
     rules.batches();
     rules.lengths();
     rules.packing();
+    rules.sampling();
+    rules.pose();
     rules.evaluation();
     rules.evaluation_times();
     rules.templates();
+    rules.template_variables();
+    rules.strategies();
     rules.datasets();
+    rules.selection();
+    rules.malformed();
+    rules.order();
+    rules.streaming();
     rules.warmup();
     rules.schedule();
     rules.jagged();
@@ -172,7 +183,12 @@ impl Rules<'_> {
             ("datasets", "datasets: [{path: data.jsonl, type: alpaca}]"),
             ("learning_rate", "learning_rate: 2e-4"),
         ];
-        for key in required {
+        // Either of two keys brings the data.
+        let streamed = self.is_set("pretraining_dataset");
+        for key in required
+            .iter()
+            .filter(|key| !streamed || *key != "datasets")
+        {
             if !self.is_set(key) && self.usable(&[key]) {
                 let example = examples
                     .iter()
@@ -185,7 +201,7 @@ impl Rules<'_> {
                 );
             }
         }
-        for list in ["datasets", "test_datasets"] {
+        for list in ["datasets", "test_datasets", "pretraining_dataset"] {
             let Some((_, Shape::List { items, .. })) =
                 properties.iter().find(|(name, _)| name == list)
             else {
@@ -194,10 +210,10 @@ impl Rules<'_> {
             let Shape::Struct { required, .. } = &**items else {
                 continue;
             };
-            let count = if list == "datasets" {
-                self.config.datasets.len()
-            } else {
-                self.config.test_datasets.as_ref().map_or(0, Vec::len)
+            let count = match list {
+                "datasets" => self.config.datasets.len(),
+                "test_datasets" => self.config.test_datasets.as_ref().map_or(0, Vec::len),
+                _ => self.config.pretraining_dataset.as_ref().map_or(0, Vec::len),
             };
             for index in 0..count {
                 for key in required {
@@ -255,17 +271,6 @@ impl Rules<'_> {
                 Diagnostic::warning("`tf32` has no effect"),
                 [label],
                 "matrix products are computed as the backend does by default",
-            );
-        }
-    }
-
-    fn cache(&mut self) {
-        if self.config.dataset_prepared_path.is_some() {
-            let label = self.value("dataset_prepared_path", "not used yet");
-            self.report(
-                Diagnostic::warning("prepared data sets are not kept yet"),
-                [label],
-                "the data is tokenized anew at each start, on all cores; nothing needs changing",
             );
         }
     }
