@@ -48,14 +48,24 @@ pub enum DataError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A data set path that is a folder.
-    #[error("data set {} is a folder; `path` has to be one file (json, jsonl, csv, txt or parquet)", path.display())]
-    Folder {
-        /// The folder.
+    /// A data set whose files or rows cannot be chosen as the configuration says.
+    #[error("data set {}: {message}", path.display())]
+    Dataset {
+        /// The path, as written in the configuration.
         path: PathBuf,
+        /// What is wrong and what to change.
+        message: String,
+    },
+    /// A compressed file that is damaged, or unpacks to more than is sensible.
+    #[error("cannot unpack {}: {message}", path.display())]
+    Compressed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to change.
+        message: String,
     },
     /// A file whose format cannot be told from its name.
-    #[error("cannot tell the format of {} from its name; set `ds_type` to json, csv, text or parquet{hint}", path.display())]
+    #[error("cannot tell the format of {} from its name; set `ds_type` to json, csv, text, parquet or arrow{hint}", path.display())]
     UnknownFormat {
         /// The file.
         path: PathBuf,
@@ -72,9 +82,39 @@ pub enum DataError {
         /// Byte within the line, from 1.
         byte: usize,
     },
+    /// A raw NUL byte in a text file.
+    #[error("{}, line {line}: a NUL byte at byte {byte} of the line: the file is binary, in UTF-16, or damaged; text files are UTF-8", path.display())]
+    NulByte {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Byte within the line, from 1.
+        byte: usize,
+    },
+    /// A row that is too long to be kept in memory.
+    #[error("{}, line {line}: the row is longer than 1 GiB; split it into several rows", path.display())]
+    RowTooLong {
+        /// The file.
+        path: PathBuf,
+        /// Line on which it starts, from 1.
+        line: usize,
+    },
     /// Text that is not JSON.
     #[error("{}, line {line}, column {column}: {message}", path.display())]
     Json {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+        /// What is wrong and what is expected.
+        message: String,
+    },
+    /// A JSON array whose elements cannot be told apart.
+    #[error("{}, line {line}, column {column}: {message}", path.display())]
+    JsonArray {
         /// The file.
         path: PathBuf,
         /// Line, from 1.
@@ -102,9 +142,11 @@ pub enum DataError {
         /// What is wrong and what is expected.
         message: String,
     },
-    /// A Parquet file that cannot be decoded.
-    #[error("cannot read {} as Parquet: {message}", path.display())]
-    Parquet {
+    /// A Parquet or Arrow file that cannot be decoded.
+    #[error("cannot read {} as {format}: {message}", path.display())]
+    Columnar {
+        /// `Parquet` or `Arrow`.
+        format: &'static str,
         /// The file.
         path: PathBuf,
         /// What the decoder said.
@@ -175,6 +217,25 @@ pub enum DataError {
         /// What to change.
         advice: String,
     },
+    /// A data set most of whose samples have nothing to train.
+    #[error(
+        "{untrained} of {samples} samples of data set {} have nothing to train, such as that of {at}: {text:?}; {advice}, or take such rows out",
+        path.display()
+    )]
+    MostlyUntrained {
+        /// The file.
+        path: PathBuf,
+        /// Samples with nothing to train.
+        untrained: usize,
+        /// All samples.
+        samples: usize,
+        /// A row that gives one.
+        at: Place,
+        /// The beginning of its text.
+        text: String,
+        /// What to change.
+        advice: &'static str,
+    },
     /// A row longer than the limit under `excess_length_strategy: raise`.
     #[error(
         "{at}: {length} tokens are more than the limit of {limit}; raise `sequence_len`, or set `excess_length_strategy` to drop or truncate"
@@ -199,13 +260,39 @@ pub enum DataError {
         /// What is left.
         left: &'static str,
     },
-    /// More samples than can be shuffled.
+    /// A part of the prepared data that holds nothing.
     #[error(
-        "{rows} samples are more than can be shuffled (2^32); set `shuffle_merged_datasets: false`"
+        "`dataset_shard_num: {parts}` of {rows} samples leaves part {part} empty; write a smaller number"
     )]
+    ShardEmpty {
+        /// Number of parts.
+        parts: usize,
+        /// The part, from 0.
+        part: usize,
+        /// Samples to divide.
+        rows: usize,
+    },
+    /// Threads that cannot be started.
+    #[error("`dataset_num_proc: {threads}`: cannot start the threads: {message}")]
+    Threads {
+        /// Number of threads.
+        threads: usize,
+        /// What the system said.
+        message: String,
+    },
+    /// More samples than can be numbered.
+    #[error("{rows} samples are more than one run can hold (2^32); use fewer rows, or `shards`")]
     TooManySamples {
         /// Number of samples.
         rows: usize,
+    },
+    /// A cursor of a stream over other data.
+    #[error(
+        "the stream cannot go on where it was: {message}; restore what was changed, or start anew"
+    )]
+    Cursor {
+        /// What differs.
+        message: String,
     },
     /// A tokenizer folder that cannot be loaded.
     #[error("cannot load the tokenizer from {}: {message}", path.display())]
@@ -232,14 +319,15 @@ pub enum DataError {
         message: String,
     },
     /// A chat template that is not there.
-    #[error("the tokenizer in {} has no chat template; set `chat_template` to chatml, or to jinja with `chat_template_jinja`", path.display())]
+    #[error("the tokenizer in {} has no chat template; set `chat_template` to the name of a bundled one (such as chatml), or give one as `chat_template_jinja`", path.display())]
     NoChatTemplate {
         /// The tokenizer folder.
         path: PathBuf,
     },
     /// A name of a chat template that is not known.
     #[error(
-        "unknown chat template `{name}`; choose tokenizer_default, tokenizer_default_fallback_chatml, chatml, or jinja with `chat_template_jinja`"
+        "chat template `{name}` is not bundled; choose tokenizer_default, one of {}, or give the template as `chat_template_jinja`",
+        crate::ChatTemplate::bundled().collect::<Vec<_>>().join(", ")
     )]
     UnknownChatTemplate {
         /// The name.
@@ -250,6 +338,14 @@ pub enum DataError {
         "`chat_template: jinja` needs `chat_template_jinja`: the template itself, or the path of a file that holds it"
     )]
     NoJinja,
+    /// A token of `eot_tokens` that cannot end turns.
+    #[error("`eot_tokens`: {token:?} {message}")]
+    EndToken {
+        /// The token.
+        token: String,
+        /// What is wrong and how to fix it.
+        message: String,
+    },
     /// A chat template that is not valid Jinja.
     #[error("chat template {name}{}: {message}", line.map(|l| format!(", line {l}")).unwrap_or_default())]
     TemplateSyntax {
@@ -281,6 +377,21 @@ pub enum DataError {
 }
 
 impl DataError {
+    /// Whether one row is at fault, and the rows after it can still be read.
+    #[must_use]
+    pub fn is_of_one_row(&self) -> bool {
+        matches!(
+            self,
+            Self::InvalidUtf8 { .. }
+                | Self::Json { .. }
+                | Self::NotAnObject { .. }
+                | Self::MissingColumn { .. }
+                | Self::WrongType { .. }
+                | Self::Row { .. }
+                | Self::AtRow { .. }
+        )
+    }
+
     /// The same error, at a row.
     #[must_use]
     pub fn at(self, at: &Place) -> Self {

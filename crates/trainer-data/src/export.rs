@@ -4,10 +4,9 @@ use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
-use seqprep::Sample;
 use serde::Serialize;
 
-use crate::DataError;
+use crate::{DataError, Samples};
 
 #[derive(Serialize)]
 struct Line<'a> {
@@ -22,15 +21,16 @@ struct Line<'a> {
 /// `attention_mask` of ones.
 ///
 /// # Errors
-/// [`DataError::Io`] if the file cannot be written.
-pub fn export_jsonl(samples: &[Sample], path: &Path) -> Result<(), DataError> {
+/// [`DataError::Io`] if the file cannot be written, or a sample not read.
+pub fn export_jsonl(samples: &Samples, path: &Path) -> Result<(), DataError> {
     let failed = |source| DataError::Io {
         action: "write",
         path: path.to_owned(),
         source,
     };
     let mut out = BufWriter::new(File::create(path).map_err(failed)?);
-    for sample in samples {
+    for sample in samples.iter() {
+        let sample = sample?;
         let line = Line {
             input_ids: &sample.input_ids,
             labels: &sample.labels,

@@ -1,14 +1,23 @@
 //! The account of a data preparation: what came in, what is kept, and why the
 //! rest is not.
 //!
-//! Invariant: for each data set, samples = kept + the dropped of all reasons,
-//! and tokens = kept tokens + cut tokens + dropped tokens.
+//! Invariants: for each data set, samples = kept + the dropped of all reasons,
+//! and tokens = kept tokens + cut tokens + dropped tokens. A row that never
+//! becomes tokens is counted in `skipped`, one that is used more often in
+//! `repeated`.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::DataError;
+use crate::cache::atomic::write_atomically;
+
+/// Name of the file that the account is saved under.
+pub const LEDGER_FILE: &str = "data_ledger.json";
 
 /// Samples and their tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +48,12 @@ pub enum DropReason {
     TooShort,
     /// No token is a target.
     NothingToTrain,
+    /// The tokens and labels of an earlier sample.
+    Duplicate,
+    /// An evaluation sample that is trained on as well.
+    InTraining,
+    /// Not in the part that `dataset_shard_idx` chooses.
+    OtherShard,
 }
 
 impl fmt::Display for DropReason {
@@ -48,8 +63,45 @@ impl fmt::Display for DropReason {
             Self::TooLong => "too long",
             Self::TooShort => "too short",
             Self::NothingToTrain => "nothing to train",
+            Self::Duplicate => "duplicate",
+            Self::InTraining => "also trained on",
+            Self::OtherShard => "in another shard",
         })
     }
+}
+
+/// Why a row never becomes tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SkipReason {
+    /// Outside of the slice that `split` names, or within `skip`.
+    Slice,
+    /// In another shard.
+    Shard,
+    /// Left out by a `weight` below 1.
+    Weight,
+    /// Malformed, where the configuration says to go on.
+    Malformed,
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Slice => "outside of the slice",
+            Self::Shard => "in another shard",
+            Self::Weight => "left out by `weight`",
+            Self::Malformed => "malformed",
+        })
+    }
+}
+
+/// Rows that became several samples.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitCount {
+    /// Number of rows.
+    pub rows: usize,
+    /// Number of samples that they became.
+    pub samples: usize,
 }
 
 /// The account of one data set.
@@ -63,6 +115,15 @@ pub struct DatasetLedger {
     pub test: bool,
     /// Rows read.
     pub rows: usize,
+    /// Rows read that were not made into samples, by reason.
+    #[serde(default)]
+    pub skipped: BTreeMap<SkipReason, usize>,
+    /// Samples of the training data that a `weight` above 1 added.
+    #[serde(default)]
+    pub repeated: usize,
+    /// Rows that became more than one sample each.
+    #[serde(default)]
+    pub split: SplitCount,
     /// Samples made of them and their tokens, before anything is dropped or cut.
     /// A row without text counts as an empty sample.
     pub made: Count,
@@ -77,6 +138,19 @@ pub struct DatasetLedger {
 }
 
 impl DatasetLedger {
+    /// Counts a row as left out.
+    pub fn skip(&mut self, reason: SkipReason) {
+        *self.skipped.entry(reason).or_default() += 1;
+    }
+
+    /// Counts a sample that was kept as dropped after all.
+    pub fn unkeep(&mut self, reason: DropReason, tokens: usize, trained: usize) {
+        self.kept.samples = self.kept.samples.saturating_sub(1);
+        self.kept.tokens = self.kept.tokens.saturating_sub(tokens);
+        self.trained_tokens = self.trained_tokens.saturating_sub(trained);
+        self.drop(reason, tokens);
+    }
+
     /// Counts a sample as dropped.
     pub(crate) fn drop(&mut self, reason: DropReason, tokens: usize) {
         self.dropped.entry(reason).or_default().add(tokens);
@@ -105,9 +179,25 @@ pub struct Ledger {
     pub eval: Totals,
 }
 
+impl Ledger {
+    /// Saves the account as `data_ledger.json` in a folder, which is made if it
+    /// is not there. The file is the old one or the complete new one.
+    ///
+    /// # Errors
+    /// [`DataError::Io`].
+    pub fn save(&self, folder: &Path) -> Result<PathBuf, DataError> {
+        let path = folder.join(LEDGER_FILE);
+        write_atomically(&path, |file| {
+            serde_json::to_writer_pretty(&mut *file, self)?;
+            file.write_all(b"\n")
+        })?;
+        Ok(path)
+    }
+}
+
 impl fmt::Display for Ledger {
-    /// A table, one line a data set, then a line for everything that was
-    /// dropped or cut, then the splits.
+    /// A table, one line a data set, then a line for everything that was left
+    /// out, repeated, split, dropped or cut, then the splits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let head = [
             "data set", "type", "rows", "samples", "kept", "tokens", "trained",
@@ -155,6 +245,19 @@ impl fmt::Display for Ledger {
         }
         for set in &self.datasets {
             let path = set.path.display();
+            for (reason, rows) in &set.skipped {
+                writeln!(f, "{path}: {rows} rows not used, {reason}")?;
+            }
+            if set.repeated > 0 {
+                writeln!(f, "{path}: {} samples added by `weight`", set.repeated)?;
+            }
+            if set.split.rows > 0 {
+                writeln!(
+                    f,
+                    "{path}: {} rows split into {} samples",
+                    set.split.rows, set.split.samples
+                )?;
+            }
             for (reason, count) in &set.dropped {
                 writeln!(
                     f,

@@ -9,31 +9,51 @@
 //!         shuffle, split ──▶ Prepared { train, eval, ledger }
 //! ```
 //!
-//! - [`source`] reads json, jsonl, csv, text and parquet into rows, each of
-//!   which knows its file and its line or row number;
+//! - [`source`] finds the files of a data set and reads json, jsonl, csv, text,
+//!   parquet and Arrow into rows, each of which knows its file and its line or
+//!   row number;
 //! - [`strategy`] turns a row into samples, one module for each `type:` of the
 //!   configuration;
 //! - [`ChatTemplate`] renders conversations in the dialect of Hugging Face;
 //! - [`Tokenizer`] is a Hugging Face tokenizer folder;
-//! - [`prepare`] is the pipeline, [`Ledger`] its account of every row and token,
-//!   [`export_jsonl`] the way to look at the result.
+//! - [`prepare_preferences`] is the same for preferences, rewards and judged steps;
+//! - [`prepare`] is the pipeline, [`Ledger`] its account of every row and token;
+//! - [`prepare_cached`] keeps samples in files and finds them again by the content
+//!   of everything they depend on; [`explain_cache`] says why not;
+//! - [`mod@stream`] gives rows without end, in bounded memory, from any place on;
+//! - [`mod@preview`] shows what is trained, masked and padded, [`export_jsonl`]
+//!   writes samples for other tools.
 //!
 //! Invariants: rows keep the order of their files, whatever the number of
 //! threads; nothing is dropped without a line in the ledger; every error names
 //! the file, and the line or row where there is one.
 
+mod cache;
 mod error;
 mod export;
 mod ledger;
+mod order;
+mod preference;
 mod prepare;
+pub mod preview;
+mod saved;
 pub mod source;
 pub mod strategy;
+pub mod stream;
 mod template;
 mod tokenizer;
 
+pub use cache::{
+    CacheOutcome, Difference, Explanation, Fingerprint, PreparedData, Samples, TokenFile,
+    explain_cache, prepare_cached,
+};
 pub use error::{DataError, Place};
 pub use export::export_jsonl;
-pub use ledger::{Count, DatasetLedger, DropReason, Ledger, Totals};
-pub use prepare::{Prepared, prepare};
+pub use ledger::{
+    Count, DatasetLedger, DropReason, LEDGER_FILE, Ledger, SkipReason, SplitCount, Totals,
+};
+pub use preference::{PreferenceObjective, Preferences, PreparedPreferences, prepare_preferences};
+pub use prepare::{Plan, Prepared, prepare, prepare_into};
+pub use saved::save_to_disk;
 pub use template::ChatTemplate;
 pub use tokenizer::{Encoded, Tokenizer};

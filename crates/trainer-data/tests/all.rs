@@ -1,16 +1,38 @@
 //! The crate from outside: samples against recorded ones, label masks, chat
 //! templates, and the message of every error.
 
+#[path = "cases/bundled.rs"]
+mod bundled;
+#[path = "cases/cache.rs"]
+mod cache;
+#[path = "cases/chat.rs"]
+mod chat;
 #[path = "cases/errors.rs"]
 mod errors;
+#[path = "cases/hostile.rs"]
+mod hostile;
 #[path = "cases/masks.rs"]
 mod masks;
 #[path = "cases/pipeline.rs"]
 mod pipeline;
+#[path = "cases/preference_rules.rs"]
+mod preference_rules;
+#[path = "cases/preferences.rs"]
+mod preferences;
+#[path = "cases/preview.rs"]
+mod preview;
 #[path = "cases/recorded.rs"]
 mod recorded;
+#[path = "cases/saved.rs"]
+mod saved;
+#[path = "cases/selection.rs"]
+mod selection;
 #[path = "cases/sources.rs"]
 mod sources;
+#[path = "cases/strategies.rs"]
+mod strategies;
+#[path = "cases/stream.rs"]
+mod stream;
 #[path = "cases/support.rs"]
 mod support;
 #[path = "cases/templates.rs"]

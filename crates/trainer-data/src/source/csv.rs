@@ -2,70 +2,90 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use serde_json::{Map, Value};
 
-use super::{Row, Rows};
+use super::input::{Input, Limited, convert as convert_io, is_long_row};
+use super::{Record, Records, Row};
 use crate::{DataError, Place};
 
-pub(super) fn open(path: &Path) -> Result<Rows, DataError> {
-    let mut reader = csv::ReaderBuilder::new().from_reader(super::open_file(path)?);
-    let shared = Arc::new(path.to_owned());
+pub(super) fn open(path: &Arc<PathBuf>, input: Input) -> Result<Records, DataError> {
+    let (input, since) = Limited::new(input);
+    let mut reader = csv::ReaderBuilder::new().from_reader(input);
     let header: Vec<String> = reader
         .headers()
-        .map_err(|error| convert(&shared, error))?
+        .map_err(|error| convert(path, 1, error))?
         .iter()
         .map(|name| name.trim_start_matches('\u{feff}').to_owned())
         .collect();
     for (index, name) in header.iter().enumerate() {
         if header[..index].contains(name) {
             return Err(DataError::Csv {
-                path: path.to_owned(),
+                path: path.to_path_buf(),
                 line: 1,
                 message: format!("the header names the column `{name}` twice"),
             });
         }
     }
+    let path = Arc::clone(path);
     let mut failed = false;
     let mut records = reader.into_records();
     Ok(Box::new(std::iter::from_fn(move || {
         if failed {
             return None;
         }
+        // Where the next row starts, should it have no end.
+        let line = records.reader().position().line();
         let row = match records.next()? {
-            Ok(record) => Ok(row(&shared, &header, &record)),
-            Err(error) => Err(convert(&shared, error)),
+            Ok(record) => row(&path, &header, &record),
+            Err(error) => Err(convert(&path, line, error)),
         };
+        since.store(0, Ordering::Relaxed);
         failed = row.is_err();
-        Some(row)
+        Some(row.map(Record::Ready))
     })))
 }
 
-fn row(path: &Arc<PathBuf>, header: &[String], record: &csv::StringRecord) -> Row {
-    let columns: Map<String, Value> = header
-        .iter()
-        .zip(record)
-        .map(|(name, value)| (name.clone(), Value::String(value.to_owned())))
-        .collect();
+fn row(
+    path: &Arc<PathBuf>,
+    header: &[String],
+    record: &csv::StringRecord,
+) -> Result<Row, DataError> {
     let line = record.position().map_or(0, csv::Position::line);
-    Row {
+    let mut columns = Map::new();
+    for (index, (name, value)) in header.iter().zip(record).enumerate() {
+        if value.contains('\0') {
+            return Err(DataError::Csv {
+                path: path.to_path_buf(),
+                line,
+                message: format!(
+                    "a NUL byte in value {} of the row that starts here: the file is binary, in UTF-16, or damaged",
+                    index + 1
+                ),
+            });
+        }
+        columns.insert(name.clone(), Value::String(value.to_owned()));
+    }
+    Ok(Row {
         at: Place {
             path: Arc::clone(path),
             unit: "line",
             number: usize::try_from(line).unwrap_or(usize::MAX),
         },
         columns,
-    }
+    })
 }
 
-fn convert(path: &Path, error: csv::Error) -> DataError {
-    let line = error.position().map_or(1, csv::Position::line);
+fn convert(path: &Path, start: u64, error: csv::Error) -> DataError {
+    let line = error.position().map_or(start, csv::Position::line);
     match error.into_kind() {
-        csv::ErrorKind::Io(source) => DataError::Io {
-            action: "read",
+        csv::ErrorKind::Io(source) if is_long_row(&source) => DataError::Csv {
             path: path.to_owned(),
-            source,
+            line,
+            message: "the row that starts here is longer than 1 GiB; a double quote without its partner makes the rest of the file one value".to_owned(),
         },
+        csv::ErrorKind::Io(source) => convert_io(path, source),
         csv::ErrorKind::Utf8 { err, .. } => DataError::Csv {
             path: path.to_owned(),
             line,

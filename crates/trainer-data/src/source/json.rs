@@ -1,94 +1,72 @@
 //! JSON: one object a line, or one array of objects.
 //!
-//! Lines are read lazily; an array is read whole. Which of the two a file is
-//! is told from its first character.
+//! Both are read a row at a time. Which of the two a file is is told from its
+//! first character. Rows are parsed later, so that all threads can take part.
 
-use std::path::{Path, PathBuf};
+use std::fmt;
+use std::io::{BufRead, ErrorKind};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::{Map, Value};
+use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
 
-use super::{Lines, Row, Rows};
+use super::input::{Input, Lines, MAX_ROW, convert, no_nul, utf8};
+use super::{Record, Records, Row};
 use crate::error::kind;
 use crate::{DataError, Place};
 
-pub(super) fn open(path: &Path) -> Result<Rows, DataError> {
-    if starts_with_bracket(path)? {
-        return array(path);
+const LINES: &str = "the file holds one JSON object a line";
+const ARRAY: &str = "the file holds one array of JSON objects";
+
+pub(super) fn open(path: &Arc<PathBuf>, input: Input) -> Result<Records, DataError> {
+    let mut elements = Elements {
+        path: Arc::clone(path),
+        reader: input,
+        line: 1,
+        column: 0,
+        rows: 0,
+        state: State::Before,
+    };
+    if elements.peek()? == Some(b'[') {
+        return Ok(Box::new(elements));
     }
-    let shared = Arc::new(path.to_owned());
-    let lines = Lines::open(path)?;
+    // What was skipped is white space; the lines of it count.
+    let (skipped, indent) = (elements.line - 1, elements.column);
+    let lines = Lines::new(path, elements.reader);
     Ok(Box::new(lines.filter_map(move |line| match line {
         Err(error) => Some(Err(error)),
-        Ok((_, text)) if text.trim().is_empty() => None,
-        Ok((number, text)) => Some(parse_line(&shared, number, &text)),
+        Ok((_, bytes)) if bytes.iter().all(u8::is_ascii_whitespace) => None,
+        Ok((mut at, bytes)) => {
+            let column = if at.number == 1 { indent } else { 0 };
+            at.number += skipped;
+            Some(Ok(Record::Json {
+                line: at.number,
+                at,
+                column,
+                bytes,
+            }))
+        }
     })))
 }
 
-fn parse_line(path: &Arc<PathBuf>, number: usize, text: &str) -> Result<Row, DataError> {
-    let value = serde_json::from_str(text).map_err(|error| DataError::Json {
-        path: path.to_path_buf(),
-        line: number,
-        column: error.column().max(1),
-        message: message(&error, "the file holds one JSON object a line"),
-    })?;
-    let at = Place {
-        path: Arc::clone(path),
-        unit: "line",
-        number,
-    };
-    Ok(Row {
-        columns: object(value, &at)?,
-        at,
-    })
-}
-
-fn array(path: &Path) -> Result<Rows, DataError> {
-    let bytes = std::fs::read(path).map_err(|source| DataError::Io {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    })?;
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
-    let text = std::str::from_utf8(bytes).map_err(|error| {
-        let before = &bytes[..error.valid_up_to()];
-        let start = before
-            .iter()
-            .rposition(|b| *b == b'\n')
-            .map_or(0, |i| i + 1);
-        DataError::InvalidUtf8 {
-            path: path.to_owned(),
-            line: before.iter().filter(|b| **b == b'\n').count() + 1,
-            byte: before.len() - start + 1,
+/// Parses the row that starts at a line, after `column` bytes of it.
+pub(super) fn row(at: Place, line: usize, column: usize, bytes: &[u8]) -> Result<Row, DataError> {
+    let text = utf8(&at.path, line, column, bytes)?;
+    let value = parse(text).map_err(|error| DataError::Json {
+        path: at.path.to_path_buf(),
+        line: line + error.line().saturating_sub(1),
+        column: match error.line() {
+            0 | 1 => column + error.column(),
+            _ => error.column(),
         }
+        .max(1),
+        message: message(&error, if at.unit == "line" { LINES } else { ARRAY }),
     })?;
-    let values: Vec<Value> = serde_json::from_str(text).map_err(|error| DataError::Json {
-        path: path.to_owned(),
-        line: error.line(),
-        column: error.column().max(1),
-        message: message(&error, "the file holds one array of JSON objects"),
-    })?;
-    let shared = Arc::new(path.to_owned());
-    Ok(Box::new(values.into_iter().enumerate().map(
-        move |(index, value)| {
-            let at = Place {
-                path: Arc::clone(&shared),
-                unit: "row",
-                number: index + 1,
-            };
-            Ok(Row {
-                columns: object(value, &at)?,
-                at,
-            })
-        },
-    )))
-}
-
-fn object(value: Value, at: &Place) -> Result<Map<String, Value>, DataError> {
     match value {
-        Value::Object(columns) => Ok(columns),
+        Value::Object(columns) => Ok(Row { at, columns }),
         other => Err(DataError::NotAnObject {
-            at: at.clone(),
+            at,
             found: kind(&other),
         }),
     }
@@ -97,32 +75,367 @@ fn object(value: Value, at: &Place) -> Result<Map<String, Value>, DataError> {
 /// serde_json's message without its own position, and what the file should be.
 fn message(error: &serde_json::Error, expected: &str) -> String {
     let text = error.to_string();
-    let text = text.split(" at line ").next().unwrap_or(&text);
+    let text = text
+        .rsplit_once(" at line ")
+        .map_or(&*text, |(text, _)| text);
+    if error.is_data() {
+        return text.to_owned();
+    }
     if text.starts_with("recursion limit") {
         return "JSON nested deeper than 128 levels".to_owned();
     }
     if error.is_eof() {
         return format!("the JSON ends too early ({text}); {expected}");
     }
+    if text.contains("surrogate") || text.starts_with("unexpected end of hex escape") {
+        return "malformed JSON: a `\\u` escape of half a character (a lone surrogate), which no text can hold; write both halves, or take it out".to_owned();
+    }
     format!("malformed JSON: {text}; {expected}")
 }
 
-fn starts_with_bracket(path: &Path) -> Result<bool, DataError> {
-    use std::io::{BufReader, Read};
-    let mut reader = BufReader::new(super::open_file(path)?);
-    let mut byte = [0u8];
-    loop {
-        match reader.read(&mut byte) {
-            Ok(0) => return Ok(false),
-            Ok(_) if byte[0].is_ascii_whitespace() || b"\xef\xbb\xbf".contains(&byte[0]) => {}
-            Ok(_) => return Ok(byte[0] == b'['),
-            Err(source) => {
-                return Err(DataError::Io {
-                    action: "read",
-                    path: path.to_owned(),
-                    source,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Before the opening bracket.
+    Before,
+    /// After the opening bracket.
+    Open,
+    /// After an element.
+    After,
+    /// After the closing bracket, or an error.
+    Done,
+}
+
+/// The elements of an array, one at a time, not parsed.
+struct Elements {
+    path: Arc<PathBuf>,
+    reader: Input,
+    /// Line of the next byte, from 1.
+    line: usize,
+    /// Bytes before it on this line.
+    column: usize,
+    rows: usize,
+    state: State,
+}
+
+impl Elements {
+    /// The next bytes that the reader has; none at the end.
+    fn chunk(&mut self) -> Result<&[u8], DataError> {
+        loop {
+            match self.reader.fill_buf() {
+                Ok(_) => break,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(convert(&self.path, error)),
+            }
+        }
+        self.reader
+            .fill_buf()
+            .map_err(|error| convert(&self.path, error))
+    }
+
+    /// Takes bytes of the current chunk, and counts lines.
+    fn advance(&mut self, used: usize) -> Result<(), DataError> {
+        let (path, line, column) = (Arc::clone(&self.path), self.line, self.column);
+        let bytes = &self.chunk()?[..used];
+        no_nul(&path, line, column, bytes)?;
+        let lines = memchr::memchr_iter(b'\n', bytes).count();
+        let rest = memchr::memrchr(b'\n', bytes).map(|end| used - end - 1);
+        self.line += lines;
+        self.column = rest.unwrap_or(self.column + used);
+        self.reader.consume(used);
+        Ok(())
+    }
+
+    /// The next byte that is not white space. A byte order mark at the very
+    /// start is passed over.
+    fn peek(&mut self) -> Result<Option<u8>, DataError> {
+        loop {
+            let start = (self.line, self.column) == (1, 0);
+            let chunk = self.chunk()?;
+            if chunk.is_empty() {
+                return Ok(None);
+            }
+            if start && chunk.starts_with(b"\xef\xbb\xbf") {
+                self.reader.consume(3);
+                continue;
+            }
+            let white = chunk.iter().take_while(|byte| byte.is_ascii_whitespace());
+            let white = white.count();
+            let next = chunk.get(white).copied();
+            self.advance(white)?;
+            if next.is_some() {
+                return Ok(next);
+            }
+        }
+    }
+
+    fn read(&mut self) -> Result<Option<Record>, DataError> {
+        if self.state == State::Before {
+            self.peek()?;
+            self.advance(1)?;
+            self.state = State::Open;
+        }
+        let mut next = self.peek()?;
+        if self.state == State::After {
+            match next {
+                Some(b',') => {
+                    self.advance(1)?;
+                    next = self.peek()?;
+                    if next == Some(b']') {
+                        return Err(self.malformed("trailing comma"));
+                    }
+                }
+                Some(b']') | None => {}
+                Some(_) => return Err(self.malformed("expected `,` or `]`")),
+            }
+        }
+        match next {
+            None => Err(DataError::JsonArray {
+                path: self.path.to_path_buf(),
+                line: self.line,
+                column: self.column.max(1),
+                message: format!("the JSON ends too early (EOF while parsing a list); {ARRAY}"),
+            }),
+            Some(b']') => {
+                self.advance(1)?;
+                match self.peek()? {
+                    None => Ok(None),
+                    Some(_) => Err(self.malformed("trailing characters after the array")),
+                }
+            }
+            Some(_) => {
+                let (line, column) = (self.line, self.column);
+                let bytes = self.element()?;
+                self.rows += 1;
+                self.state = State::After;
+                Ok(Some(Record::Json {
+                    at: Place {
+                        path: Arc::clone(&self.path),
+                        unit: "row",
+                        number: self.rows,
+                    },
+                    line,
+                    column,
+                    bytes,
+                }))
+            }
+        }
+    }
+
+    /// The bytes of the value that starts here.
+    fn element(&mut self) -> Result<Vec<u8>, DataError> {
+        let line = self.line;
+        let mut out = Vec::new();
+        let mut scanner = Scanner::default();
+        loop {
+            let chunk = self.chunk()?;
+            if chunk.is_empty() {
+                return Ok(out);
+            }
+            let end = scanner.scan(chunk, out.is_empty());
+            let used = end.unwrap_or(chunk.len());
+            out.extend_from_slice(&chunk[..used]);
+            self.advance(used)?;
+            if end.is_some() {
+                return Ok(out);
+            }
+            if out.len() > MAX_ROW {
+                return Err(DataError::RowTooLong {
+                    path: self.path.to_path_buf(),
+                    line,
                 });
             }
+        }
+    }
+
+    fn malformed(&self, what: &str) -> DataError {
+        DataError::JsonArray {
+            path: self.path.to_path_buf(),
+            line: self.line,
+            column: self.column + 1,
+            message: format!("malformed JSON: {what}; {ARRAY}"),
+        }
+    }
+}
+
+impl Iterator for Elements {
+    type Item = Result<Record, DataError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.state == State::Done {
+            return None;
+        }
+        let element = self.read().transpose();
+        if !matches!(element, Some(Ok(_))) {
+            self.state = State::Done;
+        }
+        element
+    }
+}
+
+/// Finds the end of a JSON value without looking at what it holds.
+#[derive(Default)]
+struct Scanner {
+    depth: usize,
+    in_string: bool,
+    escaped: bool,
+}
+
+impl Scanner {
+    /// Number of bytes of the chunk that belong to the value, if it ends here.
+    fn scan(&mut self, chunk: &[u8], first: bool) -> Option<usize> {
+        let mut i = 0;
+        while i < chunk.len() {
+            if self.escaped {
+                self.escaped = false;
+                i += 1;
+                continue;
+            }
+            if self.in_string {
+                i += memchr::memchr2(b'"', b'\\', &chunk[i..])?;
+                if chunk[i] == b'\\' {
+                    self.escaped = true;
+                } else {
+                    self.in_string = false;
+                    if self.depth == 0 {
+                        return Some(i + 1);
+                    }
+                }
+                i += 1;
+                continue;
+            }
+            match chunk[i] {
+                b'"' => self.in_string = true,
+                b'{' | b'[' => self.depth += 1,
+                // A bracket that opens nothing is handed on, to be complained of.
+                b'}' | b']' if self.depth == 0 => return Some(if first { i.max(1) } else { i }),
+                b'}' | b']' => {
+                    self.depth -= 1;
+                    if self.depth == 0 {
+                        return Some(i + 1);
+                    }
+                }
+                b',' | b' ' | b'\t' | b'\r' | b'\n' if self.depth == 0 => {
+                    return Some(if first { i.max(1) } else { i });
+                }
+                _ => {}
+            }
+            i += 1;
+        }
+        None
+    }
+}
+
+/// Parses a JSON text; a key that stands twice in an object is an error.
+fn parse(text: &str) -> serde_json::Result<Value> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = Strict.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
+}
+
+struct Strict;
+
+impl<'de> DeserializeSeed<'de> for Strict {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Strict {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::from(value))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::String(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(Value::String(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = access.next_element_seed(Strict)? {
+            values.push(value);
+        }
+        Ok(Value::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(key) = access.next_key::<String>()? {
+            if object.contains_key(&key) {
+                return Err(de::Error::custom(format!(
+                    "the key `{key}` stands twice in one object; keep one of them"
+                )));
+            }
+            let value = access.next_value_seed(Strict)?;
+            object.insert(key, value);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufReader, Cursor};
+
+    /// Rows of a file that is read a few bytes at a time.
+    fn rows(bytes: &[u8], capacity: usize) -> Result<Vec<Value>, String> {
+        let path = Arc::new(PathBuf::from("a.json"));
+        let reader = BufReader::with_capacity(capacity, Cursor::new(bytes.to_vec()));
+        open(&path, Box::new(reader))
+            .and_then(|records| {
+                records
+                    .map(|record| Ok(Value::Object(record?.row()?.columns)))
+                    .collect()
+            })
+            .map_err(|error| error.to_string())
+    }
+
+    proptest::proptest! {
+        /// However an array is cut into chunks, its rows are those of serde_json,
+        /// and what serde_json rejects is rejected.
+        #[test]
+        fn arrays_are_read_as_serde_json_reads_them(text in r#"\[ ?(\{"a": ?("([a-z"\\,{}\[\]]|\\")*"|[0-9\[\]{},]{0,6})\}[,\]} \n]{0,3}){0,3}\]?"#, capacity in 4usize..40) {
+            let expected = serde_json::from_str::<Vec<Map<String, Value>>>(&text)
+                .map(|rows| rows.into_iter().map(Value::Object).collect::<Vec<_>>());
+            match (rows(text.as_bytes(), capacity), expected) {
+                (Ok(rows), Ok(expected)) => proptest::prop_assert_eq!(rows, expected),
+                (Err(_), Err(_)) => {}
+                (rows, expected) => proptest::prop_assert!(false, "{:?} against {:?}", rows, expected),
+            }
+        }
+
+        #[test]
+        fn no_bytes_panic(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..60), capacity in 4usize..40) {
+            let _ = rows(&bytes, capacity);
         }
     }
 }

@@ -1,23 +1,33 @@
 //! Files to rows.
 //!
-//! A [`Row`] is a JSON object that knows its [`Place`]. Readers are lazy where
-//! the format allows it (json lines, csv, text, parquet), so memory is bound by
-//! the consumer. A format is one module with one `open` function.
+//! A [`Row`] is a JSON object that knows its [`Place`]. Readers hold one row, or
+//! one batch of a columnar file, at a time, so memory is bound by the consumer.
+//! A format is one module with one `open` function; `files` says which files a
+//! data set consists of, `select` which of their rows are used.
 
+mod arrow;
 mod csv;
+mod files;
+#[cfg(feature = "hub")]
+mod hub;
+mod input;
 mod json;
+mod messages;
 mod parquet;
+mod select;
 mod text;
 
 use std::fs::File;
-use std::io::BufReader;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
 use trainer_config::{Dataset, DatasetFormat};
 
-use crate::error::{kind, nearest};
+use crate::error::kind;
 use crate::{DataError, Place};
+
+pub(crate) use select::{Selected, select, skips};
 
 /// One row of a data set.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,6 +82,18 @@ impl Row {
         }
     }
 
+    /// A column of text that may be absent or null, which are the empty text.
+    ///
+    /// # Errors
+    /// [`DataError::WrongType`].
+    pub fn optional_text(&self, column: &str) -> Result<&str, DataError> {
+        match self.columns.get(column) {
+            None | Some(Value::Null) => Ok(""),
+            Some(Value::String(text)) => Ok(text),
+            Some(other) => Err(self.wrong_type(column, "text", other)),
+        }
+    }
+
     pub(crate) fn wrong_type(
         &self,
         what: impl Into<String>,
@@ -87,57 +109,170 @@ impl Row {
     }
 }
 
-/// The rows of a file, in order.
-pub type Rows = Box<dyn Iterator<Item = Result<Row, DataError>> + Send>;
+/// A row that may still have to be parsed, which can be done on any thread.
+#[derive(Debug)]
+pub(crate) enum Record {
+    /// An object, from byte `column` of a line on.
+    Json {
+        at: Place,
+        line: usize,
+        column: usize,
+        bytes: Vec<u8>,
+    },
+    /// A line of text.
+    Text { at: Place, bytes: Vec<u8> },
+    /// A row of a batch.
+    Arrow {
+        at: Place,
+        batch: Arc<arrow_array::RecordBatch>,
+        index: usize,
+    },
+    /// A row.
+    Ready(Row),
+    /// What is wrong with a row.
+    Bad(DataError),
+}
 
-/// Opens the file of a data set.
-///
-/// # Errors
-/// A path that is missing, a folder, of unknown format, or unreadable. What is
-/// wrong inside the file is reported by the iterator, at its row.
-pub fn open(dataset: &Dataset) -> Result<Rows, DataError> {
-    let path = &dataset.path;
-    if path.is_dir() {
-        return Err(DataError::Folder { path: path.clone() });
+impl Record {
+    /// Parses the row.
+    pub(crate) fn row(self) -> Result<Row, DataError> {
+        match self {
+            Self::Json {
+                at,
+                line,
+                column,
+                bytes,
+            } => json::row(at, line, column, &bytes),
+            Self::Text { at, bytes } => text::row(at, &bytes),
+            Self::Arrow { at, batch, index } => arrow::row(at, &batch, index),
+            Self::Ready(row) => Ok(row),
+            Self::Bad(error) => Err(error),
+        }
     }
-    if !path.exists() {
-        return Err(DataError::Missing {
-            what: "data file",
-            path: path.clone(),
-            hint: nearest(path),
-        });
-    }
-    let format = match dataset.ds_type {
-        Some(format) => format,
-        None => format_of(path)?,
-    };
-    match format {
-        DatasetFormat::Json => json::open(path),
-        DatasetFormat::Csv => csv::open(path),
-        DatasetFormat::Text => text::open(path),
-        DatasetFormat::Parquet => parquet::open(path),
+
+    /// About how many bytes it takes up.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::Json { bytes, .. } | Self::Text { bytes, .. } => bytes.len(),
+            Self::Arrow { batch, .. } => batch.get_array_memory_size() / batch.num_rows().max(1),
+            Self::Ready(row) => row.columns.values().map(size).sum(),
+            Self::Bad(_) => 0,
+        }
     }
 }
 
-/// The format that the end of a file name stands for.
-fn format_of(path: &Path) -> Result<DatasetFormat, DataError> {
-    let extension = path
-        .extension()
-        .map(|e| e.to_string_lossy().to_lowercase())
-        .unwrap_or_default();
-    let hint = match extension.as_str() {
-        "json" | "jsonl" | "ndjson" => return Ok(DatasetFormat::Json),
-        "csv" => return Ok(DatasetFormat::Csv),
-        "txt" | "text" => return Ok(DatasetFormat::Text),
-        "parquet" => return Ok(DatasetFormat::Parquet),
-        "gz" | "zst" | "bz2" | "xz" | "zip" => "; compressed files have to be unpacked first",
-        "arrow" => "; Arrow files are not supported, Parquet files are",
-        _ => "",
-    };
-    Err(DataError::UnknownFormat {
-        path: path.to_owned(),
-        hint,
-    })
+fn size(value: &Value) -> usize {
+    std::mem::size_of::<Value>()
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(values) => values.iter().map(size).sum(),
+            Value::Object(object) => object.values().map(size).sum(),
+            _ => 0,
+        }
+}
+
+/// Rows that may still have to be parsed, in order.
+pub(crate) type Records = Box<dyn Iterator<Item = Result<Record, DataError>> + Send>;
+
+/// The rows of a data set, in order.
+pub type Rows = Box<dyn Iterator<Item = Result<Row, DataError>> + Send>;
+
+/// Opens a data set: the rows of the split that it names, or of the part of it.
+/// `shards` and `weight` are left to [`prepare`](crate::prepare).
+///
+/// # Errors
+/// Files that are missing, of unknown format, or unreadable; a split that is not
+/// there. What is wrong inside a file is reported by the iterator, at its row.
+pub fn open(dataset: &Dataset) -> Result<Rows, DataError> {
+    let records = select::split(dataset)?.records;
+    Ok(Box::new(records.map(|record| record.and_then(Record::row))))
+}
+
+/// The files that a data set reads, in order.
+///
+/// # Errors
+/// As [`open`], without looking into the files.
+pub fn files(dataset: &Dataset) -> Result<Vec<PathBuf>, DataError> {
+    let layout = files::resolve(dataset)?;
+    let mut paths = Vec::new();
+    for part in &layout.spec(dataset)?.parts {
+        for file in layout.split(dataset, &part.name)? {
+            if !paths.contains(&file.path) {
+                paths.push(file.path.clone());
+            }
+        }
+    }
+    Ok(paths)
+}
+
+/// A file and how it is read.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct DataFile {
+    path: PathBuf,
+    format: Format,
+}
+
+/// [`DatasetFormat`] in an order of its own, for sorting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Format {
+    Json,
+    Csv,
+    Text,
+    Parquet,
+    Arrow,
+}
+
+impl From<DatasetFormat> for Format {
+    fn from(format: DatasetFormat) -> Self {
+        match format {
+            DatasetFormat::Json => Self::Json,
+            DatasetFormat::Csv => Self::Csv,
+            DatasetFormat::Text => Self::Text,
+            DatasetFormat::Parquet => Self::Parquet,
+            DatasetFormat::Arrow => Self::Arrow,
+        }
+    }
+}
+
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Json => "json",
+            Self::Csv => "csv",
+            Self::Text => "text",
+            Self::Parquet => "parquet",
+            Self::Arrow => "arrow",
+        }
+    }
+}
+
+impl DataFile {
+    fn records(&self) -> Result<Records, DataError> {
+        let path = Arc::new(self.path.clone());
+        match self.format {
+            Format::Json => json::open(&path, input::open(&path)?),
+            Format::Csv => csv::open(&path, input::open(&path)?),
+            Format::Text => Ok(text::open(&path, input::open(&path)?)),
+            Format::Parquet => parquet::open(&path),
+            Format::Arrow => arrow::open(&path),
+        }
+    }
+
+    /// Number of rows.
+    fn count(&self) -> Result<usize, DataError> {
+        match self.format {
+            Format::Parquet => parquet::count(&self.path),
+            Format::Arrow => arrow::count(&self.path),
+            _ => {
+                let mut rows = 0;
+                for record in self.records()? {
+                    record?;
+                    rows += 1;
+                }
+                Ok(rows)
+            }
+        }
+    }
 }
 
 fn open_file(path: &Path) -> Result<File, DataError> {
@@ -148,69 +283,22 @@ fn open_file(path: &Path) -> Result<File, DataError> {
     })
 }
 
-/// The lines of a UTF-8 file, without their ends and without a byte order
-/// mark; the number of each, from 1.
-struct Lines {
-    path: std::path::PathBuf,
-    reader: BufReader<File>,
-    number: usize,
-    failed: bool,
-}
-
-impl Lines {
-    fn open(path: &Path) -> Result<Self, DataError> {
-        Ok(Self {
-            path: path.to_owned(),
-            reader: BufReader::with_capacity(1 << 16, open_file(path)?),
-            number: 0,
-            failed: false,
-        })
-    }
-
-    fn read(&mut self) -> Result<Option<(usize, String)>, DataError> {
-        use std::io::BufRead;
-        let mut bytes = Vec::new();
-        let read = self
-            .reader
-            .read_until(b'\n', &mut bytes)
-            .map_err(|source| DataError::Io {
-                action: "read",
-                path: self.path.clone(),
-                source,
-            })?;
-        if read == 0 {
-            return Ok(None);
-        }
-        self.number += 1;
-        if bytes.last() == Some(&b'\n') {
-            bytes.pop();
-            if bytes.last() == Some(&b'\r') {
-                bytes.pop();
-            }
-        }
-        if self.number == 1 && bytes.starts_with(b"\xef\xbb\xbf") {
-            bytes.drain(..3);
-        }
-        match String::from_utf8(bytes) {
-            Ok(line) => Ok(Some((self.number, line))),
-            Err(error) => Err(DataError::InvalidUtf8 {
-                path: self.path.clone(),
-                line: self.number,
-                byte: error.utf8_error().valid_up_to() + 1,
-            }),
-        }
-    }
-}
-
-impl Iterator for Lines {
-    type Item = Result<(usize, String), DataError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.failed {
-            return None;
-        }
-        let line = self.read().transpose();
-        self.failed = matches!(line, Some(Err(_)));
-        line
-    }
+/// Runs a decoder, which may panic on a damaged file: an error here as
+/// everywhere else. Its state is not used after a panic.
+fn guarded<T, E: ToString>(
+    path: &Path,
+    format: &'static str,
+    decode: impl FnOnce() -> Result<T, E>,
+) -> Result<T, DataError> {
+    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode));
+    let message = match result {
+        Ok(Ok(value)) => return Ok(value),
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "the file is damaged".to_owned(),
+    };
+    Err(DataError::Columnar {
+        format,
+        path: path.to_owned(),
+        message,
+    })
 }

@@ -2,57 +2,50 @@
 //! booleans, lists, structs and maps. Null stays null; dates and times are not
 //! text and are handed on as numbers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parquet::file::reader::FileReader;
 use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::record::Field;
 use serde_json::{Map, Value};
 
-use super::{Row, Rows};
+use super::{Record, Records, Row, guarded};
 use crate::{DataError, Place};
 
-pub(super) fn open(path: &Path) -> Result<Rows, DataError> {
-    let shared = Arc::new(path.to_owned());
+const FORMAT: &str = "Parquet";
+
+pub(super) fn open(path: &Arc<PathBuf>) -> Result<Records, DataError> {
     let file = super::open_file(path)?;
-    let mut records = guarded(path, || {
+    let mut records = guarded(path, FORMAT, || {
         SerializedFileReader::new(file).map(IntoIterator::into_iter)
     })?;
+    let path = Arc::clone(path);
     let mut number = 0;
     let mut failed = false;
     Ok(Box::new(std::iter::from_fn(move || {
         if failed {
             return None;
         }
-        let record = guarded(&shared, || records.next().transpose()).transpose()?;
+        let record = guarded(&path, FORMAT, || records.next().transpose()).transpose()?;
         number += 1;
         let at = Place {
-            path: Arc::clone(&shared),
+            path: Arc::clone(&path),
             unit: "row",
             number,
         };
-        let row = record.and_then(|record| row(at, record));
-        failed = row.is_err();
-        Some(row)
+        failed = record.is_err();
+        Some(record.map(|record| row(at, record).map_or_else(Record::Bad, Record::Ready)))
     })))
 }
 
-/// Runs the decoder, which panics on some damaged files: an error here as
-/// everywhere else. Its state is not used after a panic.
-fn guarded<T>(
-    path: &Path,
-    decode: impl FnOnce() -> Result<T, parquet::errors::ParquetError>,
-) -> Result<T, DataError> {
-    let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(decode));
-    let message = match result {
-        Ok(Ok(value)) => return Ok(value),
-        Ok(Err(error)) => error.to_string(),
-        Err(_) => "the file is damaged".to_owned(),
-    };
-    Err(DataError::Parquet {
-        path: path.to_owned(),
-        message,
-    })
+/// Number of rows, as the file says at its end.
+pub(super) fn count(path: &Path) -> Result<usize, DataError> {
+    let file = super::open_file(path)?;
+    let rows = guarded(path, FORMAT, || {
+        SerializedFileReader::new(file).map(|reader| reader.metadata().file_metadata().num_rows())
+    })?;
+    Ok(usize::try_from(rows).unwrap_or(0))
 }
 
 fn row(at: Place, record: parquet::record::Row) -> Result<Row, DataError> {

@@ -52,7 +52,7 @@ impl Strategy for Completion<'_> {
         }
         let encoded = self.tokenizer.encode(text, true);
         let mut ids = encoded.map_err(|error| error.at(&row.at))?;
-        super::end(&mut ids, self.tokenizer, usize::MAX);
+        super::end(&mut ids, self.tokenizer, usize::MAX, super::Ends(1));
         let end_alone =
             ids.len() % self.window == 1 && ids.last().copied() == self.tokenizer.eos_id();
         let shortest = if end_alone { 0 } else { self.shortest };

@@ -5,10 +5,17 @@
 //! token unless its text does already; nothing is cut here, since lengths are
 //! the business of the pipeline, which counts what it cuts.
 
-mod alpaca;
-mod chat_template;
+mod chat;
 mod completion;
+mod input_output;
+mod instruct;
+pub(crate) mod plain;
 mod pretokenized;
+mod pretrain;
+mod turns;
+pub(crate) mod user_defined;
+
+use std::sync::Arc;
 
 use seqprep::{IGNORE_INDEX, Sample};
 use trainer_config::{Config, Dataset, PromptStrategy};
@@ -27,6 +34,38 @@ pub trait Strategy: Send + Sync {
     /// # Errors
     /// A row that lacks a column or holds values of another type.
     fn samples(&self, row: &Row) -> Result<Vec<Sample>, DataError>;
+
+    /// Who says each token of a row; nothing where a row has no roles.
+    ///
+    /// # Errors
+    /// As [`Strategy::samples`].
+    fn roles(&self, _row: &Row) -> Result<Option<TokenRoles>, DataError> {
+        Ok(None)
+    }
+}
+
+/// Who says each token of a sample.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRoles {
+    /// The tokens of the sample.
+    pub input_ids: Vec<u32>,
+    /// The role of each; none for what a template puts between the turns.
+    pub roles: Vec<Option<Arc<str>>>,
+}
+
+impl TokenRoles {
+    /// The roles of a masked prompt and its response.
+    fn of_response(sample: Sample) -> Self {
+        let [prompt, response] = ["prompt", "response"].map(Arc::<str>::from);
+        let role = |label: &i32| match *label {
+            IGNORE_INDEX => Some(Arc::clone(&prompt)),
+            _ => Some(Arc::clone(&response)),
+        };
+        Self {
+            roles: sample.labels.iter().map(role).collect(),
+            input_ids: sample.input_ids,
+        }
+    }
 }
 
 /// The strategy of a data set. Where the configuration names none, rows that
@@ -42,52 +81,96 @@ pub fn build<'a>(
     sequence_len: usize,
 ) -> Result<Box<dyn Strategy + 'a>, DataError> {
     let has = |column: &str| first.columns.contains_key(column);
-    let strategy = match dataset.strategy {
+    let strategy = match &dataset.strategy {
         Some(strategy) => strategy,
-        None if has("input_ids") && has("labels") => PromptStrategy::Pretokenized,
+        None if has("input_ids") && has("labels") => &PromptStrategy::Pretokenized,
         None => {
             return Err(DataError::NoStrategy {
                 path: dataset.path.clone(),
                 found: first.names(),
-                suggestion: if has("messages") || has("conversations") {
-                    "chat_template"
-                } else if has("instruction") {
-                    "alpaca"
-                } else if has("text") {
-                    "completion"
-                } else {
-                    "alpaca, chat_template, completion or pretokenized"
-                },
+                suggestion: instruct::nearest(first)
+                    .unwrap_or("alpaca, chat_template, completion or pretokenized"),
             });
         }
     };
+    if let Some(strategy) = instruct::Instruct::new(strategy, config, tokenizer, sequence_len) {
+        return Ok(Box::new(Suggesting(strategy)));
+    }
+    if let Some(strategy) = turns::Turns::new(strategy, config, tokenizer) {
+        return Ok(Box::new(Suggesting(strategy)));
+    }
     Ok(match strategy {
-        PromptStrategy::Alpaca => Box::new(alpaca::Alpaca::new(config, tokenizer, sequence_len)),
-        PromptStrategy::ChatTemplate => {
-            Box::new(chat_template::Chat::new(config, dataset, tokenizer)?)
-        }
+        PromptStrategy::ChatTemplate => Box::new(chat::Chat::new(config, dataset, tokenizer)?),
         PromptStrategy::Completion => Box::new(completion::Completion::new(
             config,
             dataset,
             tokenizer,
             sequence_len,
         )),
+        PromptStrategy::Pretrain => {
+            Box::new(pretrain::Pretrain::new(dataset, tokenizer, sequence_len))
+        }
+        PromptStrategy::InputOutput => Box::new(Suggesting(input_output::InputOutput::new(
+            config, tokenizer,
+        ))),
         PromptStrategy::Pretokenized => Box::new(pretokenized::Pretokenized {
             vocab_size: tokenizer.vocab_size(),
         }),
+        PromptStrategy::UserDefined(own) => Box::new(user_defined::Own::new(
+            config,
+            dataset,
+            own,
+            tokenizer,
+            sequence_len,
+        )?),
+        other => {
+            return Err(DataError::Dataset {
+                path: dataset.path.clone(),
+                message: format!(
+                    "`type: {other}` gives preferences or judged steps, which `prepare_preferences` prepares; supervised fine-tuning takes another type"
+                ),
+            });
+        }
     })
+}
+
+/// A strategy that names the layout that fits where a column is missing.
+struct Suggesting<S>(S);
+
+impl<S: Strategy> Strategy for Suggesting<S> {
+    fn name(&self) -> &'static str {
+        self.0.name()
+    }
+
+    fn samples(&self, row: &Row) -> Result<Vec<Sample>, DataError> {
+        self.0.samples(row).map_err(|mut error| {
+            if let DataError::MissingColumn { hint, strategy, .. } = &mut error
+                && hint.is_empty()
+                && let Some(nearest) = instruct::nearest(row)
+                && nearest != *strategy
+            {
+                *hint = format!("; the columns fit `type: {nearest}`");
+            }
+            error
+        })
+    }
+
+    fn roles(&self, row: &Row) -> Result<Option<TokenRoles>, DataError> {
+        self.0.roles(row)
+    }
 }
 
 /// A prompt and its response as one sample; the prompt is masked unless
 /// `train_on_inputs`. No tokens of the response, no end of sequence either.
 fn prompt_and_response(
     tokenizer: &Tokenizer,
-    prompt: &str,
+    prompt: Vec<u32>,
     response: &str,
     train_on_inputs: bool,
     sequence_len: usize,
+    ends: Ends,
 ) -> Result<Sample, DataError> {
-    let mut input_ids = tokenizer.encode(prompt, true)?;
+    let mut input_ids = prompt;
     let mut labels = if train_on_inputs {
         input_ids.iter().copied().map(label).collect()
     } else {
@@ -102,7 +185,7 @@ fn prompt_and_response(
         {
             answer.remove(0);
         }
-        end(&mut answer, tokenizer, sequence_len);
+        end(&mut answer, tokenizer, sequence_len, ends);
     }
     labels.extend(answer.iter().copied().map(label));
     input_ids.extend(answer);
@@ -113,13 +196,21 @@ fn prompt_and_response(
     })
 }
 
-/// Appends the end-of-sequence token, unless it is there or there is no room.
-fn end(ids: &mut Vec<u32>, tokenizer: &Tokenizer, sequence_len: usize) {
-    if let Some(eos) = tokenizer.eos_id()
-        && ids.last() != Some(&eos)
-        && ids.len() < sequence_len
-    {
-        ids.push(eos);
+/// How many end-of-sequence tokens stand after a text.
+#[derive(Debug, Clone, Copy)]
+struct Ends(usize);
+
+/// Appends end-of-sequence tokens, one less where the text has one, as far as
+/// there is room.
+fn end(ids: &mut Vec<u32>, tokenizer: &Tokenizer, sequence_len: usize, ends: Ends) {
+    let Some(eos) = tokenizer.eos_id() else {
+        return;
+    };
+    let there = usize::from(ids.last() == Some(&eos));
+    for _ in there..ends.0 {
+        if ids.len() < sequence_len {
+            ids.push(eos);
+        }
     }
 }
 

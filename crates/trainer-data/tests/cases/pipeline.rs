@@ -144,6 +144,7 @@ fn the_ledger_as_a_table() {
         "\
 data set    type        rows  samples  kept  tokens  trained
 data.jsonl  completion     3        4     3      15       15
+data.jsonl: 1 rows split into 2 samples
 data.jsonl: 1 dropped, empty (0 tokens)
 train: 2 samples, 10 tokens, 10 trained
 eval: 1 samples, 5 tokens, 5 trained
@@ -162,12 +163,12 @@ fn the_export_is_one_object_a_line() {
     let lab = Lab::new("</s>");
     let config = config(lab.rows(PromptStrategy::Pretokenized, &rows(&[2, 3])));
     let path = lab.path().join("out.jsonl");
-    export_jsonl(&lab.prepare(&config).unwrap().train, &path).unwrap();
+    export_jsonl(&lab.prepare(&config).unwrap().train.into(), &path).unwrap();
     assert_eq!(
         std::fs::read_to_string(&path).unwrap(),
         "{\"input_ids\":[1,2],\"labels\":[1,2],\"attention_mask\":[1,1]}\n{\"input_ids\":[1,2,3],\"labels\":[1,2,3],\"attention_mask\":[1,1,1]}\n"
     );
-    let error = export_jsonl(&[], &lab.path().join("no/out.jsonl")).unwrap_err();
+    let error = export_jsonl(&Vec::new().into(), &lab.path().join("no/out.jsonl")).unwrap_err();
     assert_eq!(
         lab.message(&error),
         "cannot write no/out.jsonl: No such file or directory (os error 2)"

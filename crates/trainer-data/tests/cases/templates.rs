@@ -31,6 +31,53 @@ fn tojson_prints_what_python_prints() {
 }
 
 #[test]
+fn tojson_and_its_options() {
+    for (options, expected) in [
+        ("", r#"{"z": [1, 2.5, null, true], "a": {}}"#),
+        ("sort_keys=true", r#"{"a": {}, "z": [1, 2.5, null, true]}"#),
+        ("separators=(',', ':')", r#"{"z":[1,2.5,null,true],"a":{}}"#),
+        (
+            "indent=1",
+            "{\n \"z\": [\n  1,\n  2.5,\n  null,\n  true\n ],\n \"a\": {}\n}",
+        ),
+    ] {
+        let source = format!("{{{{ messages[1].extra | tojson({options}) }}}}");
+        assert_eq!(render(&source).unwrap(), expected);
+    }
+    assert_eq!(
+        render("{{ 'é🦀<' | tojson(ensure_ascii=true) }}").unwrap(),
+        r#""\u00e9\ud83e\udd80<""#
+    );
+    assert_eq!(
+        render(
+            "{{ [1e16, 1.5e-7, 0.0001, 100.0, -2.5e+300, 0.0, 12345678901234567890] | tojson }}"
+        )
+        .unwrap(),
+        "[1e+16, 1.5e-07, 0.0001, 100.0, -2.5e+300, 0.0, 12345678901234567890]"
+    );
+}
+
+#[test]
+fn values_print_as_in_python() {
+    for (source, expected) in [
+        (
+            "{{ none }} {{ true }} {{ 1.0 }} {{ 7 // 2 }}",
+            "None True 1.0 3",
+        ),
+        ("{{ ['x', 1, none] }}", "['x', 1, None]"),
+        ("{{ {'a': 'b', 'c': [true]} }}", "{'a': 'b', 'c': [True]}"),
+        ("{{ 'x' in missing }}|{{ missing }}|", "False||"),
+        ("{{ missing is defined }}", "False"),
+    ] {
+        assert_eq!(
+            render(source).map_err(|e| e.to_string()),
+            Ok(expected.to_owned()),
+            "{source}"
+        );
+    }
+}
+
+#[test]
 fn blocks_take_their_lines_with_them() {
     let source = "{% for m in messages %}\n    {% if loop.first %}\n{{ m.role }}\n    {% endif %}\n{% endfor %}\nend";
     assert_eq!(render(source).unwrap(), "user\nend");
@@ -159,11 +206,11 @@ fn a_template_that_cannot_be_found() {
     let message = |top| lab.message(&resolve(&lab, top, [None, None]).unwrap_err());
     assert_eq!(
         message([None, None]),
-        "the tokenizer in FOLDER has no chat template; set `chat_template` to chatml, or to jinja with `chat_template_jinja`"
+        "the tokenizer in FOLDER has no chat template; set `chat_template` to the name of a bundled one (such as chatml), or give one as `chat_template_jinja`"
     );
     assert_eq!(
         message([Some("chatmel"), None]),
-        "unknown chat template `chatmel`; choose tokenizer_default, tokenizer_default_fallback_chatml, chatml, or jinja with `chat_template_jinja`"
+        "chat template `chatmel` is not bundled; choose tokenizer_default, one of alpaca, aya, chatml, cohere, deepseek_v2, deepseek_v3, exaone, gemma, gemma3, gemma3n, llama3, llama3_2_vision, llama4, metharme, mistral_v1, mistral_v2v3, mistral_v3_tekken, mistral_v7_tekken, phi_3, phi_35, pixtral, qwen2_vl, qwen3, qwen3_5, qwen_25, or give the template as `chat_template_jinja`"
     );
     assert_eq!(
         message([Some("jinja"), None]),

@@ -47,6 +47,7 @@ fn special_tokens_come_from_the_folder_or_the_configuration() {
 #[test]
 fn offsets_are_the_bytes_of_each_token() {
     let tokenizer = Lab::new("</s>").tokenizer();
+    assert!(tokenizer.has_fast_path());
     let text = " a\u{e9}\n<|im_end|> b";
     let encoded = tokenizer.encode_with_offsets(text, false).unwrap();
     let offsets: Vec<_> = encoded.offsets.iter().map(|r| (r.start, r.end)).collect();

@@ -1,0 +1,367 @@
+//! What a prepared data set depends on.
+//!
+//! A [`Fingerprint`] lists every input by name: the bytes of the data files and
+//! of the tokenizer's files, the text of each chat template, the settings, and
+//! [`ENGINE`]. Two runs with equal fingerprints make equal samples.
+//!
+//! Settings count unless they are listed in [`NO_INFLUENCE`]: a key that
+//! nobody thought of here costs a needless preparation, never stale data. Paths
+//! do not count, only what is in the files: a folder can be moved. Neither does
+//! the date, which a template can print: samples keep that of their preparation.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use trainer_config::{Config, Dataset};
+
+use super::atomic::io;
+use crate::{ChatTemplate, DataError, Tokenizer, source};
+
+/// Version of the code that makes samples of rows. Raised with every change
+/// that makes other samples of the same input; a release has one of its own anyway.
+const ENGINE: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+
+/// Keys that do not change a token, a label or the order of the samples.
+const NO_INFLUENCE: &[&str] = &[
+    "base_model",
+    "tokenizer_config",
+    "model_config",
+    "reinit_weights",
+    "backend",
+    "bf16",
+    "fp16",
+    "tf32",
+    "attn_implementation",
+    "dataset_prepared_path",
+    "dataset_num_proc",
+    "chat_template_jinja",
+    "micro_batch_size",
+    "gradient_accumulation_steps",
+    "eval_batch_size",
+    "packing_strategy",
+    "sample_packing_bin_size",
+    "sample_packing_group_size",
+    "sample_packing_sequentially",
+    "pad_to_sequence_len",
+    "pad_to_multiple_of",
+    "group_by_length",
+    "batch_flattening",
+    "use_pose",
+    "pose_max_context_len",
+    "pose_num_chunks",
+    "pose_split_on_token_ids",
+    "streaming_multipack_buffer_size",
+    "num_epochs",
+    "max_steps",
+    "optimizer",
+    "learning_rate",
+    "weight_decay",
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "max_grad_norm",
+    "lr_scheduler",
+    "lr_scheduler_kwargs",
+    "warmup_steps",
+    "warmup_ratio",
+    "lr_quadratic_warmup",
+    "cosine_min_lr_ratio",
+    "cosine_constant_lr_ratio",
+    "jagged_restart_steps",
+    "jagged_restart_warmup_steps",
+    "jagged_restart_anneal_steps",
+    "eval_strategy",
+    "eval_steps",
+    "evals_per_epoch",
+    "eval_on_start",
+    "logging_steps",
+    "save_strategy",
+    "save_dtype",
+    "output_dir",
+];
+
+/// Files of a tokenizer folder that decide on tokens. The chat template counts
+/// by its text, wherever it comes from.
+const TOKENIZER_FILES: [&str; 4] = [
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+];
+
+/// The inputs of a preparation, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Fingerprint {
+    inputs: BTreeMap<String, String>,
+}
+
+/// An input that two preparations do not share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// Name of the input: `setting sequence_len`, `datasets.0 chat.jsonl`, ...
+    pub input: String,
+    /// Its value in the prepared data set, if it has it.
+    pub there: Option<String>,
+    /// Its value in this run, if it has it.
+    pub here: Option<String>,
+}
+
+impl Fingerprint {
+    /// Hashes the inputs of a configuration. Reads every data file once.
+    ///
+    /// # Errors
+    /// A data set whose files cannot be found or read.
+    pub fn new(config: &Config, tokenizer: &Tokenizer) -> Result<Self, DataError> {
+        Self::with(config, tokenizer, hash_file)
+    }
+
+    /// As [`Fingerprint::new`], but data files count by their size alone, so
+    /// that any amount of data takes no time.
+    pub(crate) fn by_size(config: &Config, tokenizer: &Tokenizer) -> Result<Self, DataError> {
+        Self::with(config, tokenizer, |path| {
+            let data = path.metadata().map_err(io("read", path))?;
+            Ok(format!("{} bytes", data.len()))
+        })
+    }
+
+    fn with(
+        config: &Config,
+        tokenizer: &Tokenizer,
+        of_data: impl Fn(&Path) -> Result<String, DataError> + Sync,
+    ) -> Result<Self, DataError> {
+        let mut inputs = settings(config);
+        inputs.insert("engine".to_owned(), ENGINE.to_owned());
+        for name in TOKENIZER_FILES {
+            let path = tokenizer.folder().join(name);
+            if path.is_file() {
+                inputs.insert(format!("tokenizer {name}"), hash_file(&path)?);
+            }
+        }
+        let mut files: Vec<(String, PathBuf)> = Vec::new();
+        for (place, dataset) in entries(config) {
+            if let Ok(template) = ChatTemplate::resolve(config, Some(dataset), tokenizer) {
+                let hash = blake3::hash(template.source().as_bytes());
+                inputs.insert(format!("{place} chat template"), short(&hash));
+            }
+            for (name, path) in data_files(dataset)? {
+                files.push((format!("{place} {name}"), path));
+            }
+        }
+        let hashes: Vec<String> = files
+            .par_iter()
+            .map(|(_, path)| of_data(path))
+            .collect::<Result<_, _>>()?;
+        inputs.extend(files.into_iter().map(|(name, _)| name).zip(hashes));
+        Ok(Self { inputs })
+    }
+
+    /// Adds an input.
+    pub(crate) fn add(&mut self, name: &str, value: String) {
+        self.inputs.insert(name.to_owned(), value);
+    }
+
+    /// The name of the prepared data set: 32 hexadecimal digits.
+    #[must_use]
+    pub fn key(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for (name, value) in &self.inputs {
+            // Lengths keep one list of names and values from reading as another.
+            for text in [name, value] {
+                hasher.update(&(text.len() as u64).to_le_bytes());
+                hasher.update(text.as_bytes());
+            }
+        }
+        hasher.finalize().to_hex()[..32].to_owned()
+    }
+
+    /// The inputs and their values: settings as JSON, files by hash and size.
+    pub fn inputs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.inputs.iter().map(|(k, v)| (k.as_str(), v.as_str()))
+    }
+
+    /// How a prepared data set's inputs differ from these, by name.
+    #[must_use]
+    pub fn differences(&self, there: &Self) -> Vec<Difference> {
+        let mut names: Vec<&String> = self.inputs.keys().chain(there.inputs.keys()).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+            .into_iter()
+            .map(|name| Difference {
+                input: name.clone(),
+                there: there.inputs.get(name).cloned(),
+                here: self.inputs.get(name).cloned(),
+            })
+            .filter(|difference| difference.there != difference.here)
+            .collect()
+    }
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let value = |value: &Option<String>| value.clone().unwrap_or_else(|| "absent".to_owned());
+        write!(
+            f,
+            "{}: {} there, {} here",
+            self.input,
+            value(&self.there),
+            value(&self.here)
+        )
+    }
+}
+
+/// The data sets of a configuration, with their place in it.
+fn entries(config: &Config) -> impl Iterator<Item = (String, &Dataset)> {
+    let lists = [
+        ("datasets", Some(&config.datasets)),
+        ("test_datasets", config.test_datasets.as_ref()),
+    ];
+    lists.into_iter().flat_map(|(list, entries)| {
+        let entries = entries.into_iter().flatten().enumerate();
+        entries.map(move |(index, entry)| (format!("{list}.{index}"), entry))
+    })
+}
+
+/// The settings that count, one entry a leaf; what is null is left out, so that
+/// a new optional key changes nothing.
+fn settings(config: &Config) -> BTreeMap<String, String> {
+    let mut out = BTreeMap::new();
+    // A configuration came from JSON, so it can be written as such.
+    let Ok(Value::Object(mut all)) = serde_json::to_value(config) else {
+        return out;
+    };
+    all.retain(|key, _| !NO_INFLUENCE.contains(&key.as_str()));
+    for list in ["datasets", "test_datasets"] {
+        for entry in all
+            .get_mut(list)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
+            if let Value::Object(entry) = entry {
+                entry.retain(|key, _| !["path", "chat_template_jinja"].contains(&key.as_str()));
+            }
+        }
+    }
+    flatten(&mut out, "setting ", &Value::Object(all));
+    out
+}
+
+fn flatten(out: &mut BTreeMap<String, String>, name: &str, value: &Value) {
+    let inside = |key: &str| match name.ends_with(' ') {
+        true => format!("{name}{key}"),
+        false => format!("{name}.{key}"),
+    };
+    match value {
+        Value::Null => {}
+        Value::Object(object) if !object.is_empty() => {
+            for (key, value) in object {
+                flatten(out, &inside(key), value);
+            }
+        }
+        Value::Array(values) if values.iter().any(|value| value.is_object()) => {
+            for (index, value) in values.iter().enumerate() {
+                flatten(out, &inside(&index.to_string()), value);
+            }
+        }
+        Value::Object(_) => {}
+        other => {
+            out.insert(name.to_owned(), other.to_string());
+        }
+    }
+}
+
+/// The files of a data set by the names that count: their paths, without the
+/// folders that all of them share.
+fn data_files(dataset: &Dataset) -> Result<Vec<(String, PathBuf)>, DataError> {
+    let paths = source::files(dataset)?;
+    let mut shared = paths.first().and_then(|path| path.parent());
+    while let Some(folder) = shared
+        && !paths.iter().all(|path| path.starts_with(folder))
+    {
+        shared = folder.parent();
+    }
+    let name = |path: &Path| {
+        let inside = shared.and_then(|folder| path.strip_prefix(folder).ok());
+        inside.unwrap_or(path).display().to_string()
+    };
+    Ok(paths
+        .iter()
+        .map(|path| (name(path), path.clone()))
+        .collect())
+}
+
+/// Hash and size of a file.
+pub(super) fn hash_file(path: &Path) -> Result<String, DataError> {
+    let mut file = File::open(path).map_err(io("read", path))?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; 1 << 18];
+    let mut size = 0u64;
+    loop {
+        let read = match file.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(io("read", path)(error)),
+        };
+        hasher.update(&buffer[..read]);
+        size += read as u64;
+    }
+    Ok(format!("{} ({size} bytes)", short(&hasher.finalize())))
+}
+
+fn short(hash: &blake3::Hash) -> String {
+    hash.to_hex()[..32].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_without_influence_exist() {
+        let Value::Object(all) = serde_json::to_value(Config::default()).unwrap() else {
+            panic!("not an object");
+        };
+        for key in NO_INFLUENCE {
+            assert!(
+                all.contains_key(*key),
+                "{key} is no key of the configuration"
+            );
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_not_listed_counts() {
+        let config = Config::default();
+        let counted = settings(&config);
+        assert_eq!(counted["setting sequence_len"], "512");
+        assert_eq!(counted["setting seed"], "42");
+        assert_eq!(counted["setting excess_length_strategy"], "\"drop\"");
+        assert!(!counted.contains_key("setting learning_rate"));
+    }
+
+    #[test]
+    fn names_and_values_are_kept_apart() {
+        let of = |pairs: &[(&str, &str)]| {
+            let inputs = pairs
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+            Fingerprint {
+                inputs: inputs.collect(),
+            }
+        };
+        assert_ne!(of(&[("ab", "c")]).key(), of(&[("a", "bc")]).key());
+        assert_eq!(of(&[("a", "b")]).key().len(), 32);
+        let differences = of(&[("a", "1"), ("b", "2")]).differences(&of(&[("a", "1"), ("c", "3")]));
+        let text: Vec<_> = differences.iter().map(Difference::to_string).collect();
+        assert_eq!(text, ["b: absent there, 2 here", "c: 3 there, absent here"]);
+    }
+}

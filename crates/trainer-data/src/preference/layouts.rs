@@ -1,0 +1,534 @@
+//! Layouts: the columns of a row and the texts around them.
+
+use std::borrow::Cow;
+
+use serde_json::Value;
+use trainer_config::{Config, Dataset, Format, PreferenceLayout, PromptStrategy};
+
+use super::PreferenceObjective;
+use super::chat::{ChatLayout, Shape};
+use crate::source::Row;
+use crate::strategy::plain::Plain;
+use crate::strategy::user_defined::format;
+use crate::{DataError, Tokenizer};
+
+/// A prompt and its answers as text.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Texts {
+    pub(super) prompt: String,
+    /// The better answer and the worse one; for KTO the first is the answer.
+    pub(super) answers: [String; 2],
+    /// Whether prompt and answers are one rendered conversation each, which has
+    /// its end already.
+    pub(super) rendered: bool,
+    /// Whether names of special tokens in the prompt are marked.
+    pub(super) marked: bool,
+}
+
+/// Texts of a fixed chat format.
+struct Fixed {
+    /// Around the content of a message: `[before the role, after it, end]`.
+    turn: [&'static str; 3],
+    /// After the end of a message that is not the last.
+    next: &'static str,
+}
+
+const CHATML: Fixed = Fixed {
+    turn: ["<|im_start|>", "\n", "<|im_end|>"],
+    next: "\n",
+};
+const LLAMA3: Fixed = Fixed {
+    turn: ["<|start_header_id|>", "<|end_header_id|>\n\n", "<|eot_id|>"],
+    next: "",
+};
+
+impl Fixed {
+    fn message(&self, role: &str, content: &str) -> String {
+        let [open, close, end] = self.turn;
+        format!("{open}{role}{close}{content}{end}{}", self.next)
+    }
+
+    fn answer_header(&self) -> String {
+        let [open, close, _] = self.turn;
+        format!("{open}assistant{close}")
+    }
+
+    fn end(&self) -> &'static str {
+        self.turn[2]
+    }
+}
+
+enum Kind<'a> {
+    /// A prompt column (the first of these that a row has) and answers.
+    Columns(&'static Fixed, &'static [&'static str]),
+    /// The answers are whole conversations.
+    Conversations(&'static Fixed),
+    Nectar,
+    Passthrough,
+    Chat(Box<ChatLayout<'a>>),
+    Own(Box<Own<'a>>),
+}
+
+struct Own<'a> {
+    system: &'a str,
+    prompt: &'a str,
+    answers: [&'a str; 2],
+    label: &'a str,
+    prompt_format: Format,
+    answer_formats: [(Format, &'static str); 2],
+}
+
+/// How the rows of a data set are read.
+pub(super) struct Layout<'a> {
+    pub(super) name: &'static str,
+    kind: Kind<'a>,
+    plain: Plain,
+    objective: PreferenceObjective,
+}
+
+impl<'a> Layout<'a> {
+    pub(super) fn new(
+        config: &'a Config,
+        dataset: &'a Dataset,
+        first: &Row,
+        tokenizer: &'a Tokenizer,
+        objective: PreferenceObjective,
+    ) -> Result<Self, DataError> {
+        use PreferenceLayout as L;
+        let wrong = |message| DataError::Dataset {
+            path: dataset.path.clone(),
+            message,
+        };
+        let Some(strategy) = &dataset.strategy else {
+            let fits = nearest(first, objective);
+            let fits = fits.map(|name| format!(" (the columns fit `type: {name}`)"));
+            return Err(wrong(format!(
+                "it has no `type`; training on {} needs one{}",
+                objective.name(),
+                fits.unwrap_or_default()
+            )));
+        };
+        let chat = |shape| {
+            ChatLayout::new(config, dataset, tokenizer, shape)
+                .map(|chat| Kind::Chat(Box::new(chat)))
+        };
+        let any: &[&str] = &["prompt", "input", "question", "instruction"];
+        let kind = match strategy {
+            PromptStrategy::Preference(layout) => match layout {
+                L::ChatmlDefault => Kind::Columns(&CHATML, any),
+                L::Llama3Default => Kind::Columns(&LLAMA3, any),
+                L::ChatmlArgilla => Kind::Columns(&CHATML, &["instruction"]),
+                L::Llama3Argilla => Kind::Columns(&LLAMA3, &["instruction"]),
+                L::ChatmlIcr => Kind::Columns(&CHATML, &["input"]),
+                L::Llama3Icr | L::BradleyTerryLlama3Icr => Kind::Columns(&LLAMA3, &["input"]),
+                L::ChatmlIntel => Kind::Columns(&CHATML, &["question"]),
+                L::Llama3Intel => Kind::Columns(&LLAMA3, &["question"]),
+                L::ChatmlPromptPairs | L::ChatmlUltra => Kind::Columns(&CHATML, &["prompt"]),
+                L::Llama3PromptPairs | L::Llama3Ultra => Kind::Columns(&LLAMA3, &["prompt"]),
+                L::ChatmlArgillaChat => Kind::Conversations(&CHATML),
+                L::Llama3ArgillaChat => Kind::Conversations(&LLAMA3),
+                L::Passthrough => Kind::Passthrough,
+                L::ZephyrNectar if objective.pairs() => Kind::Nectar,
+                L::ChatTemplateDefault if objective.pairs() => chat(Shape::Messages)?,
+                L::ChatTemplateArgillaChat if objective.pairs() => chat(Shape::Conversations)?,
+                L::ChatTemplateArgilla | L::OrpoChatTemplate if objective.pairs() => {
+                    chat(Shape::Whole)?
+                }
+                L::BradleyTerryChatTemplate if objective.pairs() => chat(Shape::SystemAndInput)?,
+                L::ZephyrNectar
+                | L::ChatTemplateDefault
+                | L::ChatTemplateArgillaChat
+                | L::ChatTemplateArgilla
+                | L::OrpoChatTemplate
+                | L::BradleyTerryChatTemplate
+                | L::StepwiseSupervised => {
+                    return Err(wrong(unfit(strategy, objective)));
+                }
+            },
+            PromptStrategy::ChatTemplate if objective.pairs() => chat(Shape::Messages)?,
+            PromptStrategy::UserDefined(own) => {
+                let column = |name: &'a Option<String>, default| name.as_deref().unwrap_or(default);
+                let kto = objective == PreferenceObjective::Kto;
+                let answers = if kto {
+                    [column(&own.field_completion, "completion"), ""]
+                } else {
+                    [
+                        column(&own.field_chosen, "chosen"),
+                        column(&own.field_rejected, "rejected"),
+                    ]
+                };
+                let first = if kto {
+                    let key = "completion_format";
+                    (
+                        format(dataset, key, &own.completion_format, "{completion}")?,
+                        "completion",
+                    )
+                } else {
+                    let key = "chosen_format";
+                    (
+                        format(dataset, key, &own.chosen_format, "{chosen}")?,
+                        "chosen",
+                    )
+                };
+                let key = "rejected_format";
+                let second = format(dataset, key, &own.rejected_format, "{rejected}")?;
+                Kind::Own(Box::new(Own {
+                    system: column(&own.field_system, "system"),
+                    prompt: column(&own.field_prompt, "prompt"),
+                    answers,
+                    label: column(&own.field_label, "label"),
+                    prompt_format: format(
+                        dataset,
+                        "prompt_format",
+                        &own.prompt_format,
+                        "{prompt}",
+                    )?,
+                    answer_formats: [first, (second, "rejected")],
+                }))
+            }
+            other => return Err(wrong(unfit(other, objective))),
+        };
+        Ok(Self {
+            name: strategy.as_str(),
+            kind,
+            plain: Plain::new(config, tokenizer),
+            objective,
+        })
+    }
+
+    /// The texts of a row.
+    pub(super) fn texts(&self, row: &Row) -> Result<Texts, DataError> {
+        self.read(row).map_err(|mut error| {
+            if let DataError::MissingColumn { hint, .. } = &mut error
+                && hint.is_empty()
+            {
+                *hint = self.hint(row);
+            }
+            error
+        })
+    }
+
+    fn read(&self, row: &Row) -> Result<Texts, DataError> {
+        match &self.kind {
+            Kind::Columns(style, prompts) => {
+                let prompt = prompts.iter().find(|name| row.columns.contains_key(**name));
+                let prompt = row.text(prompt.unwrap_or(&prompts[0]), self.name, "")?;
+                let mut text = String::new();
+                let system = row.optional_text("system")?;
+                if !system.is_empty() {
+                    text.push_str(&style.message("system", &self.mark(row, system)?));
+                }
+                text.push_str(&style.message("user", &self.mark(row, prompt)?));
+                text.push_str(&style.answer_header());
+                let end = style.end();
+                Ok(Texts {
+                    prompt: text,
+                    answers: self
+                        .answers(row)?
+                        .map(|answer| answer.map_or_else(String::new, |a| format!("{a}{end}"))),
+                    rendered: false,
+                    marked: true,
+                })
+            }
+            Kind::Conversations(style) => {
+                let columns = self.answer_columns(row);
+                let mut talks = Vec::new();
+                for column in columns.into_iter().flatten() {
+                    talks.push(conversation(
+                        row,
+                        column,
+                        row.column(column, self.name, "")?,
+                    )?);
+                }
+                let [first, rest @ ..] = &*talks else {
+                    return Ok(Texts::default());
+                };
+                if rest.iter().any(|talk| talk.before != first.before) {
+                    return Err(other_history(row));
+                }
+                let mut text = String::new();
+                for (role, content) in &first.before {
+                    text.push_str(&style.message(role, &self.mark(row, content)?));
+                }
+                text.push_str(&style.answer_header());
+                let answer = |index: usize| {
+                    talks.get(index).map_or_else(String::new, |talk| {
+                        format!("{}{}", talk.answer, style.end())
+                    })
+                };
+                Ok(Texts {
+                    prompt: text,
+                    answers: [answer(0), answer(1)],
+                    rendered: false,
+                    marked: true,
+                })
+            }
+            Kind::Nectar => {
+                let prompt = row.text("prompt", self.name, "")?;
+                nectar(row, self.name, &self.mark(row, prompt)?)
+            }
+            Kind::Passthrough => Ok(Texts {
+                prompt: row.text("prompt", self.name, "")?.to_owned(),
+                answers: self.answers(row)?.map(|a| a.unwrap_or_default().to_owned()),
+                rendered: false,
+                marked: false,
+            }),
+            Kind::Chat(chat) => chat.texts(row, self.name, self.objective, &self.plain),
+            Kind::Own(own) => {
+                let text = |column, key: &str| {
+                    let hint = format!("; `{key}` of the `type` names the column");
+                    row.text(column, self.name, hint)
+                };
+                let values = [
+                    ("prompt", text(own.prompt, "field_prompt")?),
+                    ("system", row.optional_text(own.system)?),
+                ];
+                let mut answers = [const { String::new() }; 2];
+                let formats = own.answer_formats.iter().zip(own.answers);
+                for (answer, ((format, name), column)) in answers.iter_mut().zip(formats) {
+                    if !column.is_empty() {
+                        let value = text(column, &format!("field_{name}"))?;
+                        *answer = format.fill(&[(*name, value)]);
+                    }
+                }
+                Ok(Texts {
+                    prompt: own.prompt_format.fill(&values),
+                    answers,
+                    rendered: false,
+                    marked: false,
+                })
+            }
+        }
+    }
+
+    /// A text of the prompt, with names of special tokens marked.
+    fn mark<'r>(&self, row: &Row, text: &'r str) -> Result<Cow<'r, str>, DataError> {
+        self.plain.mark(text).map_err(|error| error.at(&row.at))
+    }
+
+    /// The columns of the answers: two, or the one of KTO.
+    fn answer_columns(&self, row: &Row) -> [Option<&'static str>; 2] {
+        if self.objective == PreferenceObjective::Kto {
+            return [Some("completion"), None];
+        }
+        let named = |name, other| {
+            if row.columns.contains_key(other) && !row.columns.contains_key(name) {
+                Some(other)
+            } else {
+                Some(name)
+            }
+        };
+        [
+            named("chosen", "chosen_response"),
+            named("rejected", "rejected_response"),
+        ]
+    }
+
+    /// The answers, which may be texts, messages, or conversations that end with
+    /// them.
+    fn answers<'r>(&self, row: &'r Row) -> Result<[Option<&'r str>; 2], DataError> {
+        let read = |column: Option<&'static str>| match column {
+            None => Ok(None),
+            Some(column) => {
+                let value = row.column(column, self.name, "")?;
+                match (value, &self.kind) {
+                    (Value::String(text), _) => Ok(Some(text.as_str())),
+                    // What is passed through is text already.
+                    (_, Kind::Passthrough) => Err(row.wrong_type(column, "text", value)),
+                    _ => Ok(Some(conversation(row, column, value)?.answer)),
+                }
+            }
+        };
+        let [first, second] = self.answer_columns(row);
+        Ok([read(first)?, read(second)?])
+    }
+
+    /// Whether the answer is a good one (KTO).
+    pub(super) fn verdict(&self, row: &Row) -> Result<bool, DataError> {
+        let column = match &self.kind {
+            Kind::Own(own) => own.label,
+            _ => "label",
+        };
+        let value = row.column(column, self.name, self.hint(row))?;
+        match value {
+            Value::Bool(verdict) => Ok(*verdict),
+            Value::Number(number) if number.as_f64() == Some(0.0) => Ok(false),
+            Value::Number(number) if number.as_f64() == Some(1.0) => Ok(true),
+            other => Err(row.wrong_type(
+                column,
+                "true (or 1) for a good answer, false (or 0) for a bad one",
+                other,
+            )),
+        }
+    }
+
+    /// What the layout reads, and which one the row fits.
+    fn hint(&self, row: &Row) -> String {
+        let answers = if self.objective == PreferenceObjective::Kto {
+            "`completion`, `label`"
+        } else {
+            "`chosen`, `rejected`"
+        };
+        let mut hint = match &self.kind {
+            Kind::Columns(_, prompts) => {
+                let prompts: Vec<String> = prompts.iter().map(|p| format!("`{p}`")).collect();
+                format!(
+                    "; the layout reads {}, {answers} and an optional `system`",
+                    prompts.join(" or ")
+                )
+            }
+            Kind::Conversations(_) => format!("; the layout reads {answers}, conversations"),
+            Kind::Nectar => "; the layout reads `prompt` and `answers`".to_owned(),
+            Kind::Passthrough => format!("; the layout reads `prompt`, {answers}"),
+            Kind::Chat(chat) => format!("; the layout reads {}", chat.columns()),
+            Kind::Own(_) => String::new(),
+        };
+        if let Some(nearest) = nearest(row, self.objective)
+            && nearest != self.name
+        {
+            hint.push_str(&format!("; the columns fit `type: {nearest}`"));
+        }
+        hint
+    }
+}
+
+fn unfit(strategy: &PromptStrategy, objective: PreferenceObjective) -> String {
+    let takes = match objective {
+        PreferenceObjective::Kto => {
+            "chatml.argilla, chatml.argilla_chat, chatml.intel, chatml.prompt_pairs, chatml.ultra, the same of llama3, or a mapping"
+        }
+        PreferenceObjective::ProcessRewardModel => "stepwise_supervised",
+        PreferenceObjective::Orpo => "chat_template.argilla, or another layout of pairs",
+        PreferenceObjective::RewardModel => {
+            "bradley_terry.chat_template, bradley_terry.llama3.icr, or another layout of pairs"
+        }
+        PreferenceObjective::Pairwise => {
+            "chatml.*, llama3.*, chat_template.default, chat_template.argilla_chat, zephyr.nectar, passthrough.default, or a mapping"
+        }
+    };
+    format!(
+        "`type: {strategy}` does not fit training on {}, which takes {takes}",
+        objective.name()
+    )
+}
+
+/// Columns of the layouts that are worth suggesting, of pairs and of single
+/// answers.
+const PAIRS: [(&str, &[&str]); 8] = [
+    ("chat_template.default", &["messages", "chosen", "rejected"]),
+    ("zephyr.nectar", &["prompt", "answers"]),
+    ("chatml.prompt_pairs", &["prompt", "chosen", "rejected"]),
+    ("chatml.icr", &["input", "chosen", "rejected"]),
+    ("chatml.intel", &["question", "chosen", "rejected"]),
+    ("chatml.default", &["instruction", "chosen", "rejected"]),
+    (
+        "chatml.default",
+        &["instruction", "chosen_response", "rejected_response"],
+    ),
+    ("chat_template.argilla_chat", &["chosen", "rejected"]),
+];
+const SINGLE: [(&str, &[&str]); 4] = [
+    ("chatml.prompt_pairs", &["prompt", "completion", "label"]),
+    ("chatml.intel", &["question", "completion", "label"]),
+    ("chatml.argilla", &["instruction", "completion", "label"]),
+    ("chatml.argilla_chat", &["completion", "label"]),
+];
+
+fn nearest(row: &Row, objective: PreferenceObjective) -> Option<&'static str> {
+    let layouts: &[(&str, &[&str])] = match objective {
+        PreferenceObjective::Kto => &SINGLE,
+        PreferenceObjective::ProcessRewardModel => {
+            &[("stepwise_supervised", &["prompt", "completions", "labels"])]
+        }
+        _ => &PAIRS,
+    };
+    let fits = |columns: &[&str]| columns.iter().all(|name| row.columns.contains_key(*name));
+    layouts
+        .iter()
+        .find(|(_, columns)| fits(columns))
+        .map(|(name, _)| *name)
+}
+
+/// A conversation: its last message and what came before.
+#[derive(Debug)]
+struct Conversation<'a> {
+    before: Vec<(&'a str, &'a str)>,
+    answer: &'a str,
+}
+
+fn conversation<'a>(
+    row: &Row,
+    column: &str,
+    value: &'a Value,
+) -> Result<Conversation<'a>, DataError> {
+    let list = match value {
+        Value::Array(list) if !list.is_empty() => list.as_slice(),
+        Value::Object(_) => std::slice::from_ref(value),
+        other => {
+            let expected = "a list of messages that ends with the answer";
+            return Err(row.wrong_type(column, expected, other));
+        }
+    };
+    let part = |index: usize, message: &'a Value, key: &str| match message.get(key) {
+        Some(Value::String(text)) => Ok(text.as_str()),
+        other => {
+            let place = format!("{column}[{index}].{key}");
+            Err(row.wrong_type(place, "text", other.unwrap_or(&Value::Null)))
+        }
+    };
+    let last = list.len() - 1;
+    let mut before = Vec::with_capacity(last);
+    for (index, message) in list[..last].iter().enumerate() {
+        before.push((
+            part(index, message, "role")?,
+            part(index, message, "content")?,
+        ));
+    }
+    Ok(Conversation {
+        before,
+        answer: part(last, &list[last], "content")?,
+    })
+}
+
+pub(super) fn other_history(row: &Row) -> DataError {
+    DataError::Row {
+        at: row.at.clone(),
+        message: "`chosen` and `rejected` differ before their last message, so they are no answers to the same prompt".to_owned(),
+    }
+}
+
+/// The best answer and the worst.
+fn nectar(row: &Row, name: &'static str, prompt: &str) -> Result<Texts, DataError> {
+    let value = row.column("answers", name, "")?;
+    let Value::Array(answers) = value else {
+        return Err(row.wrong_type("answers", "a list of answers", value));
+    };
+    let mut ranked = Vec::with_capacity(answers.len());
+    for (index, answer) in answers.iter().enumerate() {
+        let part = |key: &str| answer.get(key).unwrap_or(&Value::Null);
+        let Some(rank) = part("rank").as_f64() else {
+            return Err(row.wrong_type(format!("answers[{index}].rank"), "a number", part("rank")));
+        };
+        let Value::String(text) = part("answer") else {
+            return Err(row.wrong_type(format!("answers[{index}].answer"), "text", part("answer")));
+        };
+        ranked.push((rank, text));
+    }
+    // Of equals the first; rank 1 is the best.
+    ranked.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (Some(best), Some(worst)) = (ranked.first(), ranked.last()) else {
+        return Err(row.wrong_type("answers", "a list of two answers or more", value));
+    };
+    if best.0 == worst.0 {
+        return Err(DataError::Row {
+            at: row.at.clone(),
+            message: "no answer in `answers` is ranked above another".to_owned(),
+        });
+    }
+    Ok(Texts {
+        prompt: format!("<|system|>\n</s>\n<|user|>\n{prompt}</s>\n<|assistant|>\n"),
+        answers: [best.1.clone(), worst.1.clone()],
+        rendered: false,
+        marked: true,
+    })
+}

@@ -1,0 +1,141 @@
+//! Preferences, rewards and judged steps: rows to the samples of `seqprep`.
+//!
+//! ```text
+//! Row ──layout──▶ texts (prompt, answers) ──encode──▶ sample ──length rule──▶ kept
+//! ```
+//!
+//! A layout (`type:` of a data set) says which columns are read and what text
+//! stands around them; the objective says how the texts become tokens. Prompt and
+//! answer are tokenized apart, so that the tokens of a prompt are those the model
+//! sees when it is asked; an answer ends with the end of the sequence.
+//!
+//! Invariants: those of [`prepare`](crate::prepare()): rows in the order of the
+//! files, and nothing dropped or cut without a line in the ledger.
+
+mod chat;
+mod encode;
+mod layouts;
+mod pipeline;
+mod steps;
+
+use seqprep::{KtoSample, PreferencePair, StepSample};
+use trainer_config::Config;
+
+use crate::prepare::in_pool;
+use crate::{DataError, Ledger, Tokenizer};
+
+/// What the samples are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PreferenceObjective {
+    /// Pairs, compared by the log-probabilities of their answers: DPO, IPO, SimPO.
+    Pairwise,
+    /// Pairs for ORPO, whose prompts open with the token that begins a sequence
+    /// wherever the tokenizer has one.
+    Orpo,
+    /// Single answers with a verdict.
+    Kto,
+    /// Pairs for a reward model, which reads a conversation as a whole. What is
+    /// too long is cut, whatever `excess_length_strategy` says short of `raise`.
+    RewardModel,
+    /// Steps with a verdict each. What is too long is cut, as for a reward model.
+    ProcessRewardModel,
+}
+
+impl PreferenceObjective {
+    /// How messages call it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pairwise => "preference pairs",
+            Self::Orpo => "ORPO",
+            Self::Kto => "KTO",
+            Self::RewardModel => "a reward model",
+            Self::ProcessRewardModel => "a process reward model",
+        }
+    }
+
+    /// Whether its samples are pairs.
+    fn pairs(self) -> bool {
+        matches!(self, Self::Pairwise | Self::Orpo | Self::RewardModel)
+    }
+}
+
+/// Samples of one kind, that of the objective.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Preferences {
+    /// For [`PreferenceObjective::Pairwise`], [`PreferenceObjective::Orpo`] and
+    /// [`PreferenceObjective::RewardModel`].
+    Pairs(Vec<PreferencePair>),
+    /// For [`PreferenceObjective::Kto`].
+    Kto(Vec<KtoSample>),
+    /// For [`PreferenceObjective::ProcessRewardModel`].
+    Steps(Vec<StepSample>),
+}
+
+impl Preferences {
+    /// Number of samples.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Pairs(samples) => samples.len(),
+            Self::Kto(samples) => samples.len(),
+            Self::Steps(samples) => samples.len(),
+        }
+    }
+
+    /// True when there is no sample.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The samples of a run on preferences.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PreparedPreferences {
+    /// What is trained on, in order.
+    pub train: Preferences,
+    /// What is evaluated on, in order; may be empty.
+    pub eval: Preferences,
+    /// The account of every row and token. The tokens of a pair are those of its
+    /// two sequences, prompts included.
+    pub ledger: Ledger,
+}
+
+/// Reads and tokenizes the data sets of a configuration for an objective.
+///
+/// Shuffles, shards, repetitions, deduplication and the validation split are
+/// those of [`prepare`](crate::prepare()).
+///
+/// # Errors
+/// As [`prepare`](crate::prepare()); a `type` that does not fit the objective.
+pub fn prepare_preferences(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    objective: PreferenceObjective,
+) -> Result<PreparedPreferences, DataError> {
+    in_pool(config, || match objective {
+        PreferenceObjective::Kto => of_kind(config, tokenizer, objective, Preferences::Kto),
+        PreferenceObjective::ProcessRewardModel => {
+            of_kind(config, tokenizer, objective, Preferences::Steps)
+        }
+        PreferenceObjective::Pairwise
+        | PreferenceObjective::Orpo
+        | PreferenceObjective::RewardModel => {
+            of_kind(config, tokenizer, objective, Preferences::Pairs)
+        }
+    })?
+}
+
+fn of_kind<K: pipeline::Kind>(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    objective: PreferenceObjective,
+    wrap: fn(Vec<K>) -> Preferences,
+) -> Result<PreparedPreferences, DataError> {
+    let (train, eval, ledger) = pipeline::run(config, tokenizer, objective)?;
+    Ok(PreparedPreferences {
+        train: wrap(train),
+        eval: wrap(eval),
+        ledger,
+    })
+}
