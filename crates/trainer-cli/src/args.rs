@@ -18,13 +18,23 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Train a model as the file says and save it to output_dir.
+    ///
+    /// `--explain-cache` says first why the prepared data is used, or is not.
     Train(Run),
     /// Check a file and print every value that is in force, with its origin.
     Check(Run),
-    /// Turn the data sets of a file into tokens and print an account of the rows.
+    /// Turn the data sets of a file into tokens, keep them in
+    /// dataset_prepared_path and print an account of the rows.
     ///
-    /// `--export_jsonl FILE` writes the training rows, one JSON object a line.
+    /// `--export_jsonl FILE` writes the training rows, one JSON object a line;
+    /// `--save_to_disk FOLDER` writes them for `datasets.load_from_disk`;
+    /// `--explain-cache` says first why the prepared data is used, or is not.
     Preprocess(Run),
+    /// Show rows as the model will see them: what is trained, masked and padded.
+    ///
+    /// `--rows N` is how many (3), `--tokens` shows one line a token with its
+    /// position, id and role, `--html FILE` writes a page instead.
+    Preview(Run),
     /// Fine-tune the model in examples/ and show its answers before and after.
     Demo {
         /// Folder of the examples.
@@ -34,6 +44,9 @@ pub(crate) enum Command {
     /// Print the JSON schema of the configuration file, for editors.
     Schema,
 }
+
+/// Keys of the file and their values on the command line.
+pub(crate) type Overrides = Vec<(String, String)>;
 
 #[derive(Debug, Args)]
 pub(crate) struct Run {
@@ -49,8 +62,26 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// Takes flags that are no keys of the file out of the overrides, each with
+    /// its last value. Words may be joined by `-` or `_`.
+    pub(crate) fn flags<const N: usize>(
+        &self,
+        names: [&str; N],
+    ) -> Result<([Option<String>; N], Overrides), Failure> {
+        let mut values = [const { None }; N];
+        let mut rest = Vec::new();
+        for (key, value) in self.overrides()? {
+            let name = key.replace('-', "_");
+            match names.iter().position(|flag| *flag == name) {
+                Some(place) => values[place] = Some(value),
+                None => rest.push((key, value)),
+            }
+        }
+        Ok((values, rest))
+    }
+
     /// The overrides as (key, value) pairs. A flag without a value is `true`.
-    pub(crate) fn overrides(&self) -> Result<Vec<(String, String)>, Failure> {
+    pub(crate) fn overrides(&self) -> Result<Overrides, Failure> {
         let mut pairs = Vec::new();
         let mut words = self.overrides.iter().peekable();
         while let Some(word) = words.next() {
@@ -79,6 +110,7 @@ impl Command {
             Self::Train(run) => commands::train::run(&run),
             Self::Check(run) => commands::check::run(&run),
             Self::Preprocess(run) => commands::preprocess::run(&run),
+            Self::Preview(run) => commands::preview::run(&run),
             Self::Demo { folder } => commands::demo::run(&folder),
             Self::Schema => commands::schema::run(),
         }

@@ -31,8 +31,9 @@ impl Observer for Progress {
             n => format!(", {n} for evaluation"),
         };
         eprintln!(
-            "{} samples{eval}; {} trainable parameters; {} steps",
-            plan.samples,
+            "{}{eval}; {} trainable parameters; {} steps",
+            plan.samples
+                .map_or_else(|| "a stream".to_owned(), |n| format!("{n} samples")),
             grouped(plan.trainable_parameters),
             plan.total_steps
         );

@@ -2,14 +2,16 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::tensor::Device;
 use trainer_config::{Config, Layers, Loaded};
 use trainer_core::{TrainerTokenizer, backend};
-use trainer_data::{ChatTemplate, Prepared, Tokenizer};
+use trainer_data::stream::{SampleStream, StreamOptions};
+use trainer_data::{CacheOutcome, ChatTemplate, PreparedData, Tokenizer};
 use trainer_model::{CausalLm, ModelConfig, load_causal_lm};
 
-use crate::args::Run;
+use crate::args::{Overrides, Run};
 
 /// Why a command failed, ready to be printed.
 #[derive(Debug)]
@@ -45,10 +47,7 @@ pub(crate) fn load_config(run: &Run) -> Result<Loaded, Failure> {
 }
 
 /// As [`load_config`], with overrides that are parsed already.
-pub(crate) fn load_layers(
-    file: &Path,
-    overrides: Vec<(String, String)>,
-) -> Result<Loaded, Failure> {
+pub(crate) fn load_layers(file: &Path, overrides: Overrides) -> Result<Loaded, Failure> {
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
@@ -81,9 +80,42 @@ pub(crate) fn load_tokenizer(config: &Config) -> Result<Tokenizer, Failure> {
     Ok(tokenizer)
 }
 
-/// The samples of a configuration.
-pub(crate) fn load_samples(config: &Config, tokenizer: &Tokenizer) -> Result<Prepared, Failure> {
-    Ok(trainer_data::prepare(config, tokenizer)?)
+/// The samples of a configuration, and where they come from.
+pub(crate) fn load_samples(
+    config: &Config,
+    tokenizer: &Tokenizer,
+) -> Result<(PreparedData, CacheOutcome), Failure> {
+    let (prepared, outcome) = trainer_data::prepare_cached(config, tokenizer)?;
+    if let CacheOutcome::Stored {
+        entry,
+        damaged: Some(reason),
+    } = &outcome
+    {
+        eprintln!(
+            "warning: the prepared data in {} was damaged and is replaced: {reason}",
+            entry.display()
+        );
+    }
+    Ok((prepared, outcome))
+}
+
+/// Whether the training data is read while training.
+pub(crate) fn is_streamed(config: &Config) -> bool {
+    config.streaming || config.pretraining_dataset.is_some()
+}
+
+/// The training data as a stream.
+pub(crate) fn open_stream(config: &Config) -> Result<SampleStream, Failure> {
+    // The stream tokenizes in a thread of its own.
+    let tokenizer = Arc::new(load_tokenizer(config)?);
+    let options = StreamOptions::new(config);
+    Ok(SampleStream::start(config, tokenizer, options)?)
+}
+
+/// Prints why prepared data is used, or is not.
+pub(crate) fn explain(config: &Config, tokenizer: &Tokenizer) -> Result<(), Failure> {
+    eprint!("{}", trainer_data::explain_cache(config, tokenizer)?);
+    Ok(())
 }
 
 /// The model of a configuration on `device`, recording gradients.

@@ -6,11 +6,12 @@
 //! the micro-batches here.
 
 use seqprep::{
-    Batch, CollateOptions, FirstFitOptions, Packing, PadTo, PaddingSide, Sample, SeedStream,
-    StepPlan, best_fit_decreasing, calculate_total_num_steps, collate_packed, first_fit,
+    Batch, CollateOptions, FirstFitOptions, Packing, PadTo, PaddingSide, PoseOptions, Sample,
+    SeedStream, StepPlan, add_pose_position_ids_batch, best_fit_decreasing_limited,
+    calculate_total_num_steps, collate_flattened, collate_packed, first_fit, group_by_length,
     num_micro_batches, permutation, sequential, sequential_order,
 };
-use trainer_config::{Config, PackingStrategy};
+use trainer_config::{AutoBool, Config, PackingStrategy};
 
 use crate::error::{Result, TrainerError};
 
@@ -23,6 +24,10 @@ pub struct BatchOptions {
     pub order: Order,
     /// Put several samples into one row, or one.
     pub packing: Option<PackingOptions>,
+    /// Join the rows of a batch into one, without padding between them.
+    pub flatten: bool,
+    /// Spread the positions of the samples, drawn from this seed.
+    pub pose: Option<(PoseOptions, u64)>,
     /// Padding.
     pub collate: CollateOptions,
 }
@@ -37,6 +42,12 @@ pub enum Order {
         /// Seed of the run.
         seed: u64,
     },
+    /// A new permutation for each epoch, in which samples of similar length are
+    /// neighbours.
+    ByLength {
+        /// Seed of the run.
+        seed: u64,
+    },
 }
 
 /// How samples are put into rows.
@@ -46,7 +57,7 @@ pub struct PackingOptions {
     pub strategy: PackingStrategy,
     /// Tokens in a row.
     pub capacity: u32,
-    /// Limits of first-fit.
+    /// Limits: documents in a row, and documents packed at a time by first-fit.
     pub limits: FirstFitOptions,
 }
 
@@ -54,20 +65,34 @@ impl BatchOptions {
     /// Options of the training data.
     #[must_use]
     pub fn training(config: &Config, pad_token_id: u32) -> Self {
+        let seed = config.seed;
+        let packing = config.sample_packing;
         let order = if config.curriculum_sampling {
             Order::Sequential
+        } else if config.group_by_length && !packing {
+            Order::ByLength { seed }
         } else {
-            Order::Shuffled { seed: config.seed }
+            Order::Shuffled { seed }
         };
-        let packing = config.sample_packing;
-        Self::new(
+        let options = Self::new(
             config,
             config.micro_batch_size,
             order,
             packing,
             config.sequence_len,
             pad_token_id,
-        )
+        );
+        // A loaded configuration has a maximum and chunks where it asks for this.
+        let pose = PoseOptions::new(config.pose_max_context_len)
+            .and_then(|pose| pose.with_chunks(config.pose_num_chunks))
+            .map(|pose| pose.with_split_on_token_ids(config.pose_split_on_token_ids.clone()));
+        Self {
+            pose: pose
+                .ok()
+                .filter(|_| config.use_pose)
+                .map(|pose| (pose, seed)),
+            ..options
+        }
     }
 
     /// Options of the evaluation data.
@@ -113,7 +138,9 @@ impl BatchOptions {
         Self {
             rows,
             order,
+            flatten: packing.is_none() && config.batch_flattening != AutoBool::Bool(false),
             packing,
+            pose: None,
             collate,
         }
     }
@@ -154,7 +181,7 @@ impl Batches {
     ///
     /// # Errors
     /// When there is no sample or one does not fit into a row.
-    pub fn new(samples: Vec<Sample>, options: BatchOptions) -> Result<Self> {
+    pub fn new(mut samples: Vec<Sample>, options: BatchOptions) -> Result<Self> {
         if samples.is_empty() {
             return Err(TrainerError::Data(
                 "there are no samples to make batches of".into(),
@@ -167,9 +194,14 @@ impl Batches {
             .map(|sample| u32::try_from(sample.input_ids.len()))
             .collect::<Result<Vec<_>, _>>()
             .map_err(too_many)?;
+        if let Some((pose, seed)) = &options.pose {
+            add_pose_position_ids_batch(&mut samples, pose, *seed, 0).map_err(data)?;
+        }
         let packed = match options.packing {
             Some(packing) if packing.strategy == PackingStrategy::BestFitDecreasing => {
-                Some(best_fit_decreasing(&lengths, packing.capacity).map_err(data)?)
+                let documents = packing.limits.bin_size;
+                let packed = best_fit_decreasing_limited(&lengths, packing.capacity, documents);
+                Some(packed.map_err(data)?)
             }
             _ => None,
         };
@@ -204,12 +236,16 @@ impl Batches {
             Order::Shuffled { seed } => {
                 permutation(n, SeedStream::new(seed).derive("epoch", epoch))
             }
+            Order::ByLength { seed } => {
+                let seed = SeedStream::new(seed).derive("epoch", epoch);
+                group_by_length(&self.lengths, self.options.rows, seed)
+            }
         };
         let rows = match (&self.packed, self.options.packing) {
             (Some(packing), _) => {
                 let packing = match self.options.order {
                     Order::Sequential => packing.clone(),
-                    Order::Shuffled { seed } => {
+                    Order::Shuffled { seed } | Order::ByLength { seed } => {
                         packing.shuffle_bins(SeedStream::new(seed).derive("bins", epoch))
                     }
                 };
@@ -245,6 +281,9 @@ impl Batches {
                     .collect()
             })
             .collect();
+        if self.options.flatten {
+            return collate_flattened(&rows.concat(), &self.options.collate).map_err(data);
+        }
         collate_packed(&rows, &self.options.collate).map_err(data)
     }
 
@@ -298,3 +337,7 @@ impl Batches {
 fn data(error: impl std::error::Error) -> TrainerError {
     TrainerError::Data(error.to_string())
 }
+
+#[cfg(test)]
+#[path = "batches_tests.rs"]
+mod tests;

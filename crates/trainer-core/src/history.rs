@@ -34,8 +34,8 @@ impl Observer for Silent {}
 pub struct RunPlan {
     /// Optimizer steps.
     pub total_steps: usize,
-    /// Training samples.
-    pub samples: usize,
+    /// Training samples, where their number is known: not of a stream.
+    pub samples: Option<usize>,
     /// Evaluation samples.
     pub eval_samples: usize,
     /// Parameters that are trained.

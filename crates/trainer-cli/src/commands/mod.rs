@@ -3,5 +3,6 @@
 pub(crate) mod check;
 pub(crate) mod demo;
 pub(crate) mod preprocess;
+pub(crate) mod preview;
 pub(crate) mod schema;
 pub(crate) mod train;

@@ -2,22 +2,41 @@
 
 use std::path::Path;
 
+use trainer_data::CacheOutcome;
+
 use crate::args::Run;
-use crate::session::{Failure, load_layers, load_samples, load_tokenizer};
+use crate::session::{Failure, explain, is_streamed, load_layers, load_samples, load_tokenizer};
 
 pub(crate) fn run(run: &Run) -> Result<(), Failure> {
-    // The one flag that is no key of the file.
-    let (export, overrides): (Vec<_>, Vec<_>) = run
-        .overrides()?
-        .into_iter()
-        .partition(|(key, _)| matches!(key.as_str(), "export_jsonl" | "export-jsonl"));
+    let ([export, saved, explained], overrides) =
+        run.flags(["export_jsonl", "save_to_disk", "explain_cache"])?;
     let config = load_layers(&run.config, overrides)?.config;
+    if is_streamed(&config) {
+        return Err(Failure::new(
+            "error: the data of this run is read while training, so that there is nothing to \
+             prepare; `trainer preview` shows rows of it",
+        ));
+    }
     let tokenizer = load_tokenizer(&config)?;
-    let prepared = load_samples(&config, &tokenizer)?;
+    if explained.is_some() {
+        explain(&config, &tokenizer)?;
+    }
+    let (prepared, outcome) = load_samples(&config, &tokenizer)?;
     println!("{}", prepared.ledger);
-    if let Some((_, path)) = export.last() {
-        trainer_data::export_jsonl(&prepared.train, Path::new(path))?;
+    if let Some(path) = export {
+        trainer_data::export_jsonl(&prepared.train, Path::new(&path))?;
         println!("{} rows written to {path}", prepared.train.len());
     }
-    Ok(())
+    if let Some(folder) = saved {
+        trainer_data::save_to_disk(&prepared.train, Path::new(&folder))?;
+        println!("{} rows saved to {folder}", prepared.train.len());
+    }
+    match outcome {
+        CacheOutcome::Loaded { entry } | CacheOutcome::Stored { entry, .. } => {
+            println!("prepared data in {}", entry.display());
+            Ok(())
+        }
+        CacheOutcome::NotStored { error } => Err(error.into()),
+        _ => Ok(()),
+    }
 }

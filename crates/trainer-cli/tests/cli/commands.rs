@@ -71,7 +71,72 @@ fn check_prints_values_with_their_origins() {
 fn help_names_every_command() {
     let output = trainer(&repository(), &["--help"]);
     let text = stdout(&output);
-    for command in ["train", "check", "preprocess", "demo", "schema"] {
+    for command in ["train", "check", "preprocess", "preview", "demo", "schema"] {
         assert!(text.contains(command), "{text}");
     }
+}
+
+/// Arguments of a run on the recorded data, with prepared data in a folder of
+/// its own.
+fn prep<'a>(command: &'a str, prepared: &'a str, extra: &[&'a str]) -> Vec<&'a str> {
+    let case = "cases/prep-chat.yaml";
+    let mut arguments = vec![command, case, "--dataset_prepared_path", prepared];
+    arguments.extend(extra);
+    arguments
+}
+
+#[test]
+fn prepared_data_is_kept_and_explained() {
+    let folder = tempfile::tempdir().unwrap();
+    let prepared = folder.path().join("prepared");
+    let prepared = prepared.to_str().unwrap();
+    let run = |extra: &[&str]| {
+        let output = trainer(&parity_root(), &prep("preprocess", prepared, extra));
+        assert!(output.status.success(), "{}", stderr(&output));
+        (stdout(&output), stderr(&output))
+    };
+    let (first, explained) = run(&["--explain-cache"]);
+    assert!(
+        explained.contains("there is no prepared data set"),
+        "{explained}"
+    );
+    let (second, explained) = run(&["--explain-cache"]);
+    assert!(explained.contains("is used"), "{explained}");
+    assert_eq!(first, second);
+    let (_, explained) = run(&["--explain-cache", "--sequence_len", "100"]);
+    assert!(explained.contains("setting sequence_len: "), "{explained}");
+}
+
+#[test]
+fn preview_shows_what_is_trained() {
+    let folder = tempfile::tempdir().unwrap();
+    let prepared = folder.path().join("prepared");
+    let prepared = prepared.to_str().unwrap();
+    let page = folder.path().join("page.html");
+    let output = trainer(&parity_root(), &prep("preview", prepared, &["--rows", "2"]));
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    assert!(text.starts_with("⟦trained⟧ masked\n\nrow 1: "), "{text}");
+    assert!(
+        text.contains("row 2: ") && !text.contains("row 3: "),
+        "{text}"
+    );
+    assert!(text.contains("efficiency  "), "{text}");
+    let extra = ["--html", page.to_str().unwrap()];
+    let output = trainer(&parity_root(), &prep("preview", prepared, &extra));
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        fs::read_to_string(page)
+            .unwrap()
+            .contains("<span class=\"t\"")
+    );
+    let extra = ["--rows", "1", "--streaming", "true", "--max_steps", "5"];
+    let output = trainer(&parity_root(), &prep("preview", prepared, &extra));
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("row 1: "), "{}", stdout(&output));
+    let output = trainer(&parity_root(), &prep("preview", prepared, &["--rows", "x"]));
+    assert_eq!(
+        stderr(&output),
+        "error: --rows takes a number of rows, not \"x\"\n"
+    );
 }

@@ -7,6 +7,7 @@ mod training;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 
 /// The recorded runs and their models and data.
 fn parity_root() -> PathBuf {
@@ -18,9 +19,22 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// Where the tests keep prepared data sets: none that an earlier build made, since
+/// the code that makes samples may be another now.
+fn prepared() -> &'static Path {
+    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("prepared");
+        let _ = std::fs::remove_dir_all(&folder);
+        folder
+    });
+    &FOLDER
+}
+
 fn trainer(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_trainer"))
         .args(arguments)
+        // Prepared data sets belong neither into the sources nor into examples.
+        .env("TRAINER__DATASET_PREPARED_PATH", prepared())
         .current_dir(folder)
         .output()
         .expect("the binary starts")

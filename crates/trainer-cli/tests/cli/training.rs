@@ -187,3 +187,18 @@ fn a_diverging_run_stops_before_the_step() {
     );
     assert!(!out.join("model.safetensors").exists());
 }
+
+/// In file order, data that is read while training gives the run of data that
+/// was prepared, and the same account of what was used.
+#[test]
+fn a_stream_trains_as_prepared_data_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let prepared = train(&folder.path().join("prepared"), &["--max_steps", "4"]);
+    let out = folder.path().join("streamed");
+    let streamed = train(&out, &["--max_steps", "4", "--streaming", "true"]);
+    assert_eq!(losses(&prepared).len(), 4);
+    assert_eq!(losses(&prepared), losses(&streamed));
+    let ledger = fs::read_to_string(out.join("data_ledger.json")).unwrap();
+    let ledger: Value = serde_json::from_str(&ledger).unwrap();
+    assert!(ledger["train"]["tokens"].as_u64().unwrap() > 0, "{ledger}");
+}

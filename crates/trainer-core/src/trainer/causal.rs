@@ -21,6 +21,7 @@ use super::evaluation::evaluate;
 use super::setup::TrainerTokenizer;
 use crate::batches::{BatchOptions, Batches};
 use crate::error::{Result, TrainerError};
+use crate::feed::{Feed, TrainData};
 use crate::history::{History, LogRow, Observer, RunPlan, RunState, StepReport};
 use crate::optimizer::{self, Optimizer, StepSettings};
 use crate::schedule::Schedule;
@@ -30,7 +31,7 @@ pub struct CausalTrainer {
     config: Config,
     model: CausalLm,
     tokenizer: Box<dyn TrainerTokenizer>,
-    train: Batches,
+    feed: Feed,
     eval: Option<Batches>,
     optimizer: Box<dyn Optimizer>,
     schedule: Schedule,
@@ -59,15 +60,22 @@ struct SinceLog {
 impl CausalTrainer {
     pub(super) fn new(
         config: &Config,
-        train: Vec<Sample>,
+        train: TrainData,
         eval: Vec<Sample>,
         model: CausalLm,
         tokenizer: Box<dyn TrainerTokenizer>,
         total_steps: Option<usize>,
     ) -> Result<Self> {
         let vocab_size = model.config().vocab_size;
-        let train = Batches::new(train, BatchOptions::training(config, tokenizer.pad_id()))?;
-        train.check_vocabulary(vocab_size, "training")?;
+        let options = BatchOptions::training(config, tokenizer.pad_id());
+        let feed = match train {
+            TrainData::Samples(samples) => {
+                let batches = Batches::new(samples, options)?;
+                batches.check_vocabulary(vocab_size, "training")?;
+                Feed::samples(batches)
+            }
+            TrainData::Stream(rows) => Feed::stream(rows, options, vocab_size),
+        };
         let eval = if eval.is_empty() {
             None
         } else {
@@ -75,9 +83,14 @@ impl CausalTrainer {
             eval.check_vocabulary(vocab_size, "evaluation")?;
             Some(eval)
         };
-        let total_steps = match total_steps {
-            Some(steps) => steps,
-            None => train.total_steps(config)?,
+        let total_steps = match (total_steps, feed.batches(), config.max_steps) {
+            (Some(steps), _, _) | (None, None, Some(steps)) => steps,
+            (None, Some(batches), _) => batches.total_steps(config)?,
+            (None, None, None) => {
+                return Err(TrainerError::Setup(
+                    "a stream of data has no end: set `max_steps`".into(),
+                ));
+            }
         };
         let infos = parameters(&model);
         let trainable = infos.iter().filter(|info| info.trainable);
@@ -90,7 +103,7 @@ impl CausalTrainer {
             config: config.clone(),
             model,
             tokenizer,
-            train,
+            feed,
             eval,
             total_steps,
             trainable_parameters,
@@ -106,7 +119,7 @@ impl CausalTrainer {
         let mut history = History::create(&self.config.output_dir)?;
         observer.started(&RunPlan {
             total_steps: self.total_steps,
-            samples: self.train.len(),
+            samples: self.feed.batches().map(Batches::len),
             eval_samples: self.eval.as_ref().map_or(0, Batches::len),
             trainable_parameters: self.trainable_parameters,
         });
@@ -135,65 +148,50 @@ impl CausalTrainer {
             evaluated_at = Some(0);
         }
 
-        for epoch in 0.. {
-            if state.step >= self.total_steps {
-                break;
-            }
-            let plan = self.train.plan(epoch)?;
-            let batches: Vec<&[Vec<u32>]> = plan.batches().collect();
-            let mut batches_done = 0;
-            for window in batches.chunks(self.config.gradient_accumulation_steps) {
-                let step_started = Instant::now();
-                let window_batches = window
-                    .iter()
-                    .map(|rows| self.train.collate(rows))
-                    .collect::<Result<Vec<_>>>()?;
-                let targets = window_batches
-                    .iter()
-                    .map(Batch::trained_tokens)
-                    .sum::<usize>();
-                let (loss, gradients) = self.accumulate(&window_batches, targets);
-                let settings = StepSettings {
-                    learning_rate: self.schedule.learning_rate(state.step),
-                    beta1: self.schedule.beta1(state.step),
-                };
-                state.step += 1;
-                let grad_norm;
-                (self, grad_norm) = self.finish_step(loss, gradients, settings, state.step)?;
+        while state.step < self.total_steps {
+            let step_started = Instant::now();
+            let accumulation = self.config.gradient_accumulation_steps;
+            let window = self.feed.next(accumulation, self.total_steps)?;
+            let targets = window
+                .batches
+                .iter()
+                .map(Batch::trained_tokens)
+                .sum::<usize>();
+            let (loss, gradients) = self.accumulate(&window.batches, targets);
+            let settings = StepSettings {
+                learning_rate: self.schedule.learning_rate(state.step),
+                beta1: self.schedule.beta1(state.step),
+            };
+            state.step += 1;
+            let grad_norm;
+            (self, grad_norm) = self.finish_step(loss, gradients, settings, state.step)?;
 
-                batches_done += window.len();
-                state.epoch = epoch as f64 + batches_done as f64 / batches.len() as f64;
-                let tokens = window_batches.iter().map(real_tokens).sum();
-                state.tokens += tokens as u64;
-                trained_tokens += targets;
-                rows_of_run += window.iter().map(|rows| rows.len()).sum::<usize>();
-                loss_of_run += loss;
-                let seconds = step_started.elapsed().as_secs_f64();
-                since_log.add(loss, tokens, seconds);
-                observer.stepped(&StepReport {
-                    step: state.step,
-                    loss,
-                    grad_norm,
-                    learning_rate: settings.learning_rate,
-                    tokens,
-                    seconds,
-                });
-                if state.step.is_multiple_of(logging_steps) || state.step == self.total_steps {
-                    let row =
-                        since_log.row(grad_norm, settings.learning_rate, trained_tokens, &state);
-                    history.log(row, observer)?;
-                }
-                if let EvalEvery::Steps(every) = eval_every
-                    && state.step.is_multiple_of(every)
-                {
-                    self.evaluate(&state, &mut history, observer)?;
-                    evaluated_at = Some(state.step);
-                }
-                if state.step >= self.total_steps {
-                    break;
-                }
+            state.epoch = window.epoch;
+            let tokens = window.batches.iter().map(real_tokens).sum();
+            state.tokens += tokens as u64;
+            trained_tokens += targets;
+            rows_of_run += window.rows;
+            loss_of_run += loss;
+            let seconds = step_started.elapsed().as_secs_f64();
+            since_log.add(loss, tokens, seconds);
+            observer.stepped(&StepReport {
+                step: state.step,
+                loss,
+                grad_norm,
+                learning_rate: settings.learning_rate,
+                tokens,
+                seconds,
+            });
+            if state.step.is_multiple_of(logging_steps) || state.step == self.total_steps {
+                let row = since_log.row(grad_norm, settings.learning_rate, trained_tokens, &state);
+                history.log(row, observer)?;
             }
-            if eval_every == EvalEvery::Epoch && evaluated_at != Some(state.step) {
+            let evaluates = match eval_every {
+                EvalEvery::Steps(every) => state.step.is_multiple_of(every),
+                EvalEvery::Epoch => window.ends_epoch,
+                EvalEvery::Never => false,
+            };
+            if evaluates {
                 self.evaluate(&state, &mut history, observer)?;
                 evaluated_at = Some(state.step);
             }
@@ -318,7 +316,14 @@ impl CausalTrainer {
                 }
                 (Some(steps), _, _) => EvalEvery::Steps(steps as usize),
                 (_, Some(n), _) => {
-                    let batches = self.train.plan(0)?.num_batches();
+                    let Some(batches) = self.feed.batches() else {
+                        return Err(TrainerError::Setup(
+                            "a stream of data has no epochs: write `eval_steps` in place of \
+                             `evals_per_epoch`"
+                                .into(),
+                        ));
+                    };
+                    let batches = batches.plan(0)?.num_batches();
                     let steps = batches.div_ceil(config.gradient_accumulation_steps);
                     EvalEvery::Steps(steps.div_ceil(n))
                 }

@@ -8,6 +8,7 @@ use trainer_model::CausalLm;
 
 use super::{CausalTrainer, Trainer};
 use crate::error::{Result, TrainerError};
+use crate::feed::TrainData;
 
 /// What a trainer needs of a tokenizer.
 pub trait TrainerTokenizer {
@@ -32,7 +33,8 @@ pub enum Adapter {}
 ///
 /// `model` must be on an autodiff device. `total_steps` sets the length of run
 /// and schedule; `None` counts the steps from the data. `reference_model` is
-/// the frozen model of preference losses.
+/// the frozen model of preference losses. What is trained on is samples, or a
+/// stream of rows.
 ///
 /// # Errors
 /// When the parts do not fit the configuration or one another.
@@ -42,7 +44,7 @@ pub enum Adapter {}
 )]
 pub fn setup_trainer(
     config: &Config,
-    train: Vec<Sample>,
+    train: impl Into<TrainData>,
     eval: Vec<Sample>,
     model: CausalLm,
     tokenizer: Box<dyn TrainerTokenizer>,
@@ -60,6 +62,6 @@ pub fn setup_trainer(
                 .into(),
         ));
     }
-    let trainer = CausalTrainer::new(config, train, eval, model, tokenizer, total_steps)?;
+    let trainer = CausalTrainer::new(config, train.into(), eval, model, tokenizer, total_steps)?;
     Ok(Trainer::Causal(Box::new(trainer)))
 }
