@@ -1,25 +1,26 @@
 //! The operations as chains of Burn's own, for every backend, and the oracle of
 //! the kernels.
 //!
-//! Shape suffixes as in [`super`].
+//! Shape suffixes: `b` rows, `t` query tokens, `s` key tokens, `h` query heads,
+//! `g` key-value heads, `r` query heads a group, `k` head width.
 
 use burn::prelude::*;
 use burn::tensor::activation;
 
-/// See [`super::swiglu`].
+/// See [`crate::swiglu`].
 #[must_use]
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     activation::silu(gate) * up
 }
 
-/// See [`super::rms_norm`].
+/// See [`crate::rms_norm`].
 #[must_use]
 pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Tensor<D> {
     let scale = (x.clone().square().mean_dim(D - 1) + eps).sqrt().recip();
     x * scale * weight.unsqueeze()
 }
 
-/// See [`super::rope`].
+/// See [`crate::rope`].
 #[must_use]
 pub fn rope(x_bthk: Tensor<4>, cos_bt1k: Tensor<4>, sin_bt1k: Tensor<4>) -> Tensor<4> {
     let half = x_bthk.dims()[3] / 2;
@@ -29,7 +30,7 @@ pub fn rope(x_bthk: Tensor<4>, cos_bt1k: Tensor<4>, sin_bt1k: Tensor<4>) -> Tens
     x_bthk * cos_bt1k + turned_bthk * sin_bt1k
 }
 
-/// See [`super::causal_attention`]. The query heads of a group are folded into
+/// See [`crate::causal_attention`]. The query heads of a group are folded into
 /// the token dimension, so that keys and values are never repeated.
 #[must_use]
 pub fn causal_attention(

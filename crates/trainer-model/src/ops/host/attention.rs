@@ -193,6 +193,13 @@ pub(in crate::ops) struct Saved<'a> {
     pub(in crate::ops) log_sums: &'a [f32],
 }
 
+/// Gradients of one key-value head of a row and of the query heads that share it.
+struct GroupGradients {
+    dq_of_heads: Vec<Vec<f32>>,
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+}
+
 /// Gradients of queries, keys and values.
 pub(in crate::ops) fn backward(
     sizes: Sizes,
@@ -202,7 +209,7 @@ pub(in crate::ops) fn backward(
     let (t, width, group) = (sizes.queries, sizes.width, sizes.group());
     let past = sizes.keys - t;
     // A group shares its keys and values, whose gradients are sums over it.
-    let groups: Vec<(Vec<Vec<f32>>, Vec<f32>, Vec<f32>)> = (0..sizes.rows * sizes.kv_heads)
+    let groups: Vec<GroupGradients> = (0..sizes.rows * sizes.kv_heads)
         .into_par_iter()
         .map(|index| {
             let (row, kv_head) = (index / sizes.kv_heads, index % sizes.kv_heads);
@@ -267,14 +274,18 @@ pub(in crate::ops) fn backward(
                 }
                 dq_of_heads.push(dq);
             }
-            (dq_of_heads, dk, dv)
+            GroupGradients {
+                dq_of_heads,
+                dk,
+                dv,
+            }
         })
         .collect();
     let (mut dq, mut dk, mut dv) = (Vec::new(), Vec::new(), Vec::new());
-    for (heads, k, v) in groups {
-        dq.extend(heads);
-        dk.push(k);
-        dv.push(v);
+    for group in groups {
+        dq.extend(group.dq_of_heads);
+        dk.push(group.dk);
+        dv.push(group.dv);
     }
     (
         sizes.gather(&dq, t, sizes.heads),
