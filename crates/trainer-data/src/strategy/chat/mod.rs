@@ -19,6 +19,7 @@ mod escape;
 mod layout;
 mod marks;
 mod messages;
+mod parts;
 mod probe;
 mod roles;
 mod thinking;
