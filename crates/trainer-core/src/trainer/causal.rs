@@ -393,7 +393,7 @@ fn real_tokens(batch: &Batch) -> usize {
 }
 
 fn save_dtype(config: &Config) -> SaveDtype {
-    match config.save_dtype {
+    match config.checkpoint.save_dtype {
         trainer_config::SaveDtype::Float32 => SaveDtype::F32,
         trainer_config::SaveDtype::Bfloat16 => SaveDtype::Bf16,
     }
