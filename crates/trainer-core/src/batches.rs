@@ -146,6 +146,58 @@ impl BatchOptions {
     }
 }
 
+/// Rows of which each epoch's batches are planned.
+pub trait BatchSource {
+    /// What a forward pass takes.
+    type Batch;
+
+    /// Number of samples.
+    fn len(&self) -> usize;
+
+    /// Whether there is no sample.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The rows of an epoch.
+    ///
+    /// # Errors
+    /// When a sample does not fit into a row.
+    fn plan(&self, epoch: u64) -> Result<EpochPlan>;
+
+    /// One batch of a plan.
+    ///
+    /// # Errors
+    /// When a row does not fit into the width it is padded to.
+    fn collate(&self, rows: &[Vec<u32>]) -> Result<Self::Batch>;
+
+    /// Optimizer steps of a run: exactly those that will be taken, since it
+    /// counts the batches of every epoch that the run begins.
+    ///
+    /// # Errors
+    /// When a sample does not fit into a row.
+    fn total_steps(&self, config: &Config) -> Result<usize> {
+        if let Some(steps) = config.max_steps {
+            return Ok(steps);
+        }
+        let mut total = 0;
+        let mut left = config.num_epochs;
+        let mut epoch = 0;
+        while left > 1e-9 {
+            let plan = StepPlan {
+                micro_batches_per_epoch: self.plan(epoch)?.num_batches() as u64,
+                gradient_accumulation_steps: config.gradient_accumulation_steps as u64,
+                num_epochs: left.min(1.0),
+                max_steps: None,
+            };
+            total += calculate_total_num_steps(&plan).map_err(data)?.total_steps;
+            left -= 1.0;
+            epoch += 1;
+        }
+        Ok(total as usize)
+    }
+}
+
 /// Samples with the rules that make batches of them.
 #[derive(Debug)]
 pub struct Batches {
@@ -213,23 +265,35 @@ impl Batches {
         })
     }
 
-    /// Number of samples.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    /// The first sample with a token id that the model does not have.
+    ///
+    /// # Errors
+    /// Names the sample and the id.
+    pub fn check_vocabulary(&self, vocab_size: usize, what: &str) -> Result<()> {
+        for (index, sample) in self.samples.iter().enumerate() {
+            if let Some(&id) = sample
+                .input_ids
+                .iter()
+                .find(|&&id| id as usize >= vocab_size)
+            {
+                return Err(TrainerError::Data(format!(
+                    "sample {index} of the {what} data has token id {id}, but the model's \
+                     vocabulary has {vocab_size} entries: tokenizer and model do not belong together"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl BatchSource for Batches {
+    type Batch = Batch;
+
+    fn len(&self) -> usize {
         self.samples.len()
     }
 
-    /// Never true: see [`new`](Self::new).
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.samples.is_empty()
-    }
-
-    /// The rows of an epoch.
-    ///
-    /// # Errors
-    /// When a sample does not fit into a row.
-    pub fn plan(&self, epoch: u64) -> Result<EpochPlan> {
+    fn plan(&self, epoch: u64) -> Result<EpochPlan> {
         let n = self.samples.len() as u32;
         let order = match self.options.order {
             Order::Sequential => sequential_order(n),
@@ -268,11 +332,7 @@ impl Batches {
         })
     }
 
-    /// One batch of a plan.
-    ///
-    /// # Errors
-    /// When a row does not fit into the width it is padded to.
-    pub fn collate(&self, rows: &[Vec<u32>]) -> Result<Batch> {
+    fn collate(&self, rows: &[Vec<u32>]) -> Result<Batch> {
         let rows: Vec<Vec<&Sample>> = rows
             .iter()
             .map(|row| {
@@ -285,52 +345,6 @@ impl Batches {
             return collate_flattened(&rows.concat(), &self.options.collate).map_err(data);
         }
         collate_packed(&rows, &self.options.collate).map_err(data)
-    }
-
-    /// Optimizer steps of a run: exactly those that will be taken, since it
-    /// counts the batches of every epoch that the run begins.
-    ///
-    /// # Errors
-    /// When a sample does not fit into a row.
-    pub fn total_steps(&self, config: &Config) -> Result<usize> {
-        if let Some(steps) = config.max_steps {
-            return Ok(steps);
-        }
-        let mut total = 0;
-        let mut left = config.num_epochs;
-        let mut epoch = 0;
-        while left > 1e-9 {
-            let plan = StepPlan {
-                micro_batches_per_epoch: self.plan(epoch)?.num_batches() as u64,
-                gradient_accumulation_steps: config.gradient_accumulation_steps as u64,
-                num_epochs: left.min(1.0),
-                max_steps: None,
-            };
-            total += calculate_total_num_steps(&plan).map_err(data)?.total_steps;
-            left -= 1.0;
-            epoch += 1;
-        }
-        Ok(total as usize)
-    }
-
-    /// The first sample with a token id that the model does not have.
-    ///
-    /// # Errors
-    /// Names the sample and the id.
-    pub fn check_vocabulary(&self, vocab_size: usize, what: &str) -> Result<()> {
-        for (index, sample) in self.samples.iter().enumerate() {
-            if let Some(&id) = sample
-                .input_ids
-                .iter()
-                .find(|&&id| id as usize >= vocab_size)
-            {
-                return Err(TrainerError::Data(format!(
-                    "sample {index} of the {what} data has token id {id}, but the model's \
-                     vocabulary has {vocab_size} entries: tokenizer and model do not belong together"
-                )));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -6,7 +6,7 @@
 
 use seqprep::{Batch, Sample, collate_flattened, collate_packed};
 
-use crate::batches::{BatchOptions, Batches, EpochPlan};
+use crate::batches::{BatchOptions, BatchSource, EpochPlan};
 use crate::error::{Result, TrainerError};
 
 /// Rows for training, one after the other: each holds the samples that share it.
@@ -29,8 +29,8 @@ impl From<Vec<Sample>> for TrainData {
 }
 
 /// The batches of one step.
-pub(crate) struct Window {
-    pub(crate) batches: Vec<Batch>,
+pub(crate) struct Window<B> {
+    pub(crate) batches: Vec<B>,
     /// Rows of all batches.
     pub(crate) rows: usize,
     /// Epochs of the run once the step is taken.
@@ -40,49 +40,50 @@ pub(crate) struct Window {
 }
 
 /// Gives the batches of each step.
-pub(crate) enum Feed {
+pub(crate) enum Feed<B> {
     Samples {
-        batches: Batches,
+        batches: Box<dyn BatchSource<Batch = B>>,
         epoch: u64,
         /// The plan of the epoch, and the batches of it that are done.
         plan: Option<(EpochPlan, usize)>,
     },
     Stream {
-        rows: RowStream,
-        options: BatchOptions,
-        vocab_size: usize,
+        next: Box<dyn FnMut() -> Result<B>>,
+        rows_per_batch: usize,
         steps: usize,
     },
 }
 
-impl Feed {
-    pub(crate) fn samples(batches: Batches) -> Self {
+impl Feed<Batch> {
+    /// A stream of packed rows.
+    pub(crate) fn stream(mut rows: RowStream, options: BatchOptions, vocab_size: usize) -> Self {
+        Self::Stream {
+            rows_per_batch: options.rows,
+            next: Box::new(move || streamed(&mut rows, &options, vocab_size)),
+            steps: 0,
+        }
+    }
+}
+
+impl<B> Feed<B> {
+    pub(crate) fn samples(batches: impl BatchSource<Batch = B> + 'static) -> Self {
         Self::Samples {
-            batches,
+            batches: Box::new(batches),
             epoch: 0,
             plan: None,
         }
     }
 
-    pub(crate) fn stream(rows: RowStream, options: BatchOptions, vocab_size: usize) -> Self {
-        Self::Stream {
-            rows,
-            options,
-            vocab_size,
-            steps: 0,
-        }
-    }
-
     /// The samples that batches are planned of; none of a stream.
-    pub(crate) fn batches(&self) -> Option<&Batches> {
+    pub(crate) fn batches(&self) -> Option<&dyn BatchSource<Batch = B>> {
         match self {
-            Self::Samples { batches, .. } => Some(batches),
+            Self::Samples { batches, .. } => Some(batches.as_ref()),
             Self::Stream { .. } => None,
         }
     }
 
     /// The batches of the next step, of a run of `total_steps`.
-    pub(crate) fn next(&mut self, accumulation: usize, total_steps: usize) -> Result<Window> {
+    pub(crate) fn next(&mut self, accumulation: usize, total_steps: usize) -> Result<Window<B>> {
         match self {
             Self::Samples {
                 batches,
@@ -113,19 +114,17 @@ impl Feed {
                 Ok(window)
             }
             Self::Stream {
-                rows,
-                options,
-                vocab_size,
+                next,
+                rows_per_batch,
                 steps,
             } => {
-                let mut batches = Vec::with_capacity(accumulation);
-                for _ in 0..accumulation {
-                    batches.push(streamed(rows, options, *vocab_size)?);
-                }
+                let batches = (0..accumulation)
+                    .map(|_| next())
+                    .collect::<Result<Vec<_>>>()?;
                 *steps += 1;
                 Ok(Window {
                     batches,
-                    rows: accumulation * options.rows,
+                    rows: accumulation * *rows_per_batch,
                     epoch: *steps as f64 / total_steps.max(1) as f64,
                     ends_epoch: false,
                 })
@@ -161,6 +160,7 @@ fn streamed(rows: &mut RowStream, options: &BatchOptions, vocab_size: usize) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::batches::Batches;
     use trainer_config::Config;
 
     fn sample(length: u32) -> Sample {

@@ -11,7 +11,7 @@ mod schedule;
 mod trainer;
 
 pub use allocator::keep_freed_memory;
-pub use batches::{BatchOptions, Batches, EpochPlan, Order, PackingOptions};
+pub use batches::{BatchOptions, BatchSource, Batches, EpochPlan, Order, PackingOptions};
 pub use error::{Result, TrainerError};
 pub use feed::{RowStream, TrainData};
 pub use history::{LogRow, Observer, RunPlan, Silent, StepReport};

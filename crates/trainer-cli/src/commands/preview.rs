@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 
 use seqprep::Sample;
 use trainer_config::Config;
-use trainer_core::{BatchOptions, Batches};
+use trainer_core::{BatchOptions, BatchSource, Batches};
 use trainer_data::preview::{PreviewReport, PreviewRow, Roles, TextStyle, to_html, to_text};
 use trainer_data::{DataError, Tokenizer};
 

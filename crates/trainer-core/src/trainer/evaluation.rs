@@ -6,7 +6,7 @@ use serde_json::json;
 use trainer_model::{CausalLm, Targets};
 
 use super::causal::tokens;
-use crate::batches::Batches;
+use crate::batches::{BatchSource, Batches};
 use crate::error::Result;
 use crate::history::LogRow;
 

@@ -3,6 +3,8 @@
 
 mod causal;
 mod evaluation;
+mod objective;
+mod run;
 mod setup;
 
 pub use causal::CausalTrainer;
@@ -27,7 +29,10 @@ impl Trainer {
     /// When the loss or gradient is not finite, or a file cannot be written.
     pub fn train(self, observer: &mut dyn Observer) -> Result<Trained> {
         match self {
-            Self::Causal(trainer) => trainer.train(observer),
+            Self::Causal(trainer) => {
+                let (model, summary) = trainer.0.train(observer)?;
+                Ok(Trained { model, summary })
+            }
         }
     }
 
@@ -35,7 +40,7 @@ impl Trainer {
     #[must_use]
     pub fn total_steps(&self) -> usize {
         match self {
-            Self::Causal(trainer) => trainer.total_steps(),
+            Self::Causal(trainer) => trainer.0.total_steps(),
         }
     }
 }

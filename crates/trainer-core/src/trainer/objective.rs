@@ -1,0 +1,148 @@
+//! What a trainer learns: the one thing in which trainers differ.
+//!
+//! The loop ([`Run`](super::run::Run)) takes windows of batches, clips, steps,
+//! logs, evaluates and saves; an [`Objective`] makes of a window a loss and a
+//! gradient, and of the evaluation data a row of values.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use burn::module::Module;
+use serde_json::json;
+use trainer_model::ParameterGradients;
+
+use crate::error::Result;
+use crate::history::LogRow;
+
+/// A kind of training.
+pub(crate) trait Objective {
+    /// The model that is trained.
+    type Model: Module;
+    /// What one forward pass takes.
+    type Batch;
+
+    /// Mean loss and gradient over a window of batches, however it is divided
+    /// into them. `model` records gradients.
+    ///
+    /// # Errors
+    /// When a batch cannot be used.
+    fn accumulate(
+        &mut self,
+        model: &Self::Model,
+        window: &[Self::Batch],
+        step: StepSeed,
+    ) -> Result<Accumulated>;
+
+    /// Values on the evaluation data, named `eval_...`. `model` records no
+    /// gradients.
+    ///
+    /// # Errors
+    /// When a batch cannot be used.
+    fn evaluate(&mut self, model: &Self::Model) -> Result<LogRow>;
+
+    /// Samples to evaluate on; none when 0.
+    fn eval_samples(&self) -> usize;
+
+    /// Adds what follows from the mean `loss` of a log row.
+    fn describe(&self, _loss: f64, _row: &mut LogRow) {}
+
+    /// Writes the trained model.
+    ///
+    /// # Errors
+    /// What the file system reports.
+    fn save(&self, model: &Self::Model, folder: &Path) -> Result<()>;
+}
+
+/// From what the random choices of a step are drawn, so that the same step of the
+/// same run draws the same ones, whatever came before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StepSeed {
+    /// Seed of the run.
+    pub(crate) seed: u64,
+    /// Steps taken before this one.
+    pub(crate) step: usize,
+}
+
+impl StepSeed {
+    /// The seed of one batch of the window.
+    pub(crate) fn batch(self, index: usize) -> u64 {
+        let steps = seqprep::SeedStream::new(self.seed).derive("step", self.step as u64);
+        seqprep::SeedStream::new(steps).derive("batch", index as u64)
+    }
+}
+
+/// The sum of a window.
+#[derive(Debug, Default)]
+pub(crate) struct Accumulated {
+    /// Mean loss of the window.
+    pub(crate) loss: f64,
+    /// Its gradient.
+    pub(crate) gradients: ParameterGradients,
+    /// Tokens seen, padding left out.
+    pub(crate) tokens: usize,
+    /// Tokens that the loss is taken over.
+    pub(crate) trained_tokens: usize,
+    /// Other values to log.
+    pub(crate) metrics: Metrics,
+}
+
+/// Named values, each the mean of what was added under its name.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Metrics(BTreeMap<String, (f64, f64)>);
+
+impl Metrics {
+    /// Adds the mean `value` of `weight` things.
+    pub(crate) fn add(&mut self, name: &str, value: f64, weight: f64) {
+        let (sum, weights) = self.0.entry(name.to_owned()).or_default();
+        *sum += value * weight;
+        *weights += weight;
+    }
+
+    /// Adds everything that `other` holds.
+    pub(crate) fn merge(&mut self, other: Self) {
+        for (name, (sum, weight)) in other.0 {
+            let (own_sum, own_weight) = self.0.entry(name).or_default();
+            *own_sum += sum;
+            *own_weight += weight;
+        }
+    }
+
+    /// Writes the means into a row, with `prefix` before each name.
+    pub(crate) fn write(&self, prefix: &str, row: &mut LogRow) {
+        for (name, (sum, weight)) in &self.0 {
+            if *weight != 0.0 {
+                row.insert(format!("{prefix}{name}"), json!(sum / weight));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metrics_are_weighted_means() {
+        let mut metrics = Metrics::default();
+        metrics.add("accuracy", 1.0, 3.0);
+        let mut more = Metrics::default();
+        more.add("accuracy", 0.0, 1.0);
+        more.add("margin", 2.0, 1.0);
+        metrics.merge(more);
+        let mut row = LogRow::new();
+        metrics.write("eval_", &mut row);
+        assert_eq!(
+            serde_json::Value::Object(row),
+            json!({"eval_accuracy": 0.75, "eval_margin": 2.0})
+        );
+    }
+
+    #[test]
+    fn every_batch_of_every_step_has_a_seed_of_its_own() {
+        let seed = |seed, step, batch| StepSeed { seed, step }.batch(batch);
+        let all = [seed(1, 0, 0), seed(1, 0, 1), seed(1, 1, 0), seed(2, 0, 0)];
+        let different: std::collections::BTreeSet<u64> = all.into_iter().collect();
+        assert_eq!(different.len(), all.len());
+        assert_eq!(seed(1, 1, 0), seed(1, 1, 0));
+    }
+}
