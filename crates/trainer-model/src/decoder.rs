@@ -3,8 +3,8 @@
 //! Hugging Face's files.
 //!
 //! Reference: `LlamaForCausalLM` of transformers; arXiv 2302.13971. The parts
-//! that differ between families (biases, tied head, rotary scaling) are chosen
-//! by [`ModelConfig`].
+//! that differ between families are chosen by [`ModelConfig`]; see
+//! [`crate::families`].
 //!
 //! Shape suffixes: `b` rows, `t` tokens, `d` model width, `n` selected tokens,
 //! `v` vocabulary.
@@ -12,61 +12,126 @@
 use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::TensorData;
+use burn::tensor::activation::log_softmax;
 
 use crate::attention::{Attention, KvCache};
-use crate::config::ModelConfig;
+use crate::config::{LayerConfig, ModelConfig, NormPlacement};
+use crate::feed_forward::{Balance, FeedForward, SparseMoe};
 use crate::input::{ModelInput, Tokens};
-use crate::linear::{Embedding, Linear, RmsNorm};
-use crate::ops::{linear_cross_entropy, swiglu};
-use crate::rotary::inverse_frequencies;
+use crate::linear::{Embedding, Linear};
+use crate::norm::RmsNorm;
+use crate::ops::linear_cross_entropy;
 
-/// Gated MLP: `down(silu(gate(x)) · up(x))` (arXiv 2002.05202).
-#[derive(Module, Debug)]
-pub struct Mlp {
-    /// Gate.
-    pub gate_proj: Linear,
-    /// Up.
-    pub up_proj: Linear,
-    /// Down.
-    pub down_proj: Linear,
-}
-
-impl Mlp {
-    fn forward(&self, x_btd: Tensor<3>) -> Tensor<3> {
-        let gate = self.gate_proj.forward(x_btd.clone());
-        self.down_proj
-            .forward(swiglu(gate, self.up_proj.forward(x_btd)))
-    }
-}
-
-/// One layer, norms before the blocks.
+/// One layer: attention and MLP, each added to the stream, with norms before,
+/// behind or on both sides of them. Of `mlp` and `block_sparse_moe` there is one.
 #[derive(Module, Debug)]
 pub struct DecoderLayer {
     /// Attention.
     pub self_attn: Attention,
-    /// MLP.
-    pub mlp: Mlp,
+    /// MLP or experts.
+    pub mlp: Option<FeedForward>,
+    /// Experts under Mixtral's name.
+    pub block_sparse_moe: Option<SparseMoe>,
     /// Norm before the attention.
-    pub input_layernorm: RmsNorm,
-    /// Norm before the MLP.
+    pub input_layernorm: Option<RmsNorm>,
+    /// Norm behind the attention where norms stand behind a block, else before
+    /// the MLP.
     pub post_attention_layernorm: RmsNorm,
+    /// Norm before the MLP, where the one above stands behind the attention.
+    pub pre_feedforward_layernorm: Option<RmsNorm>,
+    /// Norm behind the MLP.
+    pub post_feedforward_layernorm: Option<RmsNorm>,
+    #[module(skip)]
+    placement: NormPlacement,
+    #[module(skip)]
+    residual: f64,
 }
 
 impl DecoderLayer {
+    fn new(config: &ModelConfig, layer: &LayerConfig, device: &Device) -> Self {
+        let norm = || RmsNorm::new(config.hidden_size, &config.norm, device);
+        let placement = config.norm.placement;
+        let (before, behind) = (
+            placement != NormPlacement::After,
+            placement != NormPlacement::Before,
+        );
+        let experts = config.experts.as_ref().filter(|_| layer.experts);
+        let sparse = || experts.map(|experts| SparseMoe::new(config, experts, device));
+        let sparse_name = experts.is_some_and(|experts| experts.sparse_name);
+        Self {
+            self_attn: Attention::new(config, layer, device),
+            mlp: match sparse() {
+                _ if sparse_name => None,
+                Some(experts) => Some(FeedForward::Experts(experts)),
+                None => Some(FeedForward::mlp(config, config.intermediate_size, device)),
+            },
+            block_sparse_moe: sparse().filter(|_| sparse_name),
+            input_layernorm: before.then(norm),
+            post_attention_layernorm: norm(),
+            pre_feedforward_layernorm: (before && behind).then(norm),
+            post_feedforward_layernorm: behind.then(norm),
+            placement,
+            residual: config.multipliers.residual,
+        }
+    }
+
     fn forward(
         &self,
         x_btd: Tensor<3>,
         input: &ModelInput,
         cache: Option<&mut KvCache>,
+        balance: Option<&mut Balance>,
     ) -> Tensor<3> {
-        let normed = self.input_layernorm.forward(x_btd.clone());
-        let x_btd = x_btd + self.self_attn.forward(normed, input, cache);
-        let normed = self.post_attention_layernorm.forward(x_btd.clone());
-        x_btd + self.mlp.forward(normed)
+        let normed = normalized(self.input_layernorm.as_ref(), x_btd.clone());
+        let mut change = self.self_attn.forward(normed, input, cache);
+        let before_mlp = match self.placement {
+            NormPlacement::Before => Some(&self.post_attention_layernorm),
+            NormPlacement::After | NormPlacement::Both => {
+                change = self.post_attention_layernorm.forward(change);
+                self.pre_feedforward_layernorm.as_ref()
+            }
+        };
+        let x_btd = self.add(x_btd, change);
+        let normed = normalized(before_mlp, x_btd.clone());
+        let change = self.feed_forward(normed, &input.real, balance);
+        let change = normalized(self.post_feedforward_layernorm.as_ref(), change);
+        self.add(x_btd, change)
+    }
+
+    fn add(&self, x_btd: Tensor<3>, change: Tensor<3>) -> Tensor<3> {
+        x_btd + scaled(change, self.residual)
+    }
+
+    fn feed_forward(
+        &self,
+        x_btd: Tensor<3>,
+        real: &[bool],
+        balance: Option<&mut Balance>,
+    ) -> Tensor<3> {
+        let dims = x_btd.dims();
+        let [b, t, d] = dims;
+        let x_nd = x_btd.reshape([b * t, d]);
+        let y_nd = match (&self.mlp, &self.block_sparse_moe) {
+            (Some(mlp), _) => mlp.forward(x_nd, real, balance),
+            (None, Some(experts)) => experts.forward(x_nd, real, balance),
+            (None, None) => x_nd.zeros_like(),
+        };
+        y_nd.reshape(dims)
     }
 }
 
-/// Embedding, layers and final norm.
+fn normalized(norm: Option<&RmsNorm>, x_btd: Tensor<3>) -> Tensor<3> {
+    match norm {
+        Some(norm) => norm.forward(x_btd),
+        None => x_btd,
+    }
+}
+
+fn scaled<const D: usize>(x: Tensor<D>, factor: f64) -> Tensor<D> {
+    if factor == 1.0 { x } else { x * factor }
+}
+
+/// Embedding, layers and final norm: a model below its head.
 #[derive(Module, Debug)]
 pub struct Decoder {
     /// Token embedding.
@@ -75,6 +140,83 @@ pub struct Decoder {
     pub layers: Vec<DecoderLayer>,
     /// Final norm.
     pub norm: RmsNorm,
+    #[module(skip)]
+    config: ModelConfig,
+}
+
+impl Decoder {
+    /// Random weights: N(0, `initializer_range`²), norms that change nothing,
+    /// biases zero. Seed the device first.
+    #[must_use]
+    pub fn new(config: &ModelConfig, device: &Device) -> Self {
+        let (d, std) = (config.hidden_size, config.initializer_range);
+        let layers = config.layers.iter();
+        Self {
+            embed_tokens: Embedding::new(config.vocab_size, d, std, device),
+            layers: layers
+                .map(|layer| DecoderLayer::new(config, layer, device))
+                .collect(),
+            norm: RmsNorm::new(d, &config.norm, device),
+            config: config.clone(),
+        }
+    }
+
+    /// The configuration that the model was built from.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Device of the weights; on an autodiff device, operations are recorded.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.norm.weight.val().device()
+    }
+
+    /// Moves a batch to the device of the weights.
+    #[must_use]
+    pub fn input(&self, tokens: &Tokens<'_>) -> ModelInput {
+        ModelInput::new(tokens, &self.config, &self.device())
+    }
+
+    /// Final hidden states, `[b, t, d]`.
+    #[must_use]
+    pub fn hidden(&self, input: &ModelInput) -> Tensor<3> {
+        self.run(input, None, None)
+    }
+
+    /// As [`hidden`](Self::hidden), with the load-balancing loss of the experts,
+    /// `[1]`, times its coefficient, where the configuration asks for one.
+    #[must_use]
+    pub fn hidden_and_balance(&self, input: &ModelInput) -> (Tensor<3>, Option<Tensor<1>>) {
+        let experts = self.config.experts.as_ref();
+        let Some(coefficient) = experts.and_then(|experts| experts.balance) else {
+            return (self.hidden(input), None);
+        };
+        let mut balance = Balance::default();
+        let hidden_btd = self.run(input, None, Some(&mut balance));
+        (hidden_btd, balance.loss().map(|loss| loss * coefficient))
+    }
+
+    /// As [`hidden`](Self::hidden), continuing after the cached tokens.
+    pub(crate) fn hidden_cached(&self, input: &ModelInput, caches: &mut [KvCache]) -> Tensor<3> {
+        self.run(input, Some(caches), None)
+    }
+
+    fn run(
+        &self,
+        input: &ModelInput,
+        mut caches: Option<&mut [KvCache]>,
+        mut balance: Option<&mut Balance>,
+    ) -> Tensor<3> {
+        let x_btd = self.embed_tokens.forward(input.ids_bt.clone());
+        let mut x_btd = scaled(x_btd, self.config.multipliers.embedding);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let cache = caches.as_mut().map(|caches| &mut caches[index]);
+            x_btd = layer.forward(x_btd, input, cache, balance.as_deref_mut());
+        }
+        self.norm.forward(x_btd)
+    }
 }
 
 /// A causal language model.
@@ -84,10 +226,6 @@ pub struct CausalLm {
     pub model: Decoder,
     /// The output head; `None` when it is the embedding.
     pub lm_head: Option<Linear>,
-    #[module(skip)]
-    frequencies: Vec<f32>,
-    #[module(skip)]
-    config: ModelConfig,
 }
 
 /// Which tokens a loss is taken over, and what each should predict.
@@ -131,100 +269,94 @@ impl Targets {
 }
 
 impl CausalLm {
-    /// A model with random weights: N(0, `initializer_range`²), norms one,
-    /// biases zero. Seed the device first.
+    /// A model with random weights; see [`Decoder::new`].
     #[must_use]
     pub fn new(config: &ModelConfig, device: &Device) -> Self {
-        let (d, inner, std) = (
+        let (d, v, std) = (
             config.hidden_size,
-            config.intermediate_size,
+            config.vocab_size,
             config.initializer_range,
         );
-        let norm = || RmsNorm::new(d, config.rms_norm_eps, device);
-        let layer = || DecoderLayer {
-            self_attn: Attention::new(config, device),
-            mlp: Mlp {
-                gate_proj: Linear::new(d, inner, config.mlp_bias, std, device),
-                up_proj: Linear::new(d, inner, config.mlp_bias, std, device),
-                down_proj: Linear::new(inner, d, config.mlp_bias, std, device),
-            },
-            input_layernorm: norm(),
-            post_attention_layernorm: norm(),
-        };
+        let head = !config.tie_word_embeddings;
         Self {
-            model: Decoder {
-                embed_tokens: Embedding::new(config.vocab_size, d, std, device),
-                layers: (0..config.num_hidden_layers).map(|_| layer()).collect(),
-                norm: norm(),
-            },
-            lm_head: (!config.tie_word_embeddings)
-                .then(|| Linear::new(d, config.vocab_size, false, std, device)),
-            frequencies: inverse_frequencies(&config.rope, config.head_dim),
-            config: config.clone(),
+            model: Decoder::new(config, device),
+            lm_head: head.then(|| Linear::new(d, v, false, std, device)),
         }
     }
 
     /// The configuration that the model was built from.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
-        &self.config
+        self.model.config()
     }
 
     /// Device of the weights; on an autodiff device, operations are recorded.
     #[must_use]
     pub fn device(&self) -> Device {
-        self.model.norm.weight.val().device()
+        self.model.device()
     }
 
     /// Moves a batch to the device of the weights.
     #[must_use]
     pub fn input(&self, tokens: &Tokens<'_>) -> ModelInput {
-        ModelInput::new(tokens, &self.frequencies, &self.device())
+        self.model.input(tokens)
     }
 
-    /// Final hidden states, `[b, t, d]`.
+    /// Final hidden states as the output head takes them, `[b, t, d]`.
     #[must_use]
     pub fn hidden(&self, input: &ModelInput) -> Tensor<3> {
-        let mut x_btd = self.model.embed_tokens.forward(input.ids_bt.clone());
-        for layer in &self.model.layers {
-            x_btd = layer.forward(x_btd, input, None);
-        }
-        self.model.norm.forward(x_btd)
+        self.for_head(self.model.hidden(input))
+    }
+
+    /// As [`hidden`](Self::hidden), with [`Decoder::hidden_and_balance`]'s loss.
+    #[must_use]
+    pub fn hidden_and_balance(&self, input: &ModelInput) -> (Tensor<3>, Option<Tensor<1>>) {
+        let (hidden_btd, balance) = self.model.hidden_and_balance(input);
+        (self.for_head(hidden_btd), balance)
     }
 
     /// As [`hidden`](Self::hidden), continuing after the cached tokens.
     pub(crate) fn hidden_cached(&self, input: &ModelInput, caches: &mut [KvCache]) -> Tensor<3> {
-        let mut x_btd = self.model.embed_tokens.forward(input.ids_bt.clone());
-        for (layer, cache) in self.model.layers.iter().zip(caches) {
-            x_btd = layer.forward(x_btd, input, Some(cache));
-        }
-        self.model.norm.forward(x_btd)
+        self.for_head(self.model.hidden_cached(input, caches))
     }
 
-    pub(crate) fn frequencies(&self) -> &[f32] {
-        &self.frequencies
+    /// A factor of the logits is one of the hidden states before them, which are
+    /// fewer numbers.
+    fn for_head(&self, hidden_btd: Tensor<3>) -> Tensor<3> {
+        scaled(hidden_btd, self.config().multipliers.logits)
     }
 
     /// Scores of every vocabulary entry, `[b, t, v]`.
     #[must_use]
     pub fn logits(&self, hidden_btd: Tensor<3>) -> Tensor<3> {
         let [b, t, d] = hidden_btd.dims();
-        let logits = hidden_btd
-            .reshape([b * t, d])
-            .matmul(self.head_vd().transpose());
-        logits.reshape([b, t, self.config.vocab_size])
+        self.logits_of(hidden_btd.reshape([b * t, d]))
+            .reshape([b, t, self.config().vocab_size])
+    }
+
+    fn logits_of(&self, hidden_nd: Tensor<2>) -> Tensor<2> {
+        let logits_nv = hidden_nd.matmul(self.head_vd().transpose());
+        match self.config().final_softcap {
+            Some(cap) => (logits_nv / cap).tanh() * cap,
+            None => logits_nv,
+        }
     }
 
     /// Sum of the cross entropies of `targets`, `[1]`. Logits are computed for
-    /// the predicting tokens alone, a chunk at a time. `targets` must not be
-    /// empty.
+    /// the predicting tokens alone, a chunk at a time (at once where the model
+    /// caps them). `targets` must not be empty.
     #[must_use]
     pub fn loss_sum(&self, hidden_btd: Tensor<3>, targets: &Targets) -> Tensor<1> {
         let [b, t, d] = hidden_btd.dims();
         let device = hidden_btd.device();
         let hidden_nd = hidden_btd.reshape([b * t, d]);
         let hidden_nd = hidden_nd.select(0, indices(&targets.positions, &device));
-        linear_cross_entropy(hidden_nd, self.head_vd(), indices(&targets.ids, &device))
+        let ids_n = indices(&targets.ids, &device);
+        if self.config().final_softcap.is_none() {
+            return linear_cross_entropy(hidden_nd, self.head_vd(), ids_n);
+        }
+        let log_probs_nv = log_softmax(self.logits_of(hidden_nd), 1);
+        log_probs_nv.gather(1, ids_n.unsqueeze_dim(1)).sum().neg()
     }
 
     /// The output projection, `[v, d]`.
@@ -236,7 +368,7 @@ impl CausalLm {
     }
 }
 
-fn indices(values: &[u32], device: &Device) -> Tensor<1, Int> {
+pub(crate) fn indices(values: &[u32], device: &Device) -> Tensor<1, Int> {
     let values: Vec<i64> = values.iter().map(|&v| i64::from(v)).collect();
     let n = values.len();
     Tensor::from_data(TensorData::new(values, [n]), device)

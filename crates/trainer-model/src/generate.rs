@@ -69,7 +69,7 @@ impl CausalLm {
                 .iter()
                 .map(|padding| (past - padding) as u32)
                 .collect();
-            input = ModelInput::step(&next, &positions, &starts, self.frequencies(), &device);
+            input = ModelInput::step(&next, &positions, &starts, past, self.config(), &device);
         }
         answers
     }

@@ -4,21 +4,38 @@ mod attention;
 mod config;
 mod decoder;
 mod error;
+mod families;
+mod feed_forward;
 mod files;
 mod generate;
 mod input;
 mod linear;
+mod norm;
 mod ops;
 mod parameters;
+mod pretrained;
+mod reward;
 mod rotary;
 
 pub use attention::Attention;
-pub use config::{ModelConfig, RopeConfig, RopeScaling, SUPPORTED};
-pub use decoder::{CausalLm, Decoder, DecoderLayer, Mlp, Targets};
+pub use config::{
+    Activation, AttentionConfig, ExpertsConfig, LayerConfig, MlpConfig, MlpLayout, ModelConfig,
+    Multipliers, NormConfig, NormPlacement, QkNorm, RopeConfig, RopeScaling,
+};
+pub use decoder::{CausalLm, Decoder, DecoderLayer, Targets};
 pub use error::{ModelError, Result};
-pub use files::{SaveDtype, load_causal_lm, save_causal_lm, write_atomically};
+pub use families::supported;
+pub use feed_forward::{FeedForward, FusedMlp, NumberedMlp, SparseMoe, SplitMlp};
+pub use files::{
+    SaveDtype, has_score, load_causal_lm, load_reward_model, save_model, write_atomically,
+};
 pub use input::{ModelInput, Tokens};
-pub use linear::{Embedding, Linear, RmsNorm};
-pub use ops::{causal_attention, linear_cross_entropy, plain, rms_norm, rope, swiglu};
+pub use linear::{Embedding, Linear};
+pub use norm::RmsNorm;
+pub use ops::{
+    ScoreRule, causal_attention, geglu, linear_cross_entropy, plain, rms_norm, rope, swiglu,
+};
 pub use parameters::{ParameterGradients, ParameterInfo, map_values, parameters, visit_values};
+pub use pretrained::Pretrained;
+pub use reward::{RewardModel, RewardTask};
 pub use rotary::{RopeTables, inverse_frequencies};

@@ -1,4 +1,4 @@
-//! The parameterized building blocks: linear maps, embeddings and RMSNorm.
+//! The parameterized building blocks: linear maps and embeddings.
 //!
 //! Weights keep the layout of the files, `[out, in]`, so that loading and
 //! saving copy nothing around and a tied head is the embedding itself; matrix
@@ -9,8 +9,6 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::prelude::*;
-
-use crate::ops;
 
 fn normal(std: f64) -> Initializer {
     Initializer::Normal { mean: 0.0, std }
@@ -73,31 +71,5 @@ impl Embedding {
     #[must_use]
     pub fn forward(&self, ids_bt: Tensor<2, Int>) -> Tensor<3> {
         burn::tensor::module::embedding(self.weight.val(), ids_bt)
-    }
-}
-
-/// `x / sqrt(mean(x²) + eps) · weight` (arXiv 1910.07467).
-#[derive(Module, Debug)]
-pub struct RmsNorm {
-    /// `[width]`.
-    pub weight: Param<Tensor<1>>,
-    #[module(skip)]
-    eps: f64,
-}
-
-impl RmsNorm {
-    /// Weights of one.
-    #[must_use]
-    pub fn new(width: usize, eps: f64, device: &Device) -> Self {
-        Self {
-            weight: Initializer::Ones.init([width], device),
-            eps,
-        }
-    }
-
-    /// Normalizes the last dimension.
-    #[must_use]
-    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        ops::rms_norm(x, self.weight.val(), self.eps)
     }
 }

@@ -98,6 +98,11 @@ cases! { agrees:
     cosine_with_a_floor = "sft-cosine-min-lr",
     evaluation = "sft-eval",
     packed_rows = "sft-packed-llama",
+    gemma3 = "sft-full-gemma3",
+    mistral_with_a_sliding_window = "sft-full-mistral-swa",
+    mixtral = "sft-full-mixtral",
+    phi3 = "sft-full-phi3",
+    qwen3 = "sft-full-qwen3",
 }
 
 cases! { prepares_the_same_rows:

@@ -8,7 +8,7 @@ use std::path::Path;
 use seqprep::{Batch, Sample};
 use serde_json::json;
 use trainer_config::Config;
-use trainer_model::{CausalLm, ParameterGradients, SaveDtype, Targets, Tokens, save_causal_lm};
+use trainer_model::{CausalLm, ParameterGradients, SaveDtype, Targets, Tokens, save_model};
 
 use super::evaluation::evaluate;
 use super::objective::{Accumulated, Objective, StepSeed};
@@ -80,8 +80,14 @@ impl Objective for NextToken {
             if targets.is_empty() {
                 continue;
             }
-            let hidden_btd = model.hidden(&model.input(&tokens(batch)));
-            let batch_loss = model.loss_sum(hidden_btd, &targets) / trained_tokens as f64;
+            let input = model.input(&tokens(batch));
+            let (hidden_btd, balance) = model.hidden_and_balance(&input);
+            let mut batch_loss = model.loss_sum(hidden_btd, &targets) / trained_tokens as f64;
+            // As in transformers, each batch adds its own: it is a property of the
+            // tokens that the experts of a layer see together.
+            if let Some(balance) = balance {
+                batch_loss = batch_loss + balance;
+            }
             loss += f64::from(batch_loss.clone().into_scalar::<f32>());
             gradients.add(ParameterGradients::take(model, &mut batch_loss.backward()));
         }
@@ -110,7 +116,7 @@ impl Objective for NextToken {
     }
 
     fn save(&self, model: &CausalLm, folder: &Path) -> Result<()> {
-        Ok(save_causal_lm(model, folder, self.save_dtype)?)
+        Ok(save_model(model, folder, self.save_dtype)?)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use burn::module::{Module, ModuleMapper, Param};
+use burn::module::{ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use serde::Deserialize;
@@ -13,6 +13,8 @@ use crate::config::ModelConfig;
 use crate::decoder::CausalLm;
 use crate::error::{ModelError, Result};
 use crate::parameters::parameters;
+use crate::pretrained::Pretrained;
+use crate::reward::{RewardModel, RewardTask};
 
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
@@ -26,8 +28,39 @@ const COMPUTED: &[&str] = &["rotary_emb.inv_freq"];
 /// When a file is missing or damaged, or tensors are missing, unexpected or of
 /// another shape; all of them are named.
 pub fn load_causal_lm(folder: &Path, config: &ModelConfig, device: &Device) -> Result<CausalLm> {
+    fill(folder, CausalLm::new(config, device))
+}
+
+/// As [`load_causal_lm`], with a classification head. The folder may be that of a
+/// causal model, which has none: the head is then drawn, as [`RewardModel::new`]
+/// does; [`has_score`] tells beforehand.
+///
+/// # Errors
+/// As [`load_causal_lm`]; also when the head has another number of labels than
+/// the configuration.
+pub fn load_reward_model(
+    folder: &Path,
+    config: &ModelConfig,
+    task: RewardTask,
+    device: &Device,
+) -> Result<RewardModel> {
+    fill(folder, RewardModel::new(config, task, device))
+}
+
+/// Whether the weights of `folder` have a classification head.
+///
+/// # Errors
+/// When a file is missing or damaged.
+pub fn has_score(folder: &Path) -> Result<bool> {
+    let files = open_all(folder)?;
+    Ok(files
+        .iter()
+        .any(|file| file.shape("score.weight").is_some()))
+}
+
+/// Gives a new model the weights of `folder`.
+fn fill<M: Pretrained>(folder: &Path, model: M) -> Result<M> {
     let mut files = open_all(folder)?;
-    let model = CausalLm::new(config, device);
     check(folder, &files, &model)?;
     let mut fill = Fill {
         files: &mut files,
@@ -90,11 +123,12 @@ fn open_all(folder: &Path) -> Result<Vec<WeightFile>> {
 
 /// Compares what the files hold with what the model needs, before anything is
 /// allocated.
-fn check(folder: &Path, files: &[WeightFile], model: &CausalLm) -> Result<()> {
+fn check<M: Pretrained>(folder: &Path, files: &[WeightFile], model: &M) -> Result<()> {
     let wanted = parameters(model);
     let mut problems = Vec::new();
     for parameter in &wanted {
         match files.iter().find_map(|file| file.shape(&parameter.name)) {
+            None if model.may_lack(&parameter.name) => {}
             None => problems.push(format!(
                 "  missing: {} {:?}",
                 parameter.name, parameter.shape
@@ -106,14 +140,13 @@ fn check(folder: &Path, files: &[WeightFile], model: &CausalLm) -> Result<()> {
             Some(_) => {}
         }
     }
-    let tied = model.config().tie_word_embeddings;
     let known: BTreeSet<&str> = wanted.iter().map(|p| p.name.as_str()).collect();
     let mut unexpected: Vec<&str> = files
         .iter()
         .flat_map(WeightFile::names)
         .filter(|name| !known.contains(name))
         .filter(|name| !COMPUTED.iter().any(|suffix| name.ends_with(suffix)))
-        .filter(|name| !(tied && *name == "lm_head.weight"))
+        .filter(|name| !model.ignores(name))
         .collect();
     unexpected.sort_unstable();
     problems.extend(

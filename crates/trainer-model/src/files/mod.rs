@@ -10,5 +10,5 @@ mod safetensors;
 mod save;
 
 pub use atomic::write_atomically;
-pub use load::load_causal_lm;
-pub use save::{SaveDtype, save_causal_lm};
+pub use load::{has_score, load_causal_lm, load_reward_model};
+pub use save::{SaveDtype, save_model};

@@ -5,15 +5,15 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::path::Path;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{ModuleVisitor, Param};
 use burn::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::View;
 use serde_json::Value;
 
 use super::atomic::write_atomically;
-use crate::decoder::CausalLm;
 use crate::error::{ModelError, Result};
+use crate::pretrained::Pretrained;
 
 /// Number format of saved weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,8 +38,8 @@ impl SaveDtype {
 ///
 /// # Errors
 /// What the file system reports.
-pub fn save_causal_lm(model: &CausalLm, folder: &Path, dtype: SaveDtype) -> Result<()> {
-    let mut config = model.config().raw.clone();
+pub fn save_model<M: Pretrained>(model: &M, folder: &Path, dtype: SaveDtype) -> Result<()> {
+    let mut config = model.saved_config();
     // Both names are read by one or another version of transformers.
     config.remove("torch_dtype");
     config.insert("dtype".into(), Value::from(dtype.torch_name()));

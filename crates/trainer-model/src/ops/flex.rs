@@ -9,19 +9,25 @@ use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::FlexTensor;
 
+use super::ScoreRule;
 use super::host::attention::{Saved, Sizes};
-use super::host::{attention, rms_norm, rope, softmax_cross_entropy, swiglu};
+use super::host::{attention, gated, rms_norm, rope, softmax_cross_entropy};
+use crate::config::Activation;
 
 /// The operations as tensors see them.
 #[backend_extension(Autodiff, Flex: cfg(feature = "flex"))]
 pub(crate) trait FlexOps: Backend {
-    /// `silu(gate) · up`.
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+    /// `act(gate) · up`.
+    fn gated(
+        activation: Activation,
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
 
     /// RMSNorm over the last dimension.
     fn rms_norm(x: FloatTensor<Self>, weight: FloatTensor<Self>, eps: f64) -> FloatTensor<Self>;
 
-    /// Rotary embedding of `x`, `[b, t, h, k]`, by tables `[b, t, 1, k]`.
+    /// Rotary embedding of `x`, `[b, t, h, k]`, by tables `[b, t, 1, r]`.
     fn rope(
         x: FloatTensor<Self>,
         cos: FloatTensor<Self>,
@@ -34,14 +40,20 @@ pub(crate) trait FlexOps: Backend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         starts: IntTensor<Self>,
+        rule: ScoreRule,
     ) -> FloatTensor<Self>;
 }
 
 /// Forward passes with what their backward passes need.
 pub(crate) trait Kernels: Backend {
-    fn swiglu_forward(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self>;
+    fn gated_forward(
+        activation: Activation,
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+    ) -> FloatTensor<Self>;
     /// Gradients of gate and up.
-    fn swiglu_backward(
+    fn gated_backward(
+        activation: Activation,
         gate: FloatTensor<Self>,
         up: FloatTensor<Self>,
         upstream: FloatTensor<Self>,
@@ -72,6 +84,7 @@ pub(crate) trait Kernels: Backend {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         starts: IntTensor<Self>,
+        rule: ScoreRule,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
     /// Gradients of q, k and v.
     fn attention_backward(
@@ -87,6 +100,7 @@ pub(crate) struct AttentionState<B: Backend> {
     k: FloatTensor<B>,
     v: FloatTensor<B>,
     starts: IntTensor<B>,
+    rule: ScoreRule,
     output: FloatTensor<B>,
     log_sums: FloatTensor<B>,
 }
@@ -112,7 +126,7 @@ fn indices(tensor: &FlexTensor) -> Vec<usize> {
         .collect()
 }
 
-fn attention_sizes(q: &FlexTensor, k: &FlexTensor) -> Sizes {
+fn attention_sizes(q: &FlexTensor, k: &FlexTensor, rule: ScoreRule) -> Sizes {
     let [rows, queries, heads, width] = q.shape().dims::<4>();
     let [_, keys, kv_heads, _] = k.shape().dims::<4>();
     Sizes {
@@ -122,18 +136,24 @@ fn attention_sizes(q: &FlexTensor, k: &FlexTensor) -> Sizes {
         heads,
         kv_heads,
         width,
+        scale: rule.scale as f32,
+        softcap: rule.softcap.map(|cap| cap as f32),
     }
 }
 
 impl Kernels for Flex {
-    fn swiglu_forward(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+    fn gated_forward(activation: Activation, gate: FlexTensor, up: FlexTensor) -> FlexTensor {
         let shape = gate.shape();
         let (mut gate, up) = (into_values(gate), up.to_contiguous());
-        swiglu::forward(&mut gate, values(&up));
+        match activation {
+            Activation::Silu => gated::forward::<gated::Silu>(&mut gate, values(&up)),
+            Activation::GeluTanh => gated::forward::<gated::GeluTanh>(&mut gate, values(&up)),
+        }
         tensor(gate, shape)
     }
 
-    fn swiglu_backward(
+    fn gated_backward(
+        activation: Activation,
         gate: FlexTensor,
         up: FlexTensor,
         upstream: FlexTensor,
@@ -141,7 +161,11 @@ impl Kernels for Flex {
         let shape = gate.shape();
         let (mut gate, up, mut upstream) =
             (into_values(gate), up.to_contiguous(), into_values(upstream));
-        swiglu::backward(&mut gate, values(&up), &mut upstream);
+        let (g, u, d) = (&mut gate, values(&up), &mut upstream);
+        match activation {
+            Activation::Silu => gated::backward::<gated::Silu>(g, u, d),
+            Activation::GeluTanh => gated::backward::<gated::GeluTanh>(g, u, d),
+        }
         (tensor(gate, shape.clone()), tensor(upstream, shape))
     }
 
@@ -171,7 +195,14 @@ impl Kernels for Flex {
         let width = shape.dims::<4>()[3];
         let (mut x, cos, sin) = (into_values(x), cos.to_contiguous(), sin.to_contiguous());
         let direction = if back { -1.0 } else { 1.0 };
-        rope::rotate(&mut x, values(&cos), values(&sin), width, direction);
+        let rotated = cos.shape().dims::<4>()[3];
+        rope::rotate(
+            &mut x,
+            values(&cos),
+            values(&sin),
+            (width, rotated),
+            direction,
+        );
         tensor(x, shape)
     }
 
@@ -180,8 +211,9 @@ impl Kernels for Flex {
         k: FlexTensor,
         v: FlexTensor,
         starts: FlexTensor,
+        rule: ScoreRule,
     ) -> (FlexTensor, FlexTensor) {
-        let sizes = attention_sizes(&q, &k);
+        let sizes = attention_sizes(&q, &k, rule);
         let shape = q.shape();
         let (q, k, v) = (q.to_contiguous(), k.to_contiguous(), v.to_contiguous());
         let starts = indices(&starts);
@@ -192,7 +224,7 @@ impl Kernels for Flex {
     }
 
     fn attention_backward(state: AttentionState<Self>, upstream: FlexTensor) -> [FlexTensor; 3] {
-        let sizes = attention_sizes(&state.q, &state.k);
+        let sizes = attention_sizes(&state.q, &state.k, state.rule);
         let (q, k, v) = (
             state.q.to_contiguous(),
             state.k.to_contiguous(),
@@ -217,8 +249,8 @@ impl Kernels for Flex {
 }
 
 impl FlexOps for Flex {
-    fn swiglu(gate: FlexTensor, up: FlexTensor) -> FlexTensor {
-        Self::swiglu_forward(gate, up)
+    fn gated(activation: Activation, gate: FlexTensor, up: FlexTensor) -> FlexTensor {
+        Self::gated_forward(activation, gate, up)
     }
 
     fn rms_norm(x: FlexTensor, weight: FlexTensor, eps: f64) -> FlexTensor {
@@ -234,21 +266,23 @@ impl FlexOps for Flex {
         k: FlexTensor,
         v: FlexTensor,
         starts: FlexTensor,
+        rule: ScoreRule,
     ) -> FlexTensor {
-        Self::attention_forward(q, k, v, starts).0
+        Self::attention_forward(q, k, v, starts, rule).0
     }
 }
 
 #[derive(Debug)]
-struct SwigluBackward;
+struct GatedBackward;
 
-impl<B: Kernels> Backward<B, 2> for SwigluBackward {
-    type State = (FloatTensor<B>, FloatTensor<B>);
+impl<B: Kernels> Backward<B, 2> for GatedBackward {
+    type State = (Activation, FloatTensor<B>, FloatTensor<B>);
 
     fn backward(self, ops: Ops<Self::State, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [gate, up] = ops.parents;
         let upstream = grads.consume::<B>(&ops.node);
-        let (d_gate, d_up) = B::swiglu_backward(ops.state.0, ops.state.1, upstream);
+        let (activation, state_gate, state_up) = ops.state;
+        let (d_gate, d_up) = B::gated_backward(activation, state_gate, state_up, upstream);
         for (node, gradient) in [(gate, d_gate), (up, d_up)] {
             if let Some(node) = node {
                 grads.register::<B>(node.id, gradient);
@@ -310,19 +344,19 @@ impl<B: Kernels> Backward<B, 3> for AttentionBackward {
 }
 
 impl<B: FlexOps + Kernels, C: CheckpointStrategy> FlexOps for Autodiff<B, C> {
-    fn swiglu(gate: FloatTensor<Self>, up: FloatTensor<Self>) -> FloatTensor<Self> {
+    fn gated(
+        activation: Activation,
+        gate: FloatTensor<Self>,
+        up: FloatTensor<Self>,
+    ) -> FloatTensor<Self> {
         let nodes = [gate.node(), up.node()];
         let (gate, up) = (gate.into_primitive(), up.into_primitive());
-        match SwigluBackward
-            .prepare::<C>(nodes)
-            .compute_bound()
-            .stateful()
-        {
+        match GatedBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
-                let output = B::swiglu_forward(gate.clone(), up.clone());
-                prepared.finish((gate, up), output)
+                let output = B::gated_forward(activation, gate.clone(), up.clone());
+                prepared.finish((activation, gate, up), output)
             }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::swiglu_forward(gate, up)),
+            OpsKind::UnTracked(prepared) => prepared.finish(B::gated_forward(activation, gate, up)),
         }
     }
 
@@ -363,6 +397,7 @@ impl<B: FlexOps + Kernels, C: CheckpointStrategy> FlexOps for Autodiff<B, C> {
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
         starts: IntTensor<Self>,
+        rule: ScoreRule,
     ) -> FloatTensor<Self> {
         let nodes = [q.node(), k.node(), v.node()];
         let (q, k, v) = (q.into_primitive(), k.into_primitive(), v.into_primitive());
@@ -371,7 +406,7 @@ impl<B: FlexOps + Kernels, C: CheckpointStrategy> FlexOps for Autodiff<B, C> {
             .compute_bound()
             .stateful();
         let (output, log_sums) =
-            B::attention_forward(q.clone(), k.clone(), v.clone(), starts.clone());
+            B::attention_forward(q.clone(), k.clone(), v.clone(), starts.clone(), rule);
         match prepared {
             OpsKind::Tracked(prepared) => {
                 let state = AttentionState {
@@ -379,6 +414,7 @@ impl<B: FlexOps + Kernels, C: CheckpointStrategy> FlexOps for Autodiff<B, C> {
                     k,
                     v,
                     starts,
+                    rule,
                     output: output.clone(),
                     log_sums,
                 };

@@ -6,7 +6,7 @@
 //! times. The tests hold one form against the other.
 //!
 //! Shape suffixes: `b` rows, `t` query tokens, `s` key tokens, `h` query heads,
-//! `g` key-value heads, `r` query heads a group (`h = g · r`), `k` head width.
+//! `g` key-value heads, `k` head width, `r` the rotated part of a head.
 
 #[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
 mod cross_entropy;
@@ -18,19 +18,56 @@ pub mod plain;
 
 use burn::prelude::*;
 
+use crate::config::Activation;
+
 pub use cross_entropy::linear_cross_entropy;
+
+/// How scores of attention come of the products of queries and keys.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ScoreRule {
+    /// Factor of the products.
+    pub scale: f64,
+    /// Scores then become `cap · tanh(scores / cap)`.
+    pub softcap: Option<f64>,
+}
+
+impl ScoreRule {
+    /// Products over the root of the heads' width, without a cap.
+    #[must_use]
+    pub fn of_width(head_dim: usize) -> Self {
+        Self {
+            scale: (head_dim as f64).sqrt().recip(),
+            softcap: None,
+        }
+    }
+}
 
 /// `silu(gate) · up` (arXiv 2002.05202).
 #[must_use]
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    gated(Activation::Silu, gate, up)
+}
+
+/// `gelu(gate) · up` (arXiv 2002.05202), with GELU's approximation by `tanh`
+/// (arXiv 1606.08415).
+#[must_use]
+pub fn geglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    gated(Activation::GeluTanh, gate, up)
+}
+
+fn gated<const D: usize>(activation: Activation, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "flex")]
     if flex::applies(&gate.device(), gate.dtype()) {
-        return Tensor::from_dispatch(<burn::backend::Dispatch as flex::FlexOps>::swiglu(
+        return Tensor::from_dispatch(<burn::backend::Dispatch as flex::FlexOps>::gated(
+            activation,
             gate.into_dispatch(),
             up.into_dispatch(),
         ));
     }
-    plain::swiglu(gate, up)
+    match activation {
+        Activation::Silu => plain::swiglu(gate, up),
+        Activation::GeluTanh => plain::geglu(gate, up),
+    }
 }
 
 /// `x / sqrt(mean(x²) + eps) · weight` over the last dimension (arXiv
@@ -49,22 +86,23 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
 }
 
 /// Rotary embedding in the half-rotation layout (arXiv 2104.09864): `x` is
-/// `[b, t, h, k]`, the tables `[b, t, 1, k]` with both halves alike.
+/// `[b, t, h, k]`, the tables `[b, t, 1, r]` with both halves alike. The leading
+/// `r` dimensions of a head are rotated.
 #[must_use]
-pub fn rope(x_bthk: Tensor<4>, cos_bt1k: Tensor<4>, sin_bt1k: Tensor<4>) -> Tensor<4> {
+pub fn rope(x_bthk: Tensor<4>, cos_bt1r: Tensor<4>, sin_bt1r: Tensor<4>) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if flex::applies(&x_bthk.device(), x_bthk.dtype()) {
         return Tensor::from_dispatch(<burn::backend::Dispatch as flex::FlexOps>::rope(
             x_bthk.into_dispatch(),
-            cos_bt1k.into_dispatch(),
-            sin_bt1k.into_dispatch(),
+            cos_bt1r.into_dispatch(),
+            sin_bt1r.into_dispatch(),
         ));
     }
-    plain::rope(x_bthk, cos_bt1k, sin_bt1k)
+    plain::rope(x_bthk, cos_bt1r, sin_bt1r)
 }
 
 /// Causal attention with grouped heads, each query confined to the keys from its
-/// start to itself: `softmax(q · kᵀ / sqrt(width)) · v`, `[b, t, h, k]`.
+/// start to itself: `softmax(rule(q · kᵀ)) · v`, `[b, t, h, k]`.
 ///
 /// `starts_bt` holds the first key that a query sees; query `t` stands at key
 /// `t + s - t_max`, so that with cached keys the queries are the last ones.
@@ -74,6 +112,7 @@ pub fn causal_attention(
     k_bsgk: Tensor<4>,
     v_bsgk: Tensor<4>,
     starts_bt: Tensor<2, Int>,
+    rule: ScoreRule,
 ) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if flex::applies(&q_bthk.device(), q_bthk.dtype()) {
@@ -83,8 +122,9 @@ pub fn causal_attention(
                 k_bsgk.into_dispatch(),
                 v_bsgk.into_dispatch(),
                 starts_bt.into_dispatch(),
+                rule,
             ),
         );
     }
-    plain::causal_attention(q_bthk, k_bsgk, v_bsgk, starts_bt)
+    plain::causal_attention(q_bthk, k_bsgk, v_bsgk, starts_bt, rule)
 }

@@ -2,15 +2,28 @@
 //! the kernels.
 //!
 //! Shape suffixes: `b` rows, `t` query tokens, `s` key tokens, `h` query heads,
-//! `g` key-value heads, `r` query heads a group, `k` head width.
+//! `g` key-value heads, `k` head width, `r` query heads a group, and the rotated
+//! part of a head.
 
 use burn::prelude::*;
 use burn::tensor::activation;
+
+use super::ScoreRule;
 
 /// See [`crate::swiglu`].
 #[must_use]
 pub fn swiglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
     activation::silu(gate) * up
+}
+
+/// See [`crate::geglu`].
+#[must_use]
+pub fn geglu<const D: usize>(gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+    // Half of one plus `tanh(u)` is the sigmoid of `2u`.
+    let factor = 2.0 * (2.0 / std::f64::consts::PI).sqrt();
+    let cubic = gate.clone().square() * 0.044_715 + 1.0;
+    let twice_u = gate.clone() * cubic * factor;
+    gate * activation::sigmoid(twice_u) * up
 }
 
 /// See [`crate::rms_norm`].
@@ -22,12 +35,18 @@ pub fn rms_norm<const D: usize>(x: Tensor<D>, weight: Tensor<1>, eps: f64) -> Te
 
 /// See [`crate::rope`].
 #[must_use]
-pub fn rope(x_bthk: Tensor<4>, cos_bt1k: Tensor<4>, sin_bt1k: Tensor<4>) -> Tensor<4> {
-    let half = x_bthk.dims()[3] / 2;
+pub fn rope(x_bthk: Tensor<4>, cos_bt1r: Tensor<4>, sin_bt1r: Tensor<4>) -> Tensor<4> {
+    let (width, rotated) = (x_bthk.dims()[3], cos_bt1r.dims()[3]);
+    if rotated < width {
+        let rest = x_bthk.clone().narrow(3, rotated, width - rotated);
+        let turned = rope(x_bthk.narrow(3, 0, rotated), cos_bt1r, sin_bt1r);
+        return Tensor::cat(vec![turned, rest], 3);
+    }
+    let half = width / 2;
     let first = x_bthk.clone().narrow(3, 0, half);
     let second = x_bthk.clone().narrow(3, half, half);
     let turned_bthk = Tensor::cat(vec![second.neg(), first], 3);
-    x_bthk * cos_bt1k + turned_bthk * sin_bt1k
+    x_bthk * cos_bt1r + turned_bthk * sin_bt1r
 }
 
 /// See [`crate::causal_attention`]. The query heads of a group are folded into
@@ -38,6 +57,7 @@ pub fn causal_attention(
     k_bsgk: Tensor<4>,
     v_bsgk: Tensor<4>,
     starts_bt: Tensor<2, Int>,
+    rule: ScoreRule,
 ) -> Tensor<4> {
     let [b, t, h, k] = q_bthk.dims();
     let [_, s, g, _] = k_bsgk.dims();
@@ -53,9 +73,13 @@ pub fn causal_attention(
     let hidden_b1ts = before_bts.bool_or(after_bts).reshape([b, 1, t, s]);
 
     // Scaling the queries costs `t · k` products a head, the scores `t · s`.
-    let q_bhtk = (q_bthk / (k as f64).sqrt()).swap_dims(1, 2);
+    let q_bhtk = (q_bthk * rule.scale).swap_dims(1, 2);
     let (k_bgsk, v_bgsk) = (k_bsgk.swap_dims(1, 2), v_bsgk.swap_dims(1, 2));
     let scores_bgrts = q_bhtk.reshape([b, g, r * t, k]).matmul(k_bgsk.transpose());
+    let scores_bgrts = match rule.softcap {
+        Some(cap) => (scores_bgrts / cap).tanh() * cap,
+        None => scores_bgrts,
+    };
     let scores_bhts = scores_bgrts
         .reshape([b, h, t, s])
         .mask_fill(hidden_b1ts.expand([b, h, t, s]), f32::NEG_INFINITY);

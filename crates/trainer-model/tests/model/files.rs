@@ -7,7 +7,7 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::json;
-use trainer_model::{ModelConfig, SaveDtype, load_causal_lm, save_causal_lm, visit_values};
+use trainer_model::{ModelConfig, SaveDtype, load_causal_lm, save_model, visit_values};
 
 use crate::{cpu, folder, load};
 
@@ -102,10 +102,10 @@ fn half_precision_files_are_read() {
 fn a_saved_model_is_the_model() {
     let target = tempfile::tempdir().unwrap();
     let model = load(&folder("llama"), &cpu());
-    save_causal_lm(&model, target.path(), SaveDtype::F32).unwrap();
+    save_model(&model, target.path(), SaveDtype::F32).unwrap();
     assert_eq!(values(target.path()), values(&folder("llama")));
     // Saving over it in another format leaves one complete file and no other.
-    save_causal_lm(&model, target.path(), SaveDtype::Bf16).unwrap();
+    save_model(&model, target.path(), SaveDtype::Bf16).unwrap();
     let bytes = fs::read(target.path().join("model.safetensors")).unwrap();
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     assert!(tensors.iter().all(|(_, view)| view.dtype() == Dtype::BF16));
@@ -124,12 +124,13 @@ fn a_saved_model_is_the_model() {
 fn overrides_reach_the_configuration() {
     let overrides = json!({"rope_parameters": {"rope_theta": 500.0}});
     let config = ModelConfig::from_folder(&folder("llama"), overrides.as_object()).unwrap();
-    assert_eq!(config.rope.theta, 500.0);
-    let wrong = json!({"rope_parameters": {"rope_type": "yarn"}});
+    assert_eq!(config.ropes[0].theta, 500.0);
+    let wrong = json!({"rope_parameters": {"rope_type": "ntk"}});
     let error = ModelConfig::from_folder(&folder("llama"), wrong.as_object()).unwrap_err();
     assert!(
         error.to_string().ends_with(
-            "rope_parameters.rope_type: \"yarn\" is not supported; supported: default, llama3"
+            "rope_parameters.rope_type: \"ntk\" is not supported; supported: default, linear, dynamic, yarn, llama3, \
+             longrope"
         ),
         "{error}"
     );

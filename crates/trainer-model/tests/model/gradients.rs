@@ -4,8 +4,8 @@
 use burn::tensor::{Distribution, Int, Tensor, TensorData};
 use proptest::prelude::*;
 use trainer_model::{
-    ParameterGradients, Targets, Tokens, causal_attention, linear_cross_entropy, plain, rms_norm,
-    rope, swiglu,
+    ParameterGradients, ScoreRule, Targets, Tokens, causal_attention, geglu, linear_cross_entropy,
+    plain, rms_norm, rope, swiglu,
 };
 
 use crate::{cpu, folder, load};
@@ -112,6 +112,19 @@ proptest! {
     }
 
     #[test]
+    fn geglu_is_its_plain_form(rows in 1_usize..9, width in 1_usize..70, seed in 0_u64..1000) {
+        let device = cpu().autodiff();
+        device.seed(seed);
+        let wide = Distribution::Normal(0.0, 4.0);
+        let inputs = [0; 2].map(|_| Tensor::<4>::random([rows, 1, 2, width], wide, &device));
+        assert_same(
+            &inputs,
+            |x| geglu(x[0].clone(), x[1].clone()),
+            |x| plain::geglu(x[0].clone(), x[1].clone()),
+        )?;
+    }
+
+    #[test]
     fn rms_norm_is_its_plain_form(rows in 1_usize..200, width in 1_usize..70, seed in 0_u64..1000) {
         let device = cpu().autodiff();
         device.seed(seed);
@@ -130,11 +143,11 @@ proptest! {
 
     #[test]
     fn rope_is_its_plain_form(rows in 1_usize..4, tokens in 1_usize..40, heads in 1_usize..4,
-                              half in 1_usize..20, seed in 0_u64..1000) {
+                              half in 1_usize..20, rest in 0_usize..4, seed in 0_u64..1000) {
         let device = cpu().autodiff();
         device.seed(seed);
         let normal = Distribution::Normal(0.0, 1.0);
-        let x = Tensor::<4>::random([rows, tokens, heads, 2 * half], normal, &device);
+        let x = Tensor::<4>::random([rows, tokens, heads, 2 * half + rest], normal, &device);
         let angles = Tensor::<4>::random([rows, tokens, 1, half], normal, &device.clone().without_autodiff());
         let angles = Tensor::cat(vec![angles.clone(), angles], 3);
         let (cos, sin) = (angles.clone().cos(), angles.sin());
@@ -167,12 +180,13 @@ proptest! {
             }
         }
         let starts = Tensor::<2, Int>::from_data(TensorData::new(starts, [rows, queries]), &device);
+        let rule = ScoreRule { scale: 0.3, softcap: (seed % 2 == 0).then_some(1.5) };
         let random = |tokens, heads| Tensor::<4>::random([rows, tokens, heads, width], normal, &device);
         let inputs = [random(queries, kv_heads * group), random(keys, kv_heads), random(keys, kv_heads)];
         assert_same(
             &inputs,
-            |x| causal_attention(x[0].clone(), x[1].clone(), x[2].clone(), starts.clone()),
-            |x| plain::causal_attention(x[0].clone(), x[1].clone(), x[2].clone(), starts.clone()),
+            |x| causal_attention(x[0].clone(), x[1].clone(), x[2].clone(), starts.clone(), rule),
+            |x| plain::causal_attention(x[0].clone(), x[1].clone(), x[2].clone(), starts.clone(), rule),
         )?;
     }
 }
@@ -260,8 +274,23 @@ fn packed_rows_are_unpacked_rows() {
 /// full forward passes, for rows of unequal length.
 #[test]
 fn cached_generation_is_full_generation() {
-    let model = load(&folder("llama3-rope"), &cpu());
-    let prompts = vec![vec![5, 9, 700, 33, 2, 8], vec![44, 3], vec![901, 17, 60]];
+    for name in [
+        "llama3-rope",
+        "mistral-swa",
+        "gemma3",
+        "phi3",
+        "smollm3",
+        "qwen3-moe",
+    ] {
+        cached_is_full(name);
+    }
+}
+
+fn cached_is_full(name: &str) {
+    let model = load(&folder(name), &cpu());
+    // Beyond the windows of 48 tokens.
+    let long = (0..70).map(|i| i * 31 % 1000 + 3).collect();
+    let prompts = vec![vec![5, 9, 700, 33, 2, 8], vec![44, 3], long];
     let answers = model.generate_greedy(&prompts, 8, &[]);
     for (prompt, answer) in prompts.iter().zip(&answers) {
         let mut ids = prompt.clone();

@@ -1,7 +1,9 @@
 //! Tests of models against recorded values and of model folders.
 
+mod families;
 mod files;
 mod gradients;
+mod heads;
 mod reference;
 
 use std::path::PathBuf;

@@ -27,13 +27,13 @@ pub(in crate::ops) struct Sizes {
     pub(in crate::ops) heads: usize,
     pub(in crate::ops) kv_heads: usize,
     pub(in crate::ops) width: usize,
+    /// Factor of the scores.
+    pub(in crate::ops) scale: f32,
+    /// Scores become `cap · tanh(scores / cap)`.
+    pub(in crate::ops) softcap: Option<f32>,
 }
 
 impl Sizes {
-    fn scale(&self) -> f32 {
-        1.0 / (self.width as f32).sqrt()
-    }
-
     fn group(&self) -> usize {
         self.heads / self.kv_heads
     }
@@ -145,6 +145,9 @@ pub(in crate::ops) fn forward(
                 for (index, mut scores) in scores.rows_mut().into_iter().enumerate() {
                     let visible = block.visible(starts, index, past);
                     let scores = scores.as_slice_mut().expect("rows are contiguous");
+                    if let Some(cap) = sizes.softcap {
+                        soft_cap(&mut scores[visible.clone()], cap);
+                    }
                     let (max, sum) = softmax_numerators(&mut scores[visible.clone()]);
                     scores[..visible.start].fill(0.0);
                     scores[visible.end..].fill(0.0);
@@ -179,8 +182,15 @@ fn block_scores<'a>(
         .expect("the buffer has this size");
     let q = q.slice(s![block.from..block.to, ..]);
     let k = k.slice(s![block.first..block.last, ..]);
-    general_mat_mul(sizes.scale(), &q, &k.t(), 0.0, &mut scores);
+    general_mat_mul(sizes.scale, &q, &k.t(), 0.0, &mut scores);
     scores
+}
+
+/// Caps scores softly.
+fn soft_cap(scores: &mut [f32], cap: f32) {
+    for score in scores {
+        *score = cap * (*score / cap).tanh();
+    }
 }
 
 /// What the forward pass read and made.
@@ -220,6 +230,7 @@ pub(in crate::ops) fn backward(
             let mut dv = vec![0.0; sizes.keys * width];
             let mut dq_of_heads = Vec::with_capacity(group);
             let (mut weights_buffer, mut slopes_buffer) = (Vec::new(), Vec::new());
+            let mut cap_slopes = Vec::new();
             for head in kv_head * group..(kv_head + 1) * group {
                 let q = sizes.query_head(saved.q, row, head);
                 let output = sizes.query_head(saved.output, row, head);
@@ -243,14 +254,24 @@ pub(in crate::ops) fn backward(
                         let weights = weights.as_slice_mut().expect("rows are contiguous");
                         let mut slopes = slopes.row_mut(index);
                         let slopes = slopes.as_slice_mut().expect("rows are contiguous");
+                        if let Some(cap) = sizes.softcap {
+                            let scores = &mut weights[visible.clone()];
+                            soft_cap(scores, cap);
+                            cap_slopes.clear();
+                            cap_slopes.extend(scores.iter().map(|x| 1.0 - (x / cap) * (x / cap)));
+                        }
                         exp_shifted(&mut weights[visible.clone()], log_sums[block.from + index]);
                         let mean = d_out.row(index).dot(&out.row(index));
-                        let scale = sizes.scale();
+                        let scale = sizes.scale;
                         let visible_slopes = &mut slopes[visible.clone()];
                         for (slope, weight) in
                             visible_slopes.iter_mut().zip(&weights[visible.clone()])
                         {
                             *slope = weight * (*slope - mean) * scale;
+                        }
+                        // Empty without a cap.
+                        for (slope, cap_slope) in visible_slopes.iter_mut().zip(&cap_slopes) {
+                            *slope *= cap_slope;
                         }
                         for hidden in [0..visible.start, visible.end..block.keys()] {
                             weights[hidden.clone()].fill(0.0);

@@ -5,10 +5,10 @@
 //! contiguous and row-major.
 
 pub(super) mod attention;
+pub(super) mod gated;
 mod math;
 pub(super) mod rms_norm;
 pub(super) mod rope;
-pub(super) mod swiglu;
 
 pub(super) use math::softmax_cross_entropy;
 

@@ -1,0 +1,96 @@
+//! What loading and saving need to know of a model: its configuration, and how
+//! its class treats the tensors of the head.
+
+use burn::module::Module;
+use serde_json::{Map, Value, json};
+
+use crate::config::ModelConfig;
+use crate::decoder::CausalLm;
+use crate::families;
+use crate::reward::{RewardModel, RewardTask};
+
+/// A model that is loaded from and saved to Hugging Face folders.
+pub trait Pretrained: Module {
+    /// The configuration that the model was built from.
+    fn config(&self) -> &ModelConfig;
+
+    /// Whether files may lack the tensor of this name, which then keeps its first
+    /// values.
+    fn may_lack(&self, name: &str) -> bool;
+
+    /// Whether a tensor of this name in files is passed over.
+    fn ignores(&self, name: &str) -> bool;
+
+    /// The `config.json` to write beside the weights.
+    fn saved_config(&self) -> Map<String, Value>;
+}
+
+/// `architectures` of a class.
+fn architectures(config: &ModelConfig, head: &str) -> Value {
+    let family = families::find(&config.model_type);
+    let class = family.map_or("", |family| match head {
+        "ForCausalLM" => family.class,
+        _ => family.classifier,
+    });
+    json!([format!("{class}{head}")])
+}
+
+impl Pretrained for CausalLm {
+    fn config(&self) -> &ModelConfig {
+        self.config()
+    }
+
+    fn may_lack(&self, _: &str) -> bool {
+        false
+    }
+
+    fn ignores(&self, name: &str) -> bool {
+        self.lm_head.is_none() && name == "lm_head.weight"
+    }
+
+    fn saved_config(&self) -> Map<String, Value> {
+        let mut raw = self.config().raw.clone();
+        let architectures = architectures(self.config(), "ForCausalLM");
+        raw.insert("architectures".into(), architectures);
+        raw
+    }
+}
+
+impl Pretrained for RewardModel {
+    fn config(&self) -> &ModelConfig {
+        self.config()
+    }
+
+    fn may_lack(&self, name: &str) -> bool {
+        name.starts_with("score.")
+    }
+
+    fn ignores(&self, name: &str) -> bool {
+        name == "lm_head.weight"
+    }
+
+    fn saved_config(&self) -> Map<String, Value> {
+        let config = self.config();
+        let head = match self.task() {
+            RewardTask::Sequence => "ForSequenceClassification",
+            RewardTask::Token => "ForTokenClassification",
+        };
+        let mut raw = config.raw.clone();
+        raw.insert("architectures".into(), architectures(config, head));
+        raw.remove("num_labels");
+        let labels = config.num_labels;
+        let names = raw.get("id2label").and_then(Value::as_object);
+        if names.is_none_or(|names| names.len() != labels) {
+            let name = |label: usize| format!("LABEL_{label}");
+            let by_id: Map<String, Value> = (0..labels)
+                .map(|label| (label.to_string(), json!(name(label))))
+                .collect();
+            let by_name: Map<String, Value> = (0..labels)
+                .map(|label| (name(label), json!(label)))
+                .collect();
+            raw.insert("id2label".into(), Value::Object(by_id));
+            raw.insert("label2id".into(), Value::Object(by_name));
+        }
+        raw
+    }
+}

@@ -1,0 +1,98 @@
+//! Models with a classification head in place of the vocabulary's: reward models
+//! and process reward models.
+//!
+//! Reference: `LlamaForSequenceClassification` and `LlamaForTokenClassification`
+//! of transformers and their like. They differ in the bias of the head and in
+//! where a value is read, not in how it is computed. transformers drops hidden
+//! states out before a token classifier while it trains; there is no dropout here.
+//!
+//! Shape suffixes: `b` rows, `t` tokens, `d` model width, `n` selected tokens, `c`
+//! labels.
+
+use burn::module::Module;
+use burn::prelude::*;
+
+use crate::config::ModelConfig;
+use crate::decoder::{Decoder, indices};
+use crate::input::{ModelInput, Tokens};
+use crate::linear::Linear;
+
+/// What a classification head judges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RewardTask {
+    /// Whole documents, at their last token; a head without bias
+    /// (`ForSequenceClassification`).
+    Sequence,
+    /// Single tokens; a head with a bias (`ForTokenClassification`).
+    Token,
+}
+
+/// A decoder with a classification head.
+#[derive(Module, Debug)]
+pub struct RewardModel {
+    /// Everything below the head.
+    pub model: Decoder,
+    /// The head, `[c, d]`.
+    pub score: Linear,
+    #[module(skip)]
+    task: RewardTask,
+}
+
+impl RewardModel {
+    /// A model with random weights, [`num_labels`](ModelConfig::num_labels) of
+    /// them in the head; see [`Decoder::new`].
+    #[must_use]
+    pub fn new(config: &ModelConfig, task: RewardTask, device: &Device) -> Self {
+        let (d, c, std) = (
+            config.hidden_size,
+            config.num_labels,
+            config.initializer_range,
+        );
+        Self {
+            model: Decoder::new(config, device),
+            score: Linear::new(d, c, task == RewardTask::Token, std, device),
+            task,
+        }
+    }
+
+    /// What the head judges.
+    #[must_use]
+    pub fn task(&self) -> RewardTask {
+        self.task
+    }
+
+    /// The configuration that the model was built from.
+    #[must_use]
+    pub fn config(&self) -> &ModelConfig {
+        self.model.config()
+    }
+
+    /// Device of the weights; on an autodiff device, operations are recorded.
+    #[must_use]
+    pub fn device(&self) -> Device {
+        self.model.device()
+    }
+
+    /// Moves a batch to the device of the weights.
+    #[must_use]
+    pub fn input(&self, tokens: &Tokens<'_>) -> ModelInput {
+        self.model.input(tokens)
+    }
+
+    /// Final hidden states, `[b, t, d]`.
+    #[must_use]
+    pub fn hidden(&self, input: &ModelInput) -> Tensor<3> {
+        self.model.hidden(input)
+    }
+
+    /// Values of the tokens at `positions`, flat indices (`row · width + token`),
+    /// `[n, c]`. For whole documents these are
+    /// [`Tokens::document_ends`]. `positions` must not be empty.
+    #[must_use]
+    pub fn scores(&self, hidden_btd: Tensor<3>, positions: &[u32]) -> Tensor<2> {
+        let [b, t, d] = hidden_btd.dims();
+        let positions_n = indices(positions, &hidden_btd.device());
+        let hidden_nd = hidden_btd.reshape([b * t, d]).select(0, positions_n);
+        self.score.forward(hidden_nd)
+    }
+}
