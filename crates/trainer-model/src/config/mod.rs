@@ -342,7 +342,7 @@ impl ModelConfig {
                 format!("{kv_heads} does not divide num_attention_heads, {heads}"),
             ));
         }
-        if self.head_dim % 2 != 0 {
+        if !self.head_dim.is_multiple_of(2) {
             return Err(read.error(
                 "head_dim",
                 format!(

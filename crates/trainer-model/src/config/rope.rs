@@ -107,7 +107,7 @@ impl RopeConfig {
         }
         let part = number("partial_rotary_factor")?.unwrap_or(1.0);
         let rotary_dim = (head_dim as f64 * part) as usize;
-        if !(part > 0.0 && part <= 1.0) || rotary_dim < 2 || rotary_dim % 2 != 0 {
+        if !(part > 0.0 && part <= 1.0) || rotary_dim < 2 || !rotary_dim.is_multiple_of(2) {
             let message = format!(
                 "{part} of head_dim, {head_dim}, are not an even number of dimensions from 2 to head_dim"
             );

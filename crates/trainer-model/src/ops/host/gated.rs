@@ -32,7 +32,7 @@ impl Gate for GeluTanh {
     #[inline(always)]
     fn argument(x: f32) -> (f32, f32) {
         // 2 √(2/π)
-        const FACTOR: f32 = 1.595_769_1;
+        const FACTOR: f32 = 1.595_769;
         const CUBIC: f32 = 0.044_715;
         let square = CUBIC * x * x;
         (FACTOR * x * (1.0 + square), FACTOR * (1.0 + 3.0 * square))
