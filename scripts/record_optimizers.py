@@ -10,6 +10,9 @@ the same ones and the files hold results alone. Some gradients are zero
 throughout, as those of tokens that do not occur. The learning rate falls from
 step to step, and weight decay is on, except for norms.
 
+torch iterates Muon in bfloat16, and the CPU part of bitsandbytes rounds to codes
+in a way of its own; both are replaced by what they approximate.
+
 Needs torch, transformers and bitsandbytes (their CPU parts).
 """
 
@@ -131,6 +134,31 @@ class Float32InPlaceOfBfloat16:
         self.module.torch = torch
 
 
+class NearestCodes:
+    """The CPU part of bitsandbytes finds the code of a value in a table of equal
+    steps, which is coarse near zero; its CUDA part and its generic part take the
+    nearest code. This puts the latter in place of the former."""
+
+    @staticmethod
+    def quantize(values, code, scales, codes, blocksize):
+        blocks = torch.nn.functional.pad(values.flatten(), (0, -values.numel() % blocksize)).view(-1, blocksize)
+        scales.copy_(blocks.abs().amax(dim=1))
+        scaled = (blocks / scales[:, None]).flatten()[: values.numel()]
+        # A positive second moment never becomes zero here.
+        nearest = (scaled[:, None] - code).abs().argmin(dim=1)
+        if code[0] == 0:
+            nearest = nearest.clamp(min=1).where(scaled > 0, nearest)
+        codes.copy_(nearest.view(codes.shape))
+
+    def __enter__(self):
+        self.module = sys.modules["bitsandbytes.backends.cpu.ops"]
+        self.kept = self.module._quant_blockwise_fp32_direct
+        self.module._quant_blockwise_fp32_direct = self.quantize
+
+    def __exit__(self, *error):
+        self.module._quant_blockwise_fp32_direct = self.kept
+
+
 def record(folder, optimizer, runs):
     text = ",\n".join(json.dumps(run) for run in runs)
     (folder / f"{optimizer}.json").write_text(f"[\n{text}\n]\n")
@@ -181,22 +209,29 @@ def main() -> None:
         run({"optimizer": "lion_32bit", "adam_beta2": 0.99}, 0.001,
             one(lambda params, lr: bitsandbytes.optim.Lion(params, lr=lr, betas=(0.9, 0.99)))),
     ])
+    betas = {"adam_beta1": 0.95, "adam_beta2": 0.95}
     with Float32InPlaceOfBfloat16():
         record(folder, "muon", [
-            run({"optimizer": "muon"}, 0.01, muon(adjust_lr_fn="match_rms_adamw"), MATRICES),
-            run({"optimizer": "muon", "optim_args": {
+            run({"optimizer": "muon", **betas}, 0.01, muon(adjust_lr_fn="match_rms_adamw"), MATRICES),
+            run({"optimizer": "muon", **betas, "optim_args": {
                 "adjust_lr_fn": "original", "momentum": 0.9, "nesterov": False, "ns_steps": 3}}, 0.01,
                 muon(adjust_lr_fn="original", momentum=0.9, nesterov=False, ns_steps=3), MATRICES),
         ])
-    record(folder, "adamw_8bit", [
-        run({"optimizer": "adamw_8bit"}, 0.01,
-            one(lambda params, lr: bitsandbytes.optim.AdamW(params, lr=lr, optim_bits=8)), LARGE, 29),
-    ])
-    record(folder, "lion_8bit", [
-        run({"optimizer": "lion_8bit", "adam_beta2": 0.99}, 0.001,
-            one(lambda params, lr: bitsandbytes.optim.Lion(
-                params, lr=lr, betas=(0.9, 0.99), optim_bits=8)), LARGE, 29),
-    ])
+    with NearestCodes():
+        record(folder, "adamw_8bit", [
+            run({"optimizer": "adamw_8bit"}, 0.01,
+                one(lambda params, lr: bitsandbytes.optim.AdamW(params, lr=lr, optim_bits=8)), LARGE, 29),
+        ])
+        record(folder, "lion_8bit", [
+            run({"optimizer": "lion_8bit", "adam_beta2": 0.99}, 0.001,
+                one(lambda params, lr: bitsandbytes.optim.Lion(
+                    params, lr=lr, betas=(0.9, 0.99), optim_bits=8)), LARGE, 29),
+        ])
+    maps = {
+        "signed": bitsandbytes.functional.create_dynamic_map(signed=True).tolist(),
+        "unsigned": bitsandbytes.functional.create_dynamic_map(signed=False).tolist(),
+    }
+    (folder / "dynamic_map.json").write_text(json.dumps({k: [float(f"{x:.9g}") for x in v] for k, v in maps.items()}) + "\n")
 
 
 if __name__ == "__main__":

@@ -137,6 +137,25 @@ fn a_type_is_a_name_or_a_mapping() {
 }
 
 #[test]
+fn one_text_or_a_list_of_texts() {
+    let text = "base_model: m\nlearning_rate: 1e-3\ndatasets:\n\
+                - {path: a, type: alpaca, data_files: x.jsonl}\n\
+                - {path: a, type: alpaca, data_files: [y.jsonl, z.jsonl]}\n";
+    let config = load_str("c.yaml", text)
+        .unwrap_or_else(|e| panic!("{e}"))
+        .config;
+    let files = |index: usize| {
+        config.datasets[index]
+            .data_files
+            .as_ref()
+            .unwrap()
+            .as_slice()
+    };
+    assert_eq!(files(0), ["x.jsonl"]);
+    assert_eq!(files(1), ["y.jsonl", "z.jsonl"]);
+}
+
+#[test]
 fn anchors_and_merge_keys() {
     let text = "base_model: m\nlearning_rate: &lr 1e-3\nweight_decay: *lr\n\
                 datasets:\n- &first {path: a.jsonl, type: alpaca}\n- {<<: *first, path: b.jsonl}\n";
