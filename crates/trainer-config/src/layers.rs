@@ -167,7 +167,9 @@ fn override_layer(
     for (depth, segment) in path.iter().enumerate() {
         // A key inside a value that may be a mapping.
         if let Shape::OneOf(shapes) = shape
-            && let Some(fields) = shapes.iter().find(|s| matches!(s, Shape::Struct { .. }))
+            && let Some(fields) = shapes
+                .iter()
+                .find(|s| matches!(s, Shape::Struct { .. } | Shape::Map(_)))
         {
             shape = fields;
         }

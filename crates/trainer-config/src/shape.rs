@@ -128,7 +128,7 @@ pub fn json_schema() -> Value {
 fn full_schema() -> Value {
     let mut schema = schemars::schema_for!(crate::Config).to_value();
     without_default(&mut schema);
-    for entry in ["Dataset", "PretrainingDataset"] {
+    for entry in ["Dataset", "PretrainingDataset", "LrGroup"] {
         if let Some(entry) = schema.pointer_mut(&format!("/$defs/{entry}")) {
             without_default(entry);
         }

@@ -125,15 +125,25 @@ impl Validator<'_> {
                     [names @ Shape::Names(_), Shape::Struct { .. }] => Some(names),
                     _ => None,
                 };
-                match fitting.or(only) {
+                let text_too = || shapes.iter().find(|shape| **shape == Shape::Text);
+                match fitting.or(only).or_else(text_too) {
                     Some(fitting) => self.scalar(text, node, fitting, path, key),
                     None => self.wrong_type(node, shape, path),
                 }
             }
-            (Shape::OneOf(shapes), Kind::Mapping(entries)) => {
-                match shapes.iter().find(|s| matches!(s, Shape::Struct { .. })) {
-                    Some(fields) => self.fields(entries, fields, node, path, key),
+            (Shape::OneOf(shapes), Kind::Mapping(_)) => {
+                let fits = |s: &&Shape| matches!(s, Shape::Struct { .. } | Shape::Map(_));
+                match shapes.iter().find(fits) {
+                    Some(fitting) => self.check(node, fitting, path, key),
                     None => self.wrong_type(node, shape, path),
+                }
+            }
+            (Shape::OneOf(shapes), Kind::Sequence(_)) => {
+                match shapes.iter().find(|s| matches!(s, Shape::List { .. })) {
+                    Some(fitting) => self.check(node, fitting, path, key),
+                    None => self
+                        .known_value(node, path, key)
+                        .unwrap_or_else(|| self.wrong_type(node, shape, path)),
                 }
             }
             (_, Kind::Scalar { text, .. }) => self.scalar(text, node, shape, path, key),

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use trainer_config::{
-    Config, ConfigErrors, Layers, Loaded, Origin, PackingStrategy, PromptStrategy, SaveStrategy,
-    Severity, json_schema, load, load_str,
+    Config, ConfigErrors, Layers, Loaded, OptimArgs, Origin, PackingStrategy, PromptStrategy,
+    SaveStrategy, Severity, json_schema, load, load_str,
 };
 
 const MINIMAL: &str =
@@ -137,6 +137,25 @@ fn a_type_is_a_name_or_a_mapping() {
 }
 
 #[test]
+fn one_text_or_a_list_of_texts() {
+    let text = "base_model: m\nlearning_rate: 1e-3\ndatasets:\n\
+                - {path: a, type: alpaca, data_files: x.jsonl}\n\
+                - {path: a, type: alpaca, data_files: [y.jsonl, z.jsonl]}\n";
+    let config = load_str("c.yaml", text)
+        .unwrap_or_else(|e| panic!("{e}"))
+        .config;
+    let files = |index: usize| {
+        config.datasets[index]
+            .data_files
+            .as_ref()
+            .unwrap()
+            .as_slice()
+    };
+    assert_eq!(files(0), ["x.jsonl"]);
+    assert_eq!(files(1), ["y.jsonl", "z.jsonl"]);
+}
+
+#[test]
 fn anchors_and_merge_keys() {
     let text = "base_model: m\nlearning_rate: &lr 1e-3\nweight_decay: *lr\n\
                 datasets:\n- &first {path: a.jsonl, type: alpaca}\n- {<<: *first, path: b.jsonl}\n";
@@ -251,6 +270,42 @@ fn keys_that_follow_from_others() {
         loaded.origins.get("gradient_accumulation_steps"),
         Origin::File { line: 4, .. }
     ));
+}
+
+/// Arguments of an optimizer as a text and as a mapping, and what follows from its
+/// name; the resolved output of each loads again.
+#[test]
+fn optimizers() {
+    let load = |text: &str| {
+        let loaded =
+            load_str("c.yaml", &format!("{MINIMAL}{text}")).unwrap_or_else(|e| panic!("{e}"));
+        let again = load_str("c.yaml", &loaded.render()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(again.config, loaded.config);
+        loaded.config
+    };
+    let text = load("optimizer: sgd\noptim_args: momentum=0.9, nesterov=True,x=1e-3,name=a b\n");
+    let map =
+        load("optimizer: sgd\noptim_args: {momentum: 0.9, nesterov: true, x: 1e-3, name: a b}\n");
+    assert_eq!(text, map);
+    let Some(OptimArgs::Map(arguments)) = text.optimization.optim_args else {
+        panic!("not a mapping");
+    };
+    assert_eq!(arguments["nesterov"], true);
+    assert_eq!(arguments["momentum"], 0.9);
+    let muon = load("optimizer: muon\nadam_beta2: 0.9\n");
+    assert_eq!((muon.adam_beta1, muon.adam_beta2), (0.95, 0.9));
+    let groups = load("lr_groups:\n- {name: down, modules: [down_proj, up_proj], lr: 1e-5}\n");
+    assert_eq!(groups.optimization.lr_groups.unwrap()[0].lr, 1e-5);
+    load("optimizer: sgd\nadam_beta1: 0.9\nloraplus_lr_embedding: 1e-6\n");
+    let cli = layered(
+        MINIMAL,
+        &[],
+        &[("optimizer", "sgd"), ("optim_args.momentum", "0.5")],
+    );
+    let Some(OptimArgs::Map(arguments)) = cli.unwrap().config.optimization.optim_args else {
+        panic!("not a mapping");
+    };
+    assert_eq!(arguments["momentum"], 0.5);
 }
 
 #[test]

@@ -16,9 +16,9 @@ pub enum TrainerError {
         /// What is missing and how to get it.
         message: String,
     },
-    /// The schedule does not fit the run.
+    /// A setting does not fit the run or the model.
     #[error("{key}: {message}")]
-    Schedule {
+    Setting {
         /// The configuration key.
         key: &'static str,
         /// What is wrong and what is expected.
@@ -62,8 +62,8 @@ pub enum TrainerError {
 }
 
 impl TrainerError {
-    pub(crate) fn schedule(key: &'static str, message: String) -> Self {
-        Self::Schedule { key, message }
+    pub(crate) fn setting(key: &'static str, message: String) -> Self {
+        Self::Setting { key, message }
     }
 
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {

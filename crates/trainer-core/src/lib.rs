@@ -6,6 +6,7 @@ mod batches;
 mod error;
 mod feed;
 mod history;
+mod kwargs;
 pub mod optimizer;
 mod schedule;
 mod trainer;

@@ -290,3 +290,12 @@ fn override_that_is_no_key() {
     let bench = Bench::new();
     insta::assert_snapshot!(bench.message_with(&["--learning_rat", "1"]));
 }
+
+#[test]
+fn rates_of_parts_that_the_model_does_not_have() {
+    let mut bench = Bench::new();
+    // Data that no other test prepares, so that it is never found prepared.
+    bench.write("rows.jsonl", format!("{ROW}\n{ROW}\n{ROW}\n"));
+    bench.yaml += "lr_groups: [{name: down, modules: [w2, dwn_proj], lr: 1e-5}]\n";
+    insta::assert_snapshot!(bench.message());
+}

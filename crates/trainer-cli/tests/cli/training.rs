@@ -77,6 +77,33 @@ fn the_same_seed_gives_the_same_run() {
     assert_ne!(run("c", "1"), run("d", "2"));
 }
 
+/// Every algorithm trains the model, alone and with rates of parts of it.
+#[test]
+fn optimizers_train() {
+    let folder = tempfile::tempdir().unwrap();
+    for (optimizer, rate, extra) in [
+        ("adam", "3e-3", &["--embedding_lr=1e-3"][..]),
+        ("adamw_8bit", "3e-3", &[]),
+        ("adafactor", "1e-2", &[]),
+        ("lion_8bit", "1e-3", &[]),
+        ("muon", "3e-3", &["--adam_beta2=0.99"]),
+        (
+            "rmsprop",
+            "1e-3",
+            &["--optim_args=momentum=0.5,centered=true"],
+        ),
+        ("adagrad", "1e-2", &["--embedding_lr_scale=0.5"]),
+        ("sgd", "0.3", &["--optim_args.momentum=0.9"]),
+    ] {
+        let chosen = ["--optimizer", optimizer, "--learning_rate", rate];
+        let few = ["--max_steps=8", "--warmup_steps=0"];
+        let extra = [&chosen[..], &few, extra].concat();
+        let losses = losses(&train(&folder.path().join(optimizer), &extra));
+        let (first, last) = (losses[0], losses[losses.len() - 1]);
+        assert!(last < first - 0.1, "{optimizer}: {losses:?}");
+    }
+}
+
 /// The step count that sets the schedule is the number of steps that run, with
 /// packing and over several epochs.
 #[test]

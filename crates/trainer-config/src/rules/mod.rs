@@ -5,6 +5,7 @@
 //! gave it a value, not that it differs from its default.
 
 mod data;
+mod optimizer;
 mod sampling;
 mod schedule;
 mod selection;
@@ -16,7 +17,7 @@ use std::path::PathBuf;
 
 use crate::diagnostic::{Diagnostic, Label};
 use crate::load::Origins;
-use crate::schema::{AutoBool, Config, PackingStrategy};
+use crate::schema::{AutoBool, Config, OptimArgs, Optimizer, PackingStrategy};
 use crate::shape::{ROOT, Shape};
 use crate::source::Site;
 use crate::validate::Findings;
@@ -59,6 +60,9 @@ pub(crate) fn apply(
     rules.malformed();
     rules.order();
     rules.streaming();
+    rules.adam_keys();
+    rules.optimizer_arguments();
+    rules.rates();
     rules.warmup();
     rules.schedule();
     rules.jagged();
@@ -84,6 +88,22 @@ fn derive(config: &mut Config, sites: &BTreeMap<String, Site>, origins: &mut Ori
         // The default takes the longest documents first, which is no curriculum.
         config.packing_strategy = PackingStrategy::FirstFit;
         follow("packing_strategy", "curriculum_sampling");
+    }
+    if config.optimizer == Optimizer::Muon {
+        for (key, beta) in [
+            ("adam_beta1", &mut config.adam_beta1),
+            ("adam_beta2", &mut config.adam_beta2),
+        ] {
+            if !sites.contains_key(key) {
+                *beta = optimizer::MUON_BETA;
+                follow(key, "optimizer");
+            }
+        }
+    }
+    if let Some(OptimArgs::Text(text)) = &config.optimization.optim_args {
+        // A text that cannot be read has been reported.
+        let arguments = optimizer::arguments(text).unwrap_or_default();
+        config.optimization.optim_args = Some(OptimArgs::Map(arguments));
     }
     if config.chat_template_jinja.is_some() && config.chat_template.is_none() {
         config.chat_template = Some("jinja".to_owned());
@@ -201,7 +221,12 @@ impl Rules<'_> {
                 );
             }
         }
-        for list in ["datasets", "test_datasets", "pretraining_dataset"] {
+        for list in [
+            "datasets",
+            "test_datasets",
+            "pretraining_dataset",
+            "lr_groups",
+        ] {
             let Some((_, Shape::List { items, .. })) =
                 properties.iter().find(|(name, _)| name == list)
             else {
@@ -213,6 +238,10 @@ impl Rules<'_> {
             let count = match list {
                 "datasets" => self.config.datasets.len(),
                 "test_datasets" => self.config.test_datasets.as_ref().map_or(0, Vec::len),
+                "lr_groups" => {
+                    let groups = self.config.optimization.lr_groups.as_ref();
+                    groups.map_or(0, Vec::len)
+                }
                 _ => self.config.pretraining_dataset.as_ref().map_or(0, Vec::len),
             };
             for index in 0..count {

@@ -12,6 +12,7 @@
 
 mod checkpoint;
 mod dataset;
+mod optimizer;
 mod values;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ use serde::{Deserialize, Serialize};
 
 pub use checkpoint::CheckpointConfig;
 pub use dataset::{Dataset, PretrainingDataset, SpecialTokens};
+pub use optimizer::{LrGroup, OptimArgs, OptimizationConfig, Optimizer};
 pub(crate) use values::names;
 pub use values::*;
 
@@ -191,19 +193,24 @@ pub struct Config {
     pub max_steps: Option<usize>,
     /// The optimizer.
     pub optimizer: Optimizer,
+    /// Arguments of the optimizer, and learning rates of parts of the model.
+    #[serde(flatten)]
+    pub optimization: OptimizationConfig,
     /// Peak learning rate.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub learning_rate: f64,
-    /// Decoupled weight decay; not applied to norms and biases.
+    /// Weight decay; not applied to norms and biases.
     #[schemars(range(min = 0.0))]
     pub weight_decay: f64,
-    /// Decay of the first moment.
+    /// Decay of the first moment (AdamW, Adam, Lion, Muon); 0.95 for Muon unless
+    /// set.
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1))]
     pub adam_beta1: f64,
-    /// Decay of the second moment.
+    /// Decay of the second moment (AdamW, Adam, Muon) or of the momentum (Lion);
+    /// 0.95 for Muon unless set.
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1))]
     pub adam_beta2: f64,
-    /// Added to the root of the second moment.
+    /// Added to the root of the second moment (AdamW, Adam, Muon).
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub adam_epsilon: f64,
     /// Gradients are scaled down to this global norm; 0 turns clipping off.
@@ -319,6 +326,7 @@ impl Default for Config {
             num_epochs: 1.0,
             max_steps: None,
             optimizer: Optimizer::AdamwTorchFused,
+            optimization: OptimizationConfig::default(),
             learning_rate: 0.0,
             weight_decay: 0.0,
             adam_beta1: 0.9,

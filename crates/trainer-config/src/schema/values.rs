@@ -161,17 +161,6 @@ names! {
     }
 }
 names! {
-    /// Optimizers.
-    Optimizer {
-        /// AdamW as torch computes it.
-        AdamwTorch = "adamw_torch",
-        /// The same; the name of torch's fused kernel and Axolotl's default.
-        AdamwTorchFused = "adamw_torch_fused",
-        /// The same.
-        Adamw = "adamw",
-    }
-}
-names! {
     /// Shapes of the learning rate over the run.
     LrScheduler {
         /// Falls along half a cosine.

@@ -1,7 +1,7 @@
 //! Schedules that follow the evaluation loss rather than the step.
 
-use super::kwargs::Kwargs;
 use crate::error::Result;
+use crate::kwargs::Kwargs;
 
 /// Changes of the rate smaller than this are not made.
 const SMALLEST_CHANGE: f64 = 1e-8;

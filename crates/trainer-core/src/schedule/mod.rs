@@ -9,17 +9,18 @@
 //! 2107.04197; one-cycle is arXiv 1708.07120; warmup-stable-decay is arXiv
 //! 2404.06395.
 
-mod kwargs;
 mod metric;
 
 use std::f64::consts::PI;
 
-use serde_json::Map;
 use trainer_config::{Config, LrScheduler};
 
-use self::kwargs::Kwargs;
 use self::metric::{Greedy, Plateau};
 use crate::error::{Result, TrainerError};
+use crate::kwargs::Kwargs;
+
+/// The key of the parameters of a schedule.
+const KWARGS: &str = "lr_scheduler_kwargs";
 
 /// The learning rate over a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -86,6 +87,12 @@ enum Curve {
     OneMinusSqrt,
 }
 
+const CURVES: &[(&str, Curve)] = &[
+    ("linear", Curve::Linear),
+    ("cosine", Curve::Cosine),
+    ("1-sqrt", Curve::OneMinusSqrt),
+];
+
 #[derive(Debug, Clone, PartialEq)]
 struct OneCycle {
     div_factor: f64,
@@ -123,10 +130,10 @@ impl Schedule {
     /// or lacks one that it needs, or when the steps do not fit together.
     pub fn new(config: &Config, total: usize) -> Result<Self> {
         let warmup = warmup_steps(config, total);
-        let empty = Map::new();
         let mut kwargs = Kwargs::new(
+            KWARGS,
             config.lr_scheduler,
-            config.lr_scheduler_kwargs.as_ref().unwrap_or(&empty),
+            config.lr_scheduler_kwargs.as_ref(),
         );
         let shape = shape(config, warmup, total, &mut kwargs)?;
         kwargs.finish()?;
@@ -139,7 +146,7 @@ impl Schedule {
         if let Some(jagged) = &jagged
             && jagged.warmup + jagged.anneal > jagged.every
         {
-            return Err(TrainerError::schedule(
+            return Err(TrainerError::setting(
                 "jagged_restart_steps",
                 format!(
                     "{} steps leave no room for {} of warmup and {} of annealing",
@@ -391,12 +398,12 @@ fn shape(config: &Config, warmup: usize, total: usize, kwargs: &mut Kwargs<'_>) 
         },
         LrScheduler::CosineWithMinLr => Shape::Cosine {
             cycles: kwargs.number("num_cycles", 0.5)?,
-            min: kwargs.min_ratio(config.learning_rate)?,
+            min: min_ratio_of(config, kwargs)?,
             quadratic_warmup: false,
         },
         LrScheduler::CosineWarmupWithMinLr => Shape::CosineWarmupMin {
             cycles: kwargs.number("num_cycles", 0.5)?,
-            min: kwargs.min_ratio(config.learning_rate)?,
+            min: min_ratio_of(config, kwargs)?,
             warmup_start: kwargs.optional_number("warmup_lr_rate")?,
         },
         LrScheduler::Polynomial => Shape::Polynomial {
@@ -417,8 +424,8 @@ fn shape(config: &Config, warmup: usize, total: usize, kwargs: &mut Kwargs<'_>) 
                 decay,
                 min: kwargs.number("min_lr_ratio", 0.0)?,
                 cycles: kwargs.number("num_cycles", 0.5)?,
-                warmup_curve: kwargs.curve("warmup_type", Curve::Linear)?,
-                decay_curve: kwargs.curve("decay_type", Curve::Cosine)?,
+                warmup_curve: kwargs.choice("warmup_type", CURVES, Curve::Linear)?,
+                decay_curve: kwargs.choice("decay_type", CURVES, Curve::Cosine)?,
             })
         }
         LrScheduler::ReduceLrOnPlateau => {
@@ -435,7 +442,7 @@ fn shape(config: &Config, warmup: usize, total: usize, kwargs: &mut Kwargs<'_>) 
         }),
         LrScheduler::Rex => {
             if warmup > total {
-                return Err(TrainerError::schedule(
+                return Err(TrainerError::setting(
                     "warmup_steps",
                     format!("{warmup} steps of warmup are more than the {total} steps of the run"),
                 ));
@@ -445,6 +452,24 @@ fn shape(config: &Config, warmup: usize, total: usize, kwargs: &mut Kwargs<'_>) 
             }
         }
     })
+}
+
+/// `min_lr` over the peak, or `min_lr_rate`; one of the two is needed.
+fn min_ratio_of(config: &Config, kwargs: &mut Kwargs<'_>) -> Result<f64> {
+    match (
+        kwargs.optional_number("min_lr")?,
+        kwargs.optional_number("min_lr_rate")?,
+    ) {
+        (Some(min), None) => Ok(min / config.learning_rate),
+        (None, Some(rate)) => Ok(rate),
+        _ => Err(TrainerError::setting(
+            KWARGS,
+            format!(
+                "{} needs min_lr or min_lr_rate, and not both",
+                config.lr_scheduler
+            ),
+        )),
+    }
 }
 
 #[cfg(test)]

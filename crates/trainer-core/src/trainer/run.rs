@@ -79,7 +79,7 @@ impl<O: Objective> Run<O> {
             .map(|info| info.shape.iter().product::<usize>())
             .sum();
         Ok(Self {
-            optimizer: optimizer::build(config, &infos),
+            optimizer: optimizer::build(config, &infos)?,
             schedule: Schedule::new(config, total_steps)?,
             config: config.clone(),
             objective,
