@@ -13,10 +13,14 @@ mod args;
 mod commands;
 mod progress;
 mod session;
+mod wishes;
 
 use std::process::ExitCode;
 
 use clap::Parser;
+
+/// Exit code of a run that was asked to stop.
+const EXIT_STOPPED: i32 = 130;
 
 fn main() -> ExitCode {
     trainer_core::keep_freed_memory();
@@ -24,7 +28,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");
-            ExitCode::FAILURE
+            error.exit_code()
         }
     }
 }

@@ -1,19 +1,23 @@
 //! Shows a run: a bar on a terminal, plain lines elsewhere.
 
 use std::io::IsTerminal;
+use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
-use trainer_core::{LogRow, Observer, RunPlan, StepReport};
+use trainer_core::{LogRow, Observer, Requests, RunPlan, StepReport};
+
+use crate::wishes::Wishes;
 
 /// Prints the run to standard error.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
+    wishes: Wishes,
 }
 
 impl Progress {
-    pub(crate) fn new() -> Self {
-        Self { bar: None }
+    pub(crate) fn new(wishes: Wishes) -> Self {
+        Self { bar: None, wishes }
     }
 
     fn print(&self, line: String) {
@@ -37,6 +41,9 @@ impl Observer for Progress {
             grouped(plan.trainable_parameters),
             plan.total_steps
         );
+        if plan.steps_done > 0 {
+            eprintln!("going on after step {}", plan.steps_done);
+        }
         if std::io::stderr().is_terminal() {
             let style = ProgressStyle::with_template(
                 "{bar:30} {pos}/{len} {msg} [{elapsed_precise} left {eta_precise}]",
@@ -46,7 +53,7 @@ impl Observer for Progress {
                 Some(plan.total_steps as u64),
                 ProgressDrawTarget::stderr_with_hz(10),
             );
-            self.bar = Some(bar.with_style(style));
+            self.bar = Some(bar.with_style(style).with_position(plan.steps_done as u64));
         }
     }
 
@@ -60,6 +67,18 @@ impl Observer for Progress {
             ));
             bar.set_position(step.step as u64);
         }
+    }
+
+    fn saved(&mut self, checkpoint: &Path) {
+        self.print(format!("checkpoint {}", checkpoint.display()));
+    }
+
+    fn warned(&mut self, message: &str) {
+        self.print(format!("warning: {message}"));
+    }
+
+    fn requests(&mut self) -> Requests {
+        self.wishes.take()
     }
 
     fn logged(&mut self, row: &LogRow) {

@@ -2,30 +2,54 @@
 
 use std::fmt;
 use std::path::Path;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use burn::tensor::Device;
 use trainer_config::{Config, Layers, Loaded};
 use trainer_core::{TrainerTokenizer, backend};
-use trainer_data::stream::{SampleStream, StreamOptions};
+use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
 use trainer_data::{CacheOutcome, ChatTemplate, PreparedData, Tokenizer};
 use trainer_model::{CausalLm, ModelConfig, load_causal_lm};
 
+use crate::EXIT_STOPPED;
 use crate::args::{Overrides, Run};
 
 /// Why a command failed, ready to be printed.
 #[derive(Debug)]
-pub(crate) struct Failure(String);
+pub(crate) struct Failure {
+    message: String,
+    /// The run was asked to stop, and did.
+    stopped: bool,
+}
 
 impl Failure {
     pub(crate) fn new(message: impl Into<String>) -> Self {
-        Self(message.into())
+        Self {
+            message: message.into(),
+            stopped: false,
+        }
+    }
+
+    /// The end of a run that was asked to stop.
+    pub(crate) fn stopped(message: impl Into<String>) -> Self {
+        Self {
+            stopped: true,
+            ..Self::new(message)
+        }
+    }
+
+    pub(crate) fn exit_code(&self) -> ExitCode {
+        match self.stopped {
+            true => ExitCode::from(EXIT_STOPPED as u8),
+            false => ExitCode::FAILURE,
+        }
     }
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(&self.message)
     }
 }
 
@@ -34,9 +58,9 @@ impl<E: std::error::Error> From<E> for Failure {
         let text = error.to_string();
         // Messages of the configuration come with their own heading.
         if text.starts_with("error") {
-            Self(text)
+            Self::new(text)
         } else {
-            Self(format!("error: {text}"))
+            Self::new(format!("error: {text}"))
         }
     }
 }
@@ -104,12 +128,18 @@ pub(crate) fn is_streamed(config: &Config) -> bool {
     config.streaming || config.pretraining_dataset.is_some()
 }
 
-/// The training data as a stream.
-pub(crate) fn open_stream(config: &Config) -> Result<SampleStream, Failure> {
+/// The training data as a stream, from its beginning or from a cursor.
+pub(crate) fn open_stream(
+    config: &Config,
+    cursor: Option<StreamCursor>,
+) -> Result<SampleStream, Failure> {
     // The stream tokenizes in a thread of its own.
     let tokenizer = Arc::new(load_tokenizer(config)?);
     let options = StreamOptions::new(config);
-    Ok(SampleStream::start(config, tokenizer, options)?)
+    Ok(match cursor {
+        Some(cursor) => SampleStream::resume(config, tokenizer, options, cursor)?,
+        None => SampleStream::start(config, tokenizer, options)?,
+    })
 }
 
 /// Prints why prepared data is used, or is not.

@@ -98,7 +98,7 @@ fn values_as_pyyaml_users_write_them() {
     assert_eq!(config.sequence_len, 2048);
     assert_eq!(config.micro_batch_size, 4);
     assert!(config.sample_packing);
-    assert_eq!(config.checkpoint.save_strategy, SaveStrategy::No);
+    assert_eq!(config.checkpoint.save_strategy, Some(SaveStrategy::No));
     assert_eq!((config.max_steps, config.seed), (None, 42));
     assert_eq!(config.max_grad_norm, 0.5);
     let model = config.model_config.unwrap();

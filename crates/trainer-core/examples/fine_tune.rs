@@ -77,7 +77,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = backend::select(Backend::Auto)?.device.autodiff();
     device.seed(config.seed);
     let model = CausalLm::new(&shape, &device).materialize();
-    let tokenizer = Box::new(NoTokenizer);
+    let tokenizer = std::sync::Arc::new(NoTokenizer);
     let trainer = setup_trainer(
         &config,
         samples,

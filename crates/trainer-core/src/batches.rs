@@ -171,6 +171,9 @@ pub trait BatchSource {
     /// When a row does not fit into the width it is padded to.
     fn collate(&self, rows: &[Vec<u32>]) -> Result<Self::Batch>;
 
+    /// A digest of the samples, by which a checkpoint knows its data again.
+    fn digest(&self) -> String;
+
     /// Optimizer steps of a run: exactly those that will be taken, since it
     /// counts the batches of every epoch that the run begins.
     ///
@@ -291,6 +294,15 @@ impl BatchSource for Batches {
 
     fn len(&self) -> usize {
         self.samples.len()
+    }
+
+    /// Of the lengths: telling all tokens apart would take reading them all.
+    fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for length in &self.lengths {
+            hasher.update(&length.to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
     }
 
     fn plan(&self, epoch: u64) -> Result<EpochPlan> {

@@ -1,6 +1,6 @@
 //! What can stop a run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use trainer_model::ModelError;
 
@@ -45,6 +45,49 @@ pub enum TrainerError {
         /// Rate of the step.
         learning_rate: f64,
     },
+    /// The loss stayed above `loss_watchdog_threshold`.
+    #[error(
+        "step {step}: the loss was above loss_watchdog_threshold ({threshold}) for {patience} \
+         steps in a row, now {loss:.4}. Lower learning_rate, look at the data (`trainer preview`), \
+         or raise the threshold"
+    )]
+    Watchdog {
+        /// The last of the steps.
+        step: usize,
+        /// `loss_watchdog_threshold`.
+        threshold: f64,
+        /// `loss_watchdog_patience`.
+        patience: usize,
+        /// The loss of the step.
+        loss: f64,
+    },
+    /// A checkpoint cannot be written, read or gone on from.
+    #[error("{}: {message}", path.display())]
+    Checkpoint {
+        /// The checkpoint or its file.
+        path: PathBuf,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The run was asked to stop.
+    #[error("{}", stopped(*step, *total_steps, checkpoint.as_deref()))]
+    Stopped {
+        /// Steps taken.
+        step: usize,
+        /// Steps of the whole run.
+        total_steps: usize,
+        /// What a run can go on from.
+        checkpoint: Option<PathBuf>,
+    },
+    /// Another run writes to the same folder.
+    #[error(
+        "{}: another run is writing to this folder; wait for it, or choose another output_dir",
+        path.display()
+    )]
+    Locked {
+        /// The output folder.
+        path: PathBuf,
+    },
     /// The model could not be read or written.
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -69,6 +112,19 @@ impl TrainerError {
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }
+    }
+}
+
+fn stopped(step: usize, total_steps: usize, checkpoint: Option<&Path>) -> String {
+    match checkpoint {
+        Some(path) => format!(
+            "stopped after step {step} of {total_steps}; to go on, run it again with \
+             --resume_from_checkpoint {}",
+            path.display()
+        ),
+        None => format!(
+            "stopped after step {step} of {total_steps}, without a checkpoint (save_only_model)"
+        ),
     }
 }
 

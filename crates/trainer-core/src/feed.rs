@@ -5,21 +5,31 @@
 //! the end of an epoch.
 
 use seqprep::{Batch, Sample, collate_flattened, collate_packed};
+use serde_json::Value;
 
 use crate::batches::{BatchOptions, BatchSource, EpochPlan};
+use crate::checkpoint::FeedPosition;
 use crate::error::{Result, TrainerError};
+
+/// An error of whoever gives the rows.
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Rows for training, one after the other: each holds the samples that share it.
 /// A run takes as many as its steps need.
-pub type RowStream =
-    Box<dyn Iterator<Item = Result<Vec<Sample>, Box<dyn std::error::Error + Send + Sync>>>>;
+pub trait RowStream: Iterator<Item = Result<Vec<Sample>, BoxError>> {
+    /// Where the stream is, after the last row that it gave; for a checkpoint.
+    fn cursor(&self) -> Value;
+}
+
+/// Opens a stream: at its beginning, or where a cursor says.
+pub type OpenStream = Box<dyn FnOnce(Option<Value>) -> Result<Box<dyn RowStream>, BoxError>>;
 
 /// What is trained on.
 pub enum TrainData {
     /// Samples in memory, of which batches are planned for each epoch.
     Samples(Vec<Sample>),
     /// Rows that are packed already. `max_steps` sets the length of the run.
-    Stream(RowStream),
+    Stream(OpenStream),
 }
 
 impl From<Vec<Sample>> for TrainData {
@@ -48,21 +58,21 @@ pub(crate) enum Feed<B> {
         plan: Option<(EpochPlan, usize)>,
     },
     Stream {
-        next: Box<dyn FnMut() -> Result<B>>,
-        rows_per_batch: usize,
+        batches: Box<dyn BatchStream<Batch = B>>,
         steps: usize,
     },
 }
 
-impl Feed<Batch> {
-    /// A stream of packed rows.
-    pub(crate) fn stream(mut rows: RowStream, options: BatchOptions, vocab_size: usize) -> Self {
-        Self::Stream {
-            rows_per_batch: options.rows,
-            next: Box::new(move || streamed(&mut rows, &options, vocab_size)),
-            steps: 0,
-        }
-    }
+/// Batches without end.
+pub(crate) trait BatchStream {
+    type Batch;
+
+    fn next(&mut self) -> Result<Self::Batch>;
+
+    /// Rows in a batch.
+    fn rows(&self) -> usize;
+
+    fn cursor(&self) -> Value;
 }
 
 impl<B> Feed<B> {
@@ -71,6 +81,69 @@ impl<B> Feed<B> {
             batches: Box::new(batches),
             epoch: 0,
             plan: None,
+        }
+    }
+
+    pub(crate) fn stream(batches: impl BatchStream<Batch = B> + 'static) -> Self {
+        Self::Stream {
+            batches: Box::new(batches),
+            steps: 0,
+        }
+    }
+
+    /// Where the data is, between two steps.
+    pub(crate) fn position(&self) -> FeedPosition {
+        match self {
+            Self::Samples {
+                batches,
+                epoch,
+                plan,
+            } => FeedPosition::Samples {
+                epoch: *epoch,
+                batches_done: plan.as_ref().map_or(0, |(_, done)| *done),
+                data: batches.digest(),
+            },
+            Self::Stream { batches, steps } => FeedPosition::Stream {
+                steps: *steps,
+                cursor: batches.cursor(),
+            },
+        }
+    }
+
+    /// Goes to a position. A stream is opened there, with [`OpenStream`].
+    ///
+    /// # Errors
+    /// When the position is one of other data.
+    pub(crate) fn seek(&mut self, position: &FeedPosition) -> Result<()> {
+        match (self, position) {
+            (
+                Self::Samples {
+                    batches,
+                    epoch,
+                    plan,
+                },
+                FeedPosition::Samples {
+                    epoch: at,
+                    batches_done,
+                    data,
+                },
+            ) if *data == batches.digest() => {
+                *epoch = *at;
+                *plan = match *batches_done {
+                    0 => None,
+                    done => Some((batches.plan(*at)?, done)),
+                };
+                Ok(())
+            }
+            (Self::Stream { steps, .. }, FeedPosition::Stream { steps: at, .. }) => {
+                *steps = *at;
+                Ok(())
+            }
+            _ => Err(TrainerError::Data(
+                "the checkpoint was made with other training data; to train on this data, begin \
+                 anew from the saved model (base_model)"
+                    .into(),
+            )),
         }
     }
 
@@ -113,18 +186,15 @@ impl<B> Feed<B> {
                 }
                 Ok(window)
             }
-            Self::Stream {
-                next,
-                rows_per_batch,
-                steps,
-            } => {
-                let batches = (0..accumulation)
-                    .map(|_| next())
+            Self::Stream { batches, steps } => {
+                let rows = accumulation * batches.rows();
+                let window = (0..accumulation)
+                    .map(|_| batches.next())
                     .collect::<Result<Vec<_>>>()?;
                 *steps += 1;
                 Ok(Window {
-                    batches,
-                    rows: accumulation * *rows_per_batch,
+                    batches: window,
+                    rows,
                     epoch: *steps as f64 / total_steps.max(1) as f64,
                     ends_epoch: false,
                 })
@@ -133,28 +203,48 @@ impl<B> Feed<B> {
     }
 }
 
-/// The next batch of a stream.
-fn streamed(rows: &mut RowStream, options: &BatchOptions, vocab_size: usize) -> Result<Batch> {
-    let mut taken = Vec::with_capacity(options.rows);
-    for _ in 0..options.rows {
-        let row = rows.next().ok_or_else(|| {
-            TrainerError::Data("the stream of training data ended before the run".into())
-        })?;
-        taken.push(row.map_err(|error| TrainerError::Data(error.to_string()))?);
+/// Batches of a stream of packed rows.
+pub(crate) struct PackedRows {
+    pub(crate) rows: Box<dyn RowStream>,
+    pub(crate) options: BatchOptions,
+    pub(crate) vocab_size: usize,
+}
+
+impl BatchStream for PackedRows {
+    type Batch = Batch;
+
+    fn next(&mut self) -> Result<Batch> {
+        let options = &self.options;
+        let mut taken = Vec::with_capacity(options.rows);
+        for _ in 0..options.rows {
+            let row = self.rows.next().ok_or_else(|| {
+                TrainerError::Data("the stream of training data ended before the run".into())
+            })?;
+            taken.push(row.map_err(|error| TrainerError::Data(error.to_string()))?);
+        }
+        let mut ids = taken.iter().flatten().flat_map(|sample| &sample.input_ids);
+        if let Some(id) = ids.find(|id| **id as usize >= self.vocab_size) {
+            return Err(TrainerError::Data(format!(
+                "the training data has token id {id}, but the model's vocabulary has {} entries: \
+                 tokenizer and model do not belong together",
+                self.vocab_size
+            )));
+        }
+        let rows: Vec<Vec<&Sample>> = taken.iter().map(|row| row.iter().collect()).collect();
+        let batch = match options.flatten {
+            true => collate_flattened(&rows.concat(), &options.collate),
+            false => collate_packed(&rows, &options.collate),
+        };
+        batch.map_err(|error| TrainerError::Data(error.to_string()))
     }
-    let ids = taken.iter().flatten().flat_map(|sample| &sample.input_ids);
-    if let Some(id) = ids.copied().find(|&id| id as usize >= vocab_size) {
-        return Err(TrainerError::Data(format!(
-            "the training data has token id {id}, but the model's vocabulary has {vocab_size} \
-             entries: tokenizer and model do not belong together"
-        )));
+
+    fn rows(&self) -> usize {
+        self.options.rows
     }
-    let rows: Vec<Vec<&Sample>> = taken.iter().map(|row| row.iter().collect()).collect();
-    let batch = match options.flatten {
-        true => collate_flattened(&rows.concat(), &options.collate),
-        false => collate_packed(&rows, &options.collate),
-    };
-    batch.map_err(|error| TrainerError::Data(error.to_string()))
+
+    fn cursor(&self) -> Value {
+        self.rows.cursor()
+    }
 }
 
 #[cfg(test)]
@@ -165,6 +255,32 @@ mod tests {
 
     fn sample(length: u32) -> Sample {
         Sample::all_trained((1..=length).collect())
+    }
+
+    struct Rows(std::vec::IntoIter<Vec<u32>>, usize);
+
+    impl Iterator for Rows {
+        type Item = Result<Vec<Sample>, BoxError>;
+
+        fn next(&mut self) -> Option<Self::Item> {
+            self.1 += 1;
+            let row = self.0.next()?;
+            Some(Ok(row.into_iter().map(sample).collect()))
+        }
+    }
+
+    impl RowStream for Rows {
+        fn cursor(&self) -> Value {
+            self.1.into()
+        }
+    }
+
+    fn stream(rows: Vec<Vec<u32>>, vocab_size: usize) -> Feed<Batch> {
+        Feed::stream(PackedRows {
+            rows: Box::new(Rows(rows.into_iter(), 0)),
+            options: BatchOptions::training(&config(), 0),
+            vocab_size,
+        })
     }
 
     fn config() -> Config {
@@ -205,10 +321,8 @@ mod tests {
 
     #[test]
     fn a_stream_gives_full_windows_until_it_ends() {
-        let options = BatchOptions::training(&config(), 0);
-        let rows = [vec![2, 3], vec![4], vec![1], vec![2], vec![5]];
-        let rows = rows.map(|row| Ok(row.into_iter().map(sample).collect()));
-        let mut feed = Feed::stream(Box::new(rows.into_iter()), options, 10);
+        let rows = vec![vec![2, 3], vec![4], vec![1], vec![2], vec![5]];
+        let mut feed = stream(rows, 10);
         let window = feed.next(2, 4).unwrap();
         assert_eq!(
             (window.batches.len(), window.rows, window.epoch),
@@ -225,13 +339,51 @@ mod tests {
 
     #[test]
     fn a_stream_with_foreign_ids_is_refused() {
-        let options = BatchOptions::training(&config(), 0);
-        let rows = [Ok(vec![sample(5)]), Ok(vec![sample(3)])];
-        let mut feed = Feed::stream(Box::new(rows.into_iter()), options, 5);
+        let mut feed = stream(vec![vec![5], vec![3]], 5);
         let error = feed.next(1, 1).err().unwrap().to_string();
         assert!(
             error.starts_with("the training data has token id 5"),
             "{error}"
         );
+    }
+
+    /// From every position between two steps, the rest is the same again.
+    #[test]
+    fn a_feed_goes_on_from_any_position() {
+        let config = Config {
+            curriculum_sampling: false,
+            ..config()
+        };
+        let feed = || {
+            let samples = (1..=7).map(sample).collect();
+            let options = BatchOptions::training(&config, 0);
+            Feed::samples(Batches::new(samples, options).unwrap())
+        };
+        let rest = |feed: &mut Feed<Batch>, n: usize| -> Vec<Vec<Batch>> {
+            (0..n).map(|_| feed.next(3, 10).unwrap().batches).collect()
+        };
+        let all = rest(&mut feed(), 6);
+        let mut running = feed();
+        for done in 0..6 {
+            let text = serde_json::to_string(&running.position()).unwrap();
+            let mut resumed = feed();
+            resumed.seek(&serde_json::from_str(&text).unwrap()).unwrap();
+            assert_eq!(rest(&mut resumed, 6 - done), all[done..]);
+            rest(&mut running, 1);
+        }
+    }
+
+    #[test]
+    fn a_position_in_other_data_is_refused() {
+        let feed = |lengths: [u32; 2]| {
+            let samples = lengths.map(sample).to_vec();
+            Feed::samples(Batches::new(samples, BatchOptions::training(&config(), 0)).unwrap())
+        };
+        let position = feed([2, 3]).position();
+        assert!(feed([2, 3]).seek(&position).is_ok());
+        let error = feed([3, 2]).seek(&position).unwrap_err().to_string();
+        assert!(error.starts_with("the checkpoint was made with other training data"));
+        let error = stream(Vec::new(), 5).seek(&position);
+        assert!(error.is_err());
     }
 }

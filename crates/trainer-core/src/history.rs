@@ -21,6 +21,25 @@ pub trait Observer {
     fn stepped(&mut self, _step: &StepReport) {}
     /// A row was logged: training values, an evaluation, or the summary.
     fn logged(&mut self, _row: &LogRow) {}
+    /// A checkpoint is complete.
+    fn saved(&mut self, _checkpoint: &Path) {}
+    /// Something went wrong that does not stop the run.
+    fn warned(&mut self, _message: &str) {}
+    /// Asked after each step: what the run shall do before the next one.
+    fn requests(&mut self) -> Requests {
+        Requests::default()
+    }
+}
+
+/// What an observer can ask of a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Evaluate now.
+    pub evaluate: bool,
+    /// Write a checkpoint now.
+    pub save: bool,
+    /// Write a checkpoint and end with [`TrainerError::Stopped`].
+    pub stop: bool,
 }
 
 /// An observer that does nothing.
@@ -34,6 +53,8 @@ impl Observer for Silent {}
 pub struct RunPlan {
     /// Optimizer steps.
     pub total_steps: usize,
+    /// Those that an earlier process took.
+    pub steps_done: usize,
     /// Training samples, where their number is known: not of a stream.
     pub samples: Option<usize>,
     /// Evaluation samples.
@@ -68,20 +89,29 @@ pub(crate) struct History {
 }
 
 impl History {
-    pub(crate) fn create(folder: &Path) -> Result<Self> {
+    /// Begins with the rows of an earlier part of the run, if there is one:
+    /// `metrics.jsonl` holds these and nothing that came after them.
+    pub(crate) fn create(folder: &Path, earlier: Vec<LogRow>) -> Result<Self> {
         fs::create_dir_all(folder).map_err(TrainerError::io(folder))?;
         let path = folder.join("metrics.jsonl");
-        let metrics = File::create(&path).map_err(TrainerError::io(&path))?;
+        let mut metrics = File::create(&path).map_err(TrainerError::io(&path))?;
+        for row in &earlier {
+            write_row(&mut metrics, row).map_err(TrainerError::io(&path))?;
+        }
         Ok(Self {
             folder: folder.to_path_buf(),
             metrics,
-            rows: Vec::new(),
+            rows: earlier,
         })
     }
 
+    /// Everything logged so far.
+    pub(crate) fn rows(&self) -> &[LogRow] {
+        &self.rows
+    }
+
     pub(crate) fn log(&mut self, row: LogRow, observer: &mut dyn Observer) -> Result<()> {
-        let line = Value::Object(row.clone()).to_string();
-        writeln!(self.metrics, "{line}")
+        write_row(&mut self.metrics, &row)
             .map_err(TrainerError::io(self.folder.join("metrics.jsonl")))?;
         observer.logged(&row);
         self.rows.push(row);
@@ -91,8 +121,8 @@ impl History {
     /// Writes `trainer_state.json`.
     pub(crate) fn save_state(&self, state: &RunState) -> Result<()> {
         let value = json!({
-            "best_metric": null,
-            "best_model_checkpoint": null,
+            "best_metric": state.best_metric,
+            "best_model_checkpoint": state.best_checkpoint,
             "epoch": state.epoch,
             "eval_steps": state.eval_steps,
             "global_step": state.step,
@@ -119,6 +149,10 @@ impl History {
     }
 }
 
+fn write_row(file: &mut File, row: &LogRow) -> std::io::Result<()> {
+    writeln!(file, "{}", Value::Object(row.clone()))
+}
+
 /// The values of `trainer_state.json` beside the log.
 #[derive(Debug, Clone)]
 pub(crate) struct RunState {
@@ -130,4 +164,6 @@ pub(crate) struct RunState {
     pub(crate) logging_steps: usize,
     pub(crate) eval_steps: Option<usize>,
     pub(crate) tokens: u64,
+    pub(crate) best_metric: Option<f64>,
+    pub(crate) best_checkpoint: Option<PathBuf>,
 }

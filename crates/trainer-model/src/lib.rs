@@ -28,6 +28,7 @@ pub use families::supported;
 pub use feed_forward::{FeedForward, FusedMlp, NumberedMlp, SparseMoe, SplitMlp};
 pub use files::{
     SaveDtype, has_score, load_causal_lm, load_reward_model, save_model, write_atomically,
+    write_folder_atomically,
 };
 pub use input::{ModelInput, Tokens};
 pub use linear::{Embedding, Linear};

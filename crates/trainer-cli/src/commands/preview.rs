@@ -89,7 +89,7 @@ fn streamed(
     count: usize,
 ) -> Result<(Vec<PreviewRow>, PreviewReport), Failure> {
     let options = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0));
-    let taken: Vec<Vec<Sample>> = open_stream(config)?
+    let taken: Vec<Vec<Sample>> = open_stream(config, None)?
         .take(STREAM_ROWS.max(count))
         .collect::<Result<_, DataError>>()?;
     let mut plan: Vec<Vec<u32>> = Vec::with_capacity(taken.len());

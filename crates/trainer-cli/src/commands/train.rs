@@ -2,10 +2,12 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use seqprep::Sample;
+use serde_json::Value;
 use trainer_config::Config;
-use trainer_core::{TrainData, Trained, setup_trainer};
+use trainer_core::{OpenStream, RowStream, TrainData, Trained, TrainerError, setup_trainer};
 use trainer_data::stream::SampleStream;
 use trainer_data::{CacheOutcome, Ledger, Tokenizer};
 
@@ -15,6 +17,7 @@ use crate::session::{
     Failure, SavedTokenizer, explain, is_streamed, load_layers, load_model, load_samples,
     load_tokenizer, open_stream, select_device,
 };
+use crate::wishes::Wishes;
 
 pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let ([explained], overrides) = run.flags(["explain_cache"])?;
@@ -39,16 +42,24 @@ pub(crate) fn train(config: &Config) -> Result<Trained, Failure> {
         data.train,
         data.eval,
         model,
-        Box::new(SavedTokenizer(tokenizer)),
+        Arc::new(SavedTokenizer(tokenizer)),
         None,
         None,
         None,
     )?;
     eprintln!("backend {}", selected.backend);
     // Only now is nothing wrong with the input.
-    data.ledger.save(&config.output_dir)?;
-    let trained = trainer.train(&mut Progress::new())?;
-    if let Some(stream) = data.stream {
+    if let Some(ledger) = &data.ledger {
+        ledger.save(&config.output_dir)?;
+    }
+    let wishes = Wishes::watch(&config.output_dir)?;
+    let trained = trainer
+        .train(&mut Progress::new(wishes))
+        .map_err(|error| match error {
+            TrainerError::Stopped { .. } => Failure::stopped(error.to_string()),
+            error => error.into(),
+        })?;
+    if let Some(stream) = data.stream.borrow().as_ref() {
         let ledger = stream.borrow().ledger();
         eprintln!("{ledger}");
         ledger.save(&config.output_dir)?;
@@ -61,9 +72,32 @@ pub(crate) fn train(config: &Config) -> Result<Trained, Failure> {
 struct Data {
     train: TrainData,
     eval: Vec<Sample>,
-    ledger: Ledger,
-    /// The stream, whose account is complete at the end of the run.
-    stream: Option<Rc<RefCell<SampleStream>>>,
+    /// The account of the data; that of a stream is complete at the end of the run.
+    ledger: Option<Ledger>,
+    /// The stream, once the trainer has opened it.
+    stream: Opened,
+}
+
+/// A stream that the trainer opens, where a checkpoint says.
+type Opened = Rc<RefCell<Option<Rc<RefCell<SampleStream>>>>>;
+
+/// Rows of a stream, whose account is looked at when the run is over.
+struct Rows(Rc<RefCell<SampleStream>>);
+
+impl Iterator for Rows {
+    type Item = Result<Vec<Sample>, Box<dyn std::error::Error + Send + Sync>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = self.0.borrow_mut().next()?;
+        Some(row.map_err(Into::into))
+    }
+}
+
+impl RowStream for Rows {
+    fn cursor(&self) -> Value {
+        // A cursor is made of numbers and texts: there is nothing to fail.
+        serde_json::to_value(self.0.borrow().cursor()).unwrap_or_default()
+    }
 }
 
 impl Data {
@@ -75,21 +109,26 @@ impl Data {
         Ok(Self {
             train: prepared.train.into(),
             eval: prepared.eval,
-            ledger: prepared.ledger,
-            stream: None,
+            ledger: Some(prepared.ledger),
+            stream: Opened::default(),
         })
     }
 
     fn stream(config: &Config, tokenizer: &Tokenizer) -> Result<Self, Failure> {
-        let stream = Rc::new(RefCell::new(open_stream(config)?));
-        let source = Rc::clone(&stream);
-        let ledger = stream.borrow().ledger();
-        let rows = std::iter::from_fn(move || source.borrow_mut().next());
+        let opened = Opened::default();
+        let (place, owned) = (Rc::clone(&opened), config.clone());
+        let open: OpenStream = Box::new(move |cursor| {
+            let cursor = cursor.map(serde_json::from_value).transpose()?;
+            let stream = open_stream(&owned, cursor).map_err(|error| error.to_string())?;
+            let stream = Rc::new(RefCell::new(stream));
+            *place.borrow_mut() = Some(Rc::clone(&stream));
+            Ok(Box::new(Rows(stream)))
+        });
         let mut data = Self {
-            train: TrainData::Stream(Box::new(rows.map(|row| row.map_err(Into::into)))),
+            train: TrainData::Stream(open),
             eval: Vec::new(),
-            ledger,
-            stream: Some(stream),
+            ledger: None,
+            stream: opened,
         };
         if let Some(tests) = &config.test_datasets {
             // Evaluation data is finite: prepared as training data is elsewhere.

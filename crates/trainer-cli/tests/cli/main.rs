@@ -1,6 +1,7 @@
 //! Whole-process tests of `trainer`: what a user types, what comes out.
 
 mod bad_input;
+mod checkpoints;
 mod commands;
 mod parity;
 mod training;

@@ -1,17 +1,56 @@
-//! Keys about checkpoints and the files of the trained model.
+//! Keys about checkpoints, the best model, and runs that go on or stop early.
+
+use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{SaveDtype, SaveStrategy};
 
-/// What is written during the run and at its end.
+/// What is written during the run and at its end, and from what it goes on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct CheckpointConfig {
-    /// When to write checkpoints during the run; the trained model is always
-    /// saved at the end.
-    pub save_strategy: SaveStrategy,
+    /// When to write checkpoints; the trained model is always saved at the end.
+    /// `steps` with `save_steps`, else `epoch`.
+    pub save_strategy: Option<SaveStrategy>,
+    /// Steps between checkpoints; below 1, a part of all steps.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub save_steps: Option<f64>,
+    /// Checkpoints in one epoch.
+    #[schemars(range(min = 1))]
+    pub saves_per_epoch: Option<usize>,
+    /// Complete checkpoints that are kept: the newest ones, and the best where
+    /// there is a `metric_for_best_model`.
+    #[schemars(range(min = 1))]
+    pub save_total_limit: usize,
+    /// Write the model alone: such a checkpoint cannot be resumed from.
+    pub save_only_model: bool,
+    /// Write a checkpoint after the first step too.
+    pub save_first_step: bool,
+    /// At the end of the run, go back to the checkpoint with the best evaluation.
+    pub load_best_model_at_end: bool,
+    /// Value of the evaluation that tells which model is best; `eval_loss` where
+    /// one is needed.
+    pub metric_for_best_model: Option<String>,
+    /// Whether more of it is better; when absent, less is better where the name
+    /// ends in `loss` or `ppl`.
+    pub greater_is_better: Option<bool>,
+    /// Stop after this many evaluations in a row that are no better than the best.
+    #[schemars(range(min = 1))]
+    pub early_stopping_patience: Option<usize>,
+    /// Stop when the loss of a step stays above this for `loss_watchdog_patience`
+    /// steps.
+    #[schemars(extend("exclusiveMinimum" = 0))]
+    pub loss_watchdog_threshold: Option<f64>,
+    /// Steps in a row above `loss_watchdog_threshold` that stop the run.
+    #[schemars(range(min = 1))]
+    pub loss_watchdog_patience: usize,
+    /// Checkpoint to go on from, or an output folder, of which the newest complete
+    /// one is taken.
+    pub resume_from_checkpoint: Option<PathBuf>,
+    /// Go on from the newest complete checkpoint in `output_dir`, if there is one.
+    pub auto_resume_from_checkpoints: bool,
     /// Number format of the saved weights.
     pub save_dtype: SaveDtype,
 }
@@ -19,7 +58,20 @@ pub struct CheckpointConfig {
 impl Default for CheckpointConfig {
     fn default() -> Self {
         Self {
-            save_strategy: SaveStrategy::No,
+            save_strategy: None,
+            save_steps: None,
+            saves_per_epoch: None,
+            save_total_limit: 4,
+            save_only_model: false,
+            save_first_step: false,
+            load_best_model_at_end: false,
+            metric_for_best_model: None,
+            greater_is_better: None,
+            early_stopping_patience: None,
+            loss_watchdog_threshold: None,
+            loss_watchdog_patience: 3,
+            resume_from_checkpoint: None,
+            auto_resume_from_checkpoints: false,
             save_dtype: SaveDtype::Float32,
         }
     }

@@ -210,6 +210,12 @@ names! {
     SaveStrategy {
         /// Never: only the trained model, at the end.
         No = "no",
+        /// Every `save_steps`.
+        Steps = "steps",
+        /// After each epoch.
+        Epoch = "epoch",
+        /// After each evaluation that is better than all before.
+        Best = "best",
     }
 }
 

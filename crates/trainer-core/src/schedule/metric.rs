@@ -40,6 +40,21 @@ impl Plateau {
         self.rate
     }
 
+    /// What changes during a run.
+    pub(super) fn state(&self) -> Vec<f64> {
+        vec![self.rate, self.best, self.bad as f64, self.cooling as f64]
+    }
+
+    /// Takes over what [`state`](Self::state) gave; false if it is not that.
+    pub(super) fn restore(&mut self, state: &[f64]) -> bool {
+        let [rate, best, bad, cooling] = *state else {
+            return false;
+        };
+        (self.rate, self.best) = (rate, best);
+        (self.bad, self.cooling) = (bad as usize, cooling as usize);
+        true
+    }
+
     pub(super) fn evaluated(&mut self, loss: f64) {
         if loss < self.best * (1.0 - self.threshold) {
             self.best = loss;
@@ -111,6 +126,29 @@ impl Greedy {
 
     pub(super) fn rate(&self) -> f64 {
         self.rate
+    }
+
+    /// What changes during a run.
+    pub(super) fn state(&self) -> Vec<f64> {
+        vec![
+            self.rate,
+            self.best,
+            self.bad as f64,
+            self.good as f64,
+            self.waiting as f64,
+            self.left_at_bottom as f64,
+        ]
+    }
+
+    /// Takes over what [`state`](Self::state) gave; false if it is not that.
+    pub(super) fn restore(&mut self, state: &[f64]) -> bool {
+        let [rate, best, bad, good, waiting, left] = *state else {
+            return false;
+        };
+        (self.rate, self.best) = (rate, best);
+        (self.bad, self.good) = (bad as usize, good as usize);
+        (self.waiting, self.left_at_bottom) = (waiting as usize, left as usize);
+        true
     }
 
     pub(super) fn evaluated(&mut self, loss: f64) {

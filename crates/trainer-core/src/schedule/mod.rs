@@ -196,6 +196,35 @@ impl Schedule {
         }
     }
 
+    /// What such a schedule remembers; empty for one that follows the step alone.
+    #[must_use]
+    pub fn state(&self) -> Vec<f64> {
+        match &self.shape {
+            Shape::Plateau(plateau) => plateau.state(),
+            Shape::Greedy(greedy) => greedy.state(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Goes on with what [`state`](Self::state) gave.
+    ///
+    /// # Errors
+    /// When it is the state of another schedule.
+    pub fn restore(&mut self, state: &[f64]) -> Result<()> {
+        let fits = match &mut self.shape {
+            Shape::Plateau(plateau) => plateau.restore(state),
+            Shape::Greedy(greedy) => greedy.restore(state),
+            _ => state.is_empty(),
+        };
+        match fits {
+            true => Ok(()),
+            false => Err(TrainerError::setting(
+                "lr_scheduler",
+                "the checkpoint holds the state of another schedule".into(),
+            )),
+        }
+    }
+
     fn factor(&self, t: usize) -> f64 {
         let (warmup, total) = (self.warmup as f64, self.total as f64);
         // Past the end a schedule stays where it arrived.

@@ -4,19 +4,24 @@
 //! spread over its batches, so that accumulation changes nothing but memory.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use seqprep::{Batch, Sample};
 use serde_json::json;
 use trainer_config::Config;
-use trainer_model::{CausalLm, ParameterGradients, SaveDtype, Targets, Tokens, save_model};
+use trainer_model::{
+    CausalLm, ParameterGradients, SaveDtype, Targets, Tokens, load_causal_lm, save_model,
+};
 
 use super::evaluation::evaluate;
-use super::objective::{Accumulated, Objective, StepSeed};
+use super::objective::{Accumulated, Objective, Precision, StepSeed};
+use super::resume::Resume;
 use super::run::Run;
 use super::setup::TrainerTokenizer;
 use crate::batches::{BatchOptions, BatchSource, Batches};
-use crate::error::Result;
-use crate::feed::{Feed, TrainData};
+use crate::checkpoint::SaveModel;
+use crate::error::{Result, TrainerError};
+use crate::feed::{Feed, PackedRows, TrainData};
 use crate::history::LogRow;
 
 /// Trains a causal language model on tokenized samples.
@@ -28,8 +33,9 @@ impl CausalTrainer {
         train: TrainData,
         eval: Vec<Sample>,
         model: CausalLm,
-        tokenizer: Box<dyn TrainerTokenizer>,
+        tokenizer: Arc<dyn TrainerTokenizer>,
         total_steps: Option<usize>,
+        resume: Resume,
     ) -> Result<Self> {
         let vocab_size = model.config().vocab_size;
         let options = BatchOptions::training(config, tokenizer.pad_id());
@@ -39,7 +45,12 @@ impl CausalTrainer {
                 batches.check_vocabulary(vocab_size, "training")?;
                 Feed::samples(batches)
             }
-            TrainData::Stream(rows) => Feed::stream(rows, options, vocab_size),
+            TrainData::Stream(open) => Feed::stream(PackedRows {
+                rows: open(resume.cursor())
+                    .map_err(|error| TrainerError::Data(error.to_string()))?,
+                options,
+                vocab_size,
+            }),
         };
         let eval = if eval.is_empty() {
             None
@@ -52,7 +63,16 @@ impl CausalTrainer {
             eval,
             save_dtype: save_dtype(config),
         };
-        Run::new(config, objective, feed, model, tokenizer, total_steps).map(Self)
+        let run = Run::new(
+            config,
+            objective,
+            feed,
+            model,
+            tokenizer,
+            total_steps,
+            resume,
+        )?;
+        Ok(Self(run))
     }
 }
 
@@ -115,8 +135,16 @@ impl Objective for NextToken {
         row.insert("ppl".into(), json!(loss.exp()));
     }
 
-    fn save(&self, model: &CausalLm, folder: &Path) -> Result<()> {
-        Ok(save_model(model, folder, self.save_dtype)?)
+    fn saver(&self, model: CausalLm, precision: Precision) -> SaveModel {
+        let dtype = match precision {
+            Precision::Exact => SaveDtype::F32,
+            Precision::Configured => self.save_dtype,
+        };
+        Box::new(move |folder| Ok(save_model(&model, folder, dtype)?))
+    }
+
+    fn restore(&self, model: CausalLm, folder: &Path) -> Result<CausalLm> {
+        Ok(load_causal_lm(folder, model.config(), &model.device())?)
     }
 }
 

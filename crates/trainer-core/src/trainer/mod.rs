@@ -1,9 +1,13 @@
 //! The trainers, and [`setup_trainer`], which builds the one that a
 //! configuration asks for.
 
+mod best;
+mod cadence;
 mod causal;
+mod counters;
 mod evaluation;
 mod objective;
+mod resume;
 mod run;
 mod setup;
 

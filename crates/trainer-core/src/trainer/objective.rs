@@ -11,6 +11,7 @@ use burn::module::Module;
 use serde_json::json;
 use trainer_model::ParameterGradients;
 
+use crate::checkpoint::{Exact, SaveModel};
 use crate::error::Result;
 use crate::history::LogRow;
 
@@ -46,11 +47,24 @@ pub(crate) trait Objective {
     /// Adds what follows from the mean `loss` of a log row.
     fn describe(&self, _loss: f64, _row: &mut LogRow) {}
 
-    /// Writes the trained model.
+    /// What writes the files of `model`, which records no gradients, into a
+    /// folder; it may run in another thread.
+    fn saver(&self, model: Self::Model, precision: Precision) -> SaveModel;
+
+    /// `model` with the weights that a [`saver`](Self::saver) wrote exactly.
     ///
     /// # Errors
-    /// What the file system reports.
-    fn save(&self, model: &Self::Model, folder: &Path) -> Result<()>;
+    /// When a file is missing or damaged, or does not fit the model.
+    fn restore(&self, model: Self::Model, folder: &Path) -> Result<Self::Model>;
+}
+
+/// How weights are saved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Precision {
+    /// To the bit, for a run that goes on.
+    Exact,
+    /// In the format that the configuration asks for.
+    Configured,
 }
 
 /// From what the random choices of a step are drawn, so that the same step of the
@@ -105,6 +119,21 @@ impl Metrics {
             *own_sum += sum;
             *own_weight += weight;
         }
+    }
+
+    /// The sums and weights, for a checkpoint.
+    pub(crate) fn save(&self) -> BTreeMap<String, (Exact, Exact)> {
+        let exact = |(name, (sum, weight)): (&String, &(f64, f64))| {
+            (name.clone(), (Exact(*sum), Exact(*weight)))
+        };
+        self.0.iter().map(exact).collect()
+    }
+
+    /// What [`save`](Self::save) gave.
+    pub(crate) fn restore(saved: &BTreeMap<String, (Exact, Exact)>) -> Self {
+        let plain =
+            |(name, (sum, weight)): (&String, &(Exact, Exact))| (name.clone(), (sum.0, weight.0));
+        Self(saved.iter().map(plain).collect())
     }
 
     /// Writes the means into a row, with `prefix` before each name.

@@ -1,23 +1,36 @@
 //! The loop that every trainer runs: windows of batches, gradients, steps, logs,
-//! evaluation, and the saved model.
+//! evaluation, checkpoints, and the saved model.
 //!
 //! Between the complete gradient of a window and the optimizer lies one place,
 //! [`Run::finish_step`], where the norm is taken, clipped, and where a reduction
 //! over ranks belongs.
+//!
+//! Invariant: what happens after a step depends on the configuration and the
+//! state that a checkpoint holds alone, so that a run that goes on from one is the
+//! same run.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
 use serde_json::{Value, json};
-use trainer_config::{Config, EvalStrategy};
+use trainer_config::{Config, SaveStrategy};
 use trainer_model::{ParameterGradients, parameters};
 
-use super::objective::{Metrics, Objective, StepSeed};
+use super::best::Best;
+use super::cadence::{self, Every, Lengths};
+use super::counters::Counters;
+use super::objective::{Objective, Precision, StepSeed};
+use super::resume::Resume;
 use super::setup::TrainerTokenizer;
 use crate::batches::BatchSource;
+use crate::checkpoint::{
+    self, Exact, Retention, SavedRun, Snapshot, Writer, Written, config_texts, encode,
+};
 use crate::error::{Result, TrainerError};
 use crate::feed::Feed;
-use crate::history::{History, LogRow, Observer, RunPlan, RunState, StepReport};
+use crate::history::{History, LogRow, Observer, Requests, RunPlan, RunState, StepReport};
+use crate::lock::FolderLock;
 use crate::optimizer::{self, Optimizer, StepSettings};
 use crate::schedule::Schedule;
 
@@ -27,42 +40,41 @@ pub(super) struct Run<O: Objective> {
     objective: O,
     feed: Feed<O::Batch>,
     model: O::Model,
-    tokenizer: Box<dyn TrainerTokenizer>,
+    tokenizer: Arc<dyn TrainerTokenizer>,
     optimizer: Box<dyn Optimizer>,
     schedule: Schedule,
+    best: Option<Best>,
+    at: Counters,
+    /// Log rows of the part of the run that is resumed.
+    earlier_rows: Vec<LogRow>,
+    warnings: Vec<String>,
     total_steps: usize,
     trainable_parameters: usize,
+    eval_every: Every,
+    save_every: Every,
+    logging_steps: usize,
 }
 
-/// When to evaluate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum EvalEvery {
-    Steps(usize),
-    Epoch,
-    /// Not even at the start and the end.
-    Never,
-}
-
-/// Sums since the last log row.
-#[derive(Debug, Default)]
-struct SinceLog {
-    steps: usize,
-    loss: f64,
-    tokens: usize,
-    seconds: f64,
-    metrics: Metrics,
+/// What lives only while a run does.
+struct Outputs<'a> {
+    history: History,
+    writer: Writer,
+    observer: &'a mut dyn Observer,
+    started: Instant,
 }
 
 impl<O: Objective> Run<O> {
     /// `total_steps` sets the length of run and schedule; `None` counts the steps
-    /// from the data.
+    /// from the data. A `resume` brings everything to where its checkpoint was
+    /// written.
     pub(super) fn new(
         config: &Config,
         objective: O,
         feed: Feed<O::Batch>,
         model: O::Model,
-        tokenizer: Box<dyn TrainerTokenizer>,
+        tokenizer: Arc<dyn TrainerTokenizer>,
         total_steps: Option<usize>,
+        resume: Resume,
     ) -> Result<Self> {
         let total_steps = match (total_steps, feed.batches(), config.max_steps) {
             (Some(steps), _, _) | (None, None, Some(steps)) => steps,
@@ -73,22 +85,89 @@ impl<O: Objective> Run<O> {
                 ));
             }
         };
+        let epoch_steps = match feed.batches() {
+            Some(batches) => {
+                let batches = batches.plan(0)?.num_batches();
+                Some(batches.div_ceil(config.gradient_accumulation_steps))
+            }
+            None => None,
+        };
+        let lengths = Lengths {
+            total_steps,
+            epoch_steps,
+        };
+        let eval_every = match objective.eval_samples() {
+            0 => Every::Never,
+            _ => cadence::evaluation(config, lengths)?,
+        };
+        let best = Best::new(&config.checkpoint);
+        if best.is_some() && eval_every == Every::Never {
+            return Err(TrainerError::Setup(
+                "the best model is told by evaluations, and there are none: set val_set_size or \
+                 test_datasets, or remove load_best_model_at_end, metric_for_best_model, \
+                 early_stopping_patience and `save_strategy: best`"
+                    .into(),
+            ));
+        }
         let infos = parameters(&model);
         let trainable = infos.iter().filter(|info| info.trainable);
         let trainable_parameters = trainable
             .map(|info| info.shape.iter().product::<usize>())
             .sum();
-        Ok(Self {
+        let run = Self {
             optimizer: optimizer::build(config, &infos)?,
             schedule: Schedule::new(config, total_steps)?,
+            save_every: cadence::saving(config, lengths)?,
+            logging_steps: cadence::logging_steps(config, total_steps),
             config: config.clone(),
             objective,
             feed,
             model,
             tokenizer,
+            best,
+            at: Counters::default(),
+            earlier_rows: Vec::new(),
+            warnings: Vec::new(),
             total_steps,
             trainable_parameters,
-        })
+            eval_every,
+        };
+        run.resume(resume)
+    }
+
+    /// Brings everything to where a checkpoint was written.
+    fn resume(mut self, resume: Resume) -> Result<Self> {
+        self.warnings = resume.skipped;
+        let Some((path, saved)) = resume.checkpoint else {
+            return Ok(self);
+        };
+        if saved.total_steps != self.total_steps {
+            return Err(TrainerError::Checkpoint {
+                path,
+                message: format!(
+                    "it is of a run of {} steps, this one has {}: the data or its length changed",
+                    saved.total_steps, self.total_steps
+                ),
+            });
+        }
+        self.feed.seek(&saved.feed)?;
+        let state: Vec<f64> = saved.schedule.iter().map(|value| value.0).collect();
+        self.schedule.restore(&state)?;
+        let state = checkpoint::read_optimizer(&path.join(checkpoint::OPTIMIZER))?;
+        let device = self.model.devices().into_iter().next().unwrap_or_default();
+        self.optimizer
+            .load_state(state, &device.without_autodiff())
+            .map_err(|error| TrainerError::Checkpoint {
+                path: path.clone(),
+                message: error.to_string(),
+            })?;
+        self.model = self.objective.restore(self.model, &path)?;
+        if let Some(best) = &mut self.best {
+            best.restore(saved.best.clone());
+        }
+        self.at = Counters::restore(&saved);
+        self.earlier_rows = saved.log.into_iter().map(checkpoint::decode).collect();
+        Ok(self)
     }
 
     pub(super) fn total_steps(&self) -> usize {
@@ -98,121 +177,82 @@ impl<O: Objective> Run<O> {
     /// Trains to the end. The model that comes back records no gradients; beside
     /// it is the summary row.
     pub(super) fn train(mut self, observer: &mut dyn Observer) -> Result<(O::Model, LogRow)> {
-        let started = Instant::now();
-        let mut history = History::create(&self.config.output_dir)?;
-        observer.started(&RunPlan {
+        let _lock = FolderLock::take(&self.config.output_dir)?;
+        checkpoint::sweep(&self.config.output_dir);
+        let earlier = std::mem::take(&mut self.earlier_rows);
+        let mut out = Outputs {
+            history: History::create(&self.config.output_dir, earlier)?,
+            writer: Writer::default(),
+            observer,
+            started: Instant::now(),
+        };
+        for warning in std::mem::take(&mut self.warnings) {
+            out.observer.warned(&warning);
+        }
+        out.observer.started(&RunPlan {
             total_steps: self.total_steps,
+            steps_done: self.at.step,
             samples: self.feed.batches().map(BatchSource::len),
             eval_samples: self.objective.eval_samples(),
             trainable_parameters: self.trainable_parameters,
         });
-        let eval_every = self.eval_every()?;
-        let logging_steps = self.logging_steps();
-        let mut state = RunState {
-            epoch: 0.0,
-            step: 0,
-            max_steps: self.total_steps,
-            num_train_epochs: self.config.num_epochs,
-            train_batch_size: self.config.micro_batch_size,
-            logging_steps,
-            eval_steps: match eval_every {
-                EvalEvery::Steps(steps) => Some(steps),
-                _ => None,
-            },
-            tokens: 0,
+        let begins = self.at.step == 0;
+        if begins && self.config.eval_on_start && self.eval_every != Every::Never {
+            self.evaluate(&mut out)?;
+        }
+        while self.at.step < self.total_steps && !self.stops_early() {
+            let ends_epoch;
+            (self, ends_epoch) = self.step(&mut out)?;
+            self.after_step(&mut out, ends_epoch)?;
+        }
+        if self.eval_every != Every::Never && self.at.evaluated_at != Some(self.at.step) {
+            self.evaluate(&mut out)?;
+        }
+        self.finish(out)
+    }
+
+    /// One window and one optimizer step; whether it ended an epoch.
+    fn step(mut self, out: &mut Outputs<'_>) -> Result<(Self, bool)> {
+        let started = Instant::now();
+        let accumulation = self.config.gradient_accumulation_steps;
+        let window = self.feed.next(accumulation, self.total_steps)?;
+        let seed = StepSeed {
+            seed: self.config.seed,
+            step: self.at.step,
         };
-        let mut since_log = SinceLog::default();
-        let mut loss_of_run = 0.0;
-        let mut rows_of_run = 0;
-        let mut trained_tokens = 0;
-        let mut evaluated_at = None;
-        if self.config.eval_on_start && eval_every != EvalEvery::Never {
-            self.evaluate(&state, &mut history, observer)?;
-            evaluated_at = Some(0);
-        }
+        let mut sum = self
+            .objective
+            .accumulate(&self.model, &window.batches, seed)?;
+        let settings = StepSettings {
+            learning_rate: self.schedule.learning_rate(self.at.step),
+            beta1: self.schedule.beta1(self.at.step),
+        };
+        self.at.step += 1;
+        let gradients = std::mem::take(&mut sum.gradients);
+        let grad_norm;
+        (self, grad_norm) = self.finish_step(sum.loss, gradients, settings)?;
 
-        while state.step < self.total_steps {
-            let step_started = Instant::now();
-            let accumulation = self.config.gradient_accumulation_steps;
-            let window = self.feed.next(accumulation, self.total_steps)?;
-            let seed = StepSeed {
-                seed: self.config.seed,
-                step: state.step,
-            };
-            let sum = self
-                .objective
-                .accumulate(&self.model, &window.batches, seed)?;
-            let settings = StepSettings {
-                learning_rate: self.schedule.learning_rate(state.step),
-                beta1: self.schedule.beta1(state.step),
-            };
-            state.step += 1;
-            let grad_norm;
-            (self, grad_norm) = self.finish_step(sum.loss, sum.gradients, settings, state.step)?;
-
-            state.epoch = window.epoch;
-            state.tokens += sum.tokens as u64;
-            trained_tokens += sum.trained_tokens;
-            rows_of_run += window.rows;
-            loss_of_run += sum.loss;
-            let seconds = step_started.elapsed().as_secs_f64();
-            since_log.add(sum.loss, sum.tokens, seconds, sum.metrics);
-            observer.stepped(&StepReport {
-                step: state.step,
-                loss: sum.loss,
-                grad_norm,
-                learning_rate: settings.learning_rate,
-                tokens: sum.tokens,
-                seconds,
-            });
-            if state.step.is_multiple_of(logging_steps) || state.step == self.total_steps {
-                let loss = since_log.loss();
-                let mut row =
-                    since_log.row(grad_norm, settings.learning_rate, trained_tokens, &state);
-                self.objective.describe(loss, &mut row);
-                history.log(row, observer)?;
-            }
-            let evaluates = match eval_every {
-                EvalEvery::Steps(every) => state.step.is_multiple_of(every),
-                EvalEvery::Epoch => window.ends_epoch,
-                EvalEvery::Never => false,
-            };
-            if evaluates {
-                self.evaluate(&state, &mut history, observer)?;
-                evaluated_at = Some(state.step);
-            }
-        }
-        if eval_every != EvalEvery::Never && evaluated_at != Some(state.step) {
-            self.evaluate(&state, &mut history, observer)?;
-        }
-
+        let (loss, tokens) = (sum.loss, sum.tokens);
         let seconds = started.elapsed().as_secs_f64();
-        let per_second = |n: usize| n as f64 / seconds.max(1e-9);
-        let mut summary = LogRow::new();
-        summary.insert("train_runtime".into(), json!(seconds));
-        summary.insert(
-            "train_samples_per_second".into(),
-            json!(per_second(rows_of_run)),
-        );
-        summary.insert(
-            "train_steps_per_second".into(),
-            json!(per_second(state.step)),
-        );
-        summary.insert(
-            "train_loss".into(),
-            json!(loss_of_run / state.step.max(1) as f64),
-        );
-        summary.insert("epoch".into(), json!(state.epoch));
-        summary.insert("step".into(), json!(state.step));
-        history.log(summary.clone(), observer)?;
-        let output = &self.config.output_dir;
-        self.tokenizer
-            .save(output)
-            .map_err(TrainerError::Tokenizer)?;
-        let model = self.model.valid();
-        self.objective.save(&model, output)?;
-        history.save_state(&state)?;
-        Ok((model, summary))
+        self.at.add(sum, window.rows, window.epoch, seconds);
+        let learning_rate = settings.learning_rate;
+        out.observer.stepped(&StepReport {
+            step: self.at.step,
+            loss,
+            grad_norm,
+            learning_rate,
+            tokens,
+            seconds,
+        });
+        let last = self.at.step == self.total_steps;
+        if last || self.at.step.is_multiple_of(self.logging_steps) {
+            let loss = self.at.loss();
+            let mut row = self.at.row(grad_norm, learning_rate);
+            self.objective.describe(loss, &mut row);
+            out.history.log(row, out.observer)?;
+        }
+        self.watch(loss)?;
+        Ok((self, window.ends_epoch))
     }
 
     /// From the complete gradient of a window to changed weights. A reduction
@@ -222,19 +262,17 @@ impl<O: Objective> Run<O> {
         loss: f64,
         mut gradients: ParameterGradients,
         settings: StepSettings,
-        step: usize,
     ) -> Result<(Self, f64)> {
         let norm = gradients
             .global_norm()
             .map_or(0.0, |norm| f64::from(norm.into_scalar::<f32>()));
         for (what, value) in [("loss", loss), ("gradient norm", norm)] {
             if !value.is_finite() {
-                let learning_rate = settings.learning_rate;
                 return Err(TrainerError::NonFinite {
-                    step,
+                    step: self.at.step,
                     what,
                     value,
-                    learning_rate,
+                    learning_rate: settings.learning_rate,
                 });
             }
         }
@@ -250,96 +288,183 @@ impl<O: Objective> Run<O> {
         Ok((self, norm))
     }
 
-    fn evaluate(
-        &mut self,
-        state: &RunState,
-        history: &mut History,
-        observer: &mut dyn Observer,
-    ) -> Result<()> {
-        if self.objective.eval_samples() == 0 {
+    /// Stops a run whose loss stays above the threshold.
+    fn watch(&mut self, loss: f64) -> Result<()> {
+        let keys = &self.config.checkpoint;
+        let Some(threshold) = keys.loss_watchdog_threshold else {
+            return Ok(());
+        };
+        self.at.watchdog = match loss > threshold {
+            true => self.at.watchdog + 1,
+            false => 0,
+        };
+        if self.at.watchdog < keys.loss_watchdog_patience {
             return Ok(());
         }
+        Err(TrainerError::Watchdog {
+            step: self.at.step,
+            threshold,
+            patience: keys.loss_watchdog_patience,
+            loss,
+        })
+    }
+
+    /// Evaluations and checkpoints that are due, or asked for.
+    fn after_step(&mut self, out: &mut Outputs<'_>, ends_epoch: bool) -> Result<()> {
+        let step = self.at.step;
+        let Requests {
+            evaluate,
+            save,
+            stop,
+        } = out.observer.requests();
+        let mut is_best = false;
+        if self.eval_every.is_due(step, ends_epoch) || evaluate {
+            is_best = self.evaluate(out)?;
+        }
+        let keys = &self.config.checkpoint;
+        let best_is_kept =
+            keys.load_best_model_at_end || keys.save_strategy == Some(SaveStrategy::Best);
+        let first = keys.save_first_step && step == 1;
+        let due = self.save_every.is_due(step, ends_epoch) || first;
+        if due || save || stop || (is_best && best_is_kept) {
+            self.save(out);
+        }
+        if !stop {
+            return Ok(());
+        }
+        let saved = out.writer.finish();
+        report(saved, out.observer);
+        let path = checkpoint::folder(&self.config.output_dir, step);
+        Err(TrainerError::Stopped {
+            step,
+            total_steps: self.total_steps,
+            checkpoint: (path.exists() && !self.config.checkpoint.save_only_model).then_some(path),
+        })
+    }
+
+    fn stops_early(&self) -> bool {
+        self.best.as_ref().is_some_and(Best::stops)
+    }
+
+    /// Whether it is the best evaluation so far.
+    fn evaluate(&mut self, out: &mut Outputs<'_>) -> Result<bool> {
+        if self.objective.eval_samples() == 0 {
+            return Ok(false);
+        }
+        let step = self.at.step;
         let mut row = self.objective.evaluate(&self.model.valid())?;
         if let Some(loss) = row.get("eval_loss").and_then(Value::as_f64) {
             self.schedule.evaluated(loss);
         }
-        row.insert("epoch".into(), json!(state.epoch));
-        row.insert("step".into(), json!(state.step));
-        history.log(row, observer)
+        let is_best = match &mut self.best {
+            Some(best) => best.evaluated(&row, step)?,
+            None => false,
+        };
+        row.insert("epoch".into(), json!(self.at.epoch));
+        row.insert("step".into(), json!(step));
+        self.at.evaluated_at = Some(step);
+        out.history.log(row, out.observer)?;
+        Ok(is_best)
     }
 
-    fn eval_every(&self) -> Result<EvalEvery> {
-        let config = &self.config;
-        Ok(
-            match (
-                config.eval_steps,
-                config.evals_per_epoch,
-                config.eval_strategy,
-            ) {
-                _ if self.objective.eval_samples() == 0 => EvalEvery::Never,
-                (Some(steps), _, _) if steps < 1.0 => {
-                    EvalEvery::Steps((self.total_steps as f64 * steps).ceil().max(1.0) as usize)
-                }
-                (Some(steps), _, _) => EvalEvery::Steps(steps as usize),
-                (_, Some(n), _) => {
-                    let Some(batches) = self.feed.batches() else {
-                        return Err(TrainerError::Setup(
-                            "a stream of data has no epochs: write `eval_steps` in place of \
-                             `evals_per_epoch`"
-                                .into(),
-                        ));
-                    };
-                    let batches = batches.plan(0)?.num_batches();
-                    let steps = batches.div_ceil(config.gradient_accumulation_steps);
-                    EvalEvery::Steps(steps.div_ceil(n))
-                }
-                (_, _, Some(EvalStrategy::No)) => EvalEvery::Never,
-                (_, _, Some(EvalStrategy::Epoch | EvalStrategy::Steps) | None) => EvalEvery::Epoch,
+    /// Starts to write a checkpoint.
+    fn save(&mut self, out: &mut Outputs<'_>) {
+        let keys = &self.config.checkpoint;
+        let snapshot = Snapshot {
+            save_model: self.objective.saver(self.model.valid(), Precision::Exact),
+            tokenizer: Arc::clone(&self.tokenizer),
+            training: (!keys.save_only_model).then(|| {
+                let run = self.saved(out);
+                (self.optimizer.state(), run)
+            }),
+            step: self.at.step,
+        };
+        let retention = Retention {
+            limit: keys.save_total_limit,
+            keep: self.best.iter().filter_map(Best::step).collect(),
+        };
+        let earlier = out
+            .writer
+            .start(&self.config.output_dir, snapshot, retention);
+        report(earlier, out.observer);
+    }
+
+    fn saved(&self, out: &Outputs<'_>) -> SavedRun {
+        let at = &self.at;
+        SavedRun {
+            step: at.step,
+            total_steps: self.total_steps,
+            epoch: Exact(at.epoch),
+            tokens: at.tokens,
+            trained_tokens: at.trained_tokens,
+            rows: at.rows,
+            loss_sum: Exact(at.loss_sum),
+            seconds: Exact(at.seconds_before + out.started.elapsed().as_secs_f64()),
+            evaluated_at: at.evaluated_at,
+            since_log: at.sums(),
+            feed: self.feed.position(),
+            schedule: self.schedule.state().into_iter().map(Exact).collect(),
+            best: self.best.as_ref().map(Best::state).unwrap_or_default(),
+            watchdog: at.watchdog,
+            log: out.history.rows().iter().map(encode).collect(),
+            config: config_texts(&self.config),
+        }
+    }
+
+    /// Summary, best model, and the files of the trained model.
+    fn finish(mut self, mut out: Outputs<'_>) -> Result<(O::Model, LogRow)> {
+        let saved = out.writer.finish();
+        report(saved, out.observer);
+        let output = self.config.output_dir.clone();
+        let best = self.best.as_ref().and_then(Best::step);
+        let best_checkpoint = best
+            .map(|step| checkpoint::folder(&output, step))
+            .filter(|path| path.exists());
+        if self.config.checkpoint.load_best_model_at_end
+            && let Some(path) = &best_checkpoint
+        {
+            self.model = self.objective.restore(self.model, path)?;
+        }
+        let summary = self.at.summary(out.started.elapsed().as_secs_f64());
+        out.history.log(summary.clone(), out.observer)?;
+        self.tokenizer
+            .save(&output)
+            .map_err(TrainerError::Tokenizer)?;
+        let model = self.model.valid();
+        (self.objective.saver(model.clone(), Precision::Configured))(&output)?;
+        out.history.save_state(&RunState {
+            epoch: self.at.epoch,
+            step: self.at.step,
+            max_steps: self.total_steps,
+            num_train_epochs: self.config.num_epochs,
+            train_batch_size: self.config.micro_batch_size,
+            logging_steps: self.logging_steps,
+            eval_steps: match self.eval_every {
+                Every::Steps(steps) => Some(steps),
+                _ => None,
             },
-        )
-    }
-
-    fn logging_steps(&self) -> usize {
-        self.config
-            .logging_steps
-            .unwrap_or_else(|| (self.total_steps / 200).clamp(1, 10))
+            tokens: self.at.tokens,
+            best_metric: self.best.as_ref().and_then(Best::value),
+            best_checkpoint,
+        })?;
+        Ok((model, summary))
     }
 }
 
-impl SinceLog {
-    fn add(&mut self, loss: f64, tokens: usize, seconds: f64, metrics: Metrics) {
-        self.steps += 1;
-        self.loss += loss;
-        self.tokens += tokens;
-        self.seconds += seconds;
-        self.metrics.merge(metrics);
-    }
-
-    /// Mean loss of the steps.
-    fn loss(&self) -> f64 {
-        self.loss / self.steps.max(1) as f64
-    }
-
-    /// The row of everything since the last one, and starts anew.
-    fn row(
-        &mut self,
-        grad_norm: f64,
-        learning_rate: f64,
-        trained_tokens: usize,
-        state: &RunState,
-    ) -> LogRow {
-        let since = std::mem::take(self);
-        let mut row = LogRow::new();
-        row.insert("loss".into(), json!(since.loss()));
-        row.insert("grad_norm".into(), json!(grad_norm));
-        row.insert("learning_rate".into(), json!(learning_rate));
-        since.metrics.write("", &mut row);
-        let rate = since.tokens as f64 / since.seconds.max(1e-9);
-        row.insert("tokens/train_per_sec_per_gpu".into(), json!(rate));
-        row.insert("tokens/trainable".into(), json!(trained_tokens));
-        row.insert("tokens/total".into(), json!(state.tokens));
-        row.insert("epoch".into(), json!(state.epoch));
-        row.insert("step".into(), json!(state.step));
-        row
+/// Tells what came of a checkpoint. One that could not be written does not end
+/// the run: the next may succeed, and the weights are still in memory.
+fn report(outcome: Option<Result<Written>>, observer: &mut dyn Observer) {
+    match outcome {
+        None => {}
+        Some(Ok(written)) => {
+            for message in &written.not_deleted {
+                observer.warned(message);
+            }
+            observer.saved(&written.path);
+        }
+        Some(Err(error)) => observer.warned(&format!(
+            "a checkpoint could not be written: {error}. Training goes on; free space or lower \
+             save_total_limit"
+        )),
     }
 }

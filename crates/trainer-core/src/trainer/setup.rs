@@ -1,17 +1,19 @@
 //! [`setup_trainer`]: from a configuration and its parts to a trainer.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use seqprep::Sample;
 use trainer_config::Config;
 use trainer_model::CausalLm;
 
+use super::resume::Resume;
 use super::{CausalTrainer, Trainer};
 use crate::error::{Result, TrainerError};
 use crate::feed::TrainData;
 
 /// What a trainer needs of a tokenizer.
-pub trait TrainerTokenizer {
+pub trait TrainerTokenizer: Send + Sync {
     /// Id that fills rows up; padded places are never read.
     fn pad_id(&self) -> u32;
 
@@ -47,7 +49,7 @@ pub fn setup_trainer(
     train: impl Into<TrainData>,
     eval: Vec<Sample>,
     model: CausalLm,
-    tokenizer: Box<dyn TrainerTokenizer>,
+    tokenizer: Arc<dyn TrainerTokenizer>,
     total_steps: Option<usize>,
     reference_model: Option<CausalLm>,
     adapter: Option<Adapter>,
@@ -62,6 +64,15 @@ pub fn setup_trainer(
                 .into(),
         ));
     }
-    let trainer = CausalTrainer::new(config, train.into(), eval, model, tokenizer, total_steps)?;
+    let resume = Resume::find(config)?;
+    let trainer = CausalTrainer::new(
+        config,
+        train.into(),
+        eval,
+        model,
+        tokenizer,
+        total_steps,
+        resume,
+    )?;
     Ok(Trainer::Causal(Box::new(trainer)))
 }

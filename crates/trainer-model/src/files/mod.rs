@@ -5,10 +5,12 @@
 //! appears under its name only once it is complete.
 
 mod atomic;
+mod folder;
 mod load;
 mod safetensors;
 mod save;
 
 pub use atomic::write_atomically;
+pub use folder::write_folder_atomically;
 pub use load::{has_score, load_causal_lm, load_reward_model};
 pub use save::{SaveDtype, save_model};

@@ -1,0 +1,176 @@
+//! The checkpoints of an output folder: their names, which of them are complete,
+//! and which are deleted.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::manifest;
+use super::state::STATE;
+use crate::error::{Result, TrainerError};
+
+const PREFIX: &str = "checkpoint-";
+
+/// Given to a folder before its files are deleted, so that a half-deleted one is
+/// not taken for a checkpoint.
+const DELETED: &str = ".deleted-";
+
+/// The folder of the checkpoint after `step`.
+pub(crate) fn path(output: &Path, step: usize) -> PathBuf {
+    output.join(format!("{PREFIX}{step}"))
+}
+
+/// The folders named as checkpoints, by their step.
+pub(crate) fn all(output: &Path) -> Result<Vec<(usize, PathBuf)>> {
+    let entries = match fs::read_dir(output) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(TrainerError::io(output)(error)),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(TrainerError::io(output))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let step = name.strip_prefix(PREFIX).and_then(|step| step.parse().ok());
+        if let Some(step) = step {
+            found.push((step, path));
+        }
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+/// Whether a run can go on from a checkpoint; if not, why.
+pub(crate) fn check(path: &Path) -> Result<(), String> {
+    manifest::check(path)?;
+    match path.join(STATE).exists() {
+        true => Ok(()),
+        false => Err("it holds the model alone (save_only_model)".into()),
+    }
+}
+
+/// The newest complete checkpoint, and why newer ones are not.
+pub(crate) fn newest(output: &Path) -> Result<(Option<PathBuf>, Vec<String>)> {
+    let mut skipped = Vec::new();
+    for (_, path) in all(output)?.into_iter().rev() {
+        match check(&path) {
+            Ok(()) => return Ok((Some(path), skipped)),
+            Err(reason) => skipped.push(format!("{} is skipped: {reason}", path.display())),
+        }
+    }
+    Ok((None, skipped))
+}
+
+/// Deletes the oldest checkpoints until `limit` are left; those of the steps in
+/// `keep` stay and count. Only folders that were complete when written are there
+/// to be counted, since an incomplete one never gets its name.
+///
+/// Returns what could not be deleted, and why.
+pub(crate) fn prune(output: &Path, limit: usize, keep: &[usize]) -> Result<Vec<String>> {
+    let found = all(output)?;
+    let mut excess = found.len().saturating_sub(limit.max(1));
+    let newest = found.last().map(|(step, _)| *step);
+    let mut failed = Vec::new();
+    for (step, path) in found {
+        if excess == 0 {
+            break;
+        }
+        if keep.contains(&step) || Some(step) == newest {
+            continue;
+        }
+        excess -= 1;
+        if let Err(error) = delete(&path) {
+            failed.push(format!("{} could not be deleted: {error}", path.display()));
+        }
+    }
+    Ok(failed)
+}
+
+fn delete(path: &Path) -> std::io::Result<()> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let hidden = path.with_file_name(format!("{DELETED}{name}"));
+    if hidden.exists() {
+        fs::remove_dir_all(&hidden)?;
+    }
+    fs::rename(path, &hidden)?;
+    fs::remove_dir_all(&hidden)
+}
+
+/// Removes what an earlier process left half-written or half-deleted.
+pub(crate) fn sweep(output: &Path) {
+    let Ok(entries) = fs::read_dir(output) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        let unfinished = name.starts_with(&format!(".{PREFIX}")) && name.ends_with(".tmp");
+        if name.starts_with(DELETED) || unfinished {
+            // What cannot be removed takes room and does no other harm.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder(steps: &[usize]) -> tempfile::TempDir {
+        let output = tempfile::tempdir().unwrap();
+        for &step in steps {
+            let path = path(output.path(), step);
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("weights"), "abc").unwrap();
+            fs::write(path.join(STATE), "{}").unwrap();
+            manifest::write(&path, step).unwrap();
+        }
+        output
+    }
+
+    fn steps(output: &Path) -> Vec<usize> {
+        all(output)
+            .unwrap()
+            .into_iter()
+            .map(|(step, _)| step)
+            .collect()
+    }
+
+    #[test]
+    fn the_oldest_go_and_the_best_and_the_newest_stay() {
+        let output = folder(&[2, 4, 10, 8]);
+        assert_eq!(prune(output.path(), 2, &[2]).unwrap(), Vec::<String>::new());
+        assert_eq!(steps(output.path()), [2, 10]);
+        prune(output.path(), 0, &[]).unwrap();
+        assert_eq!(steps(output.path()), [10]);
+    }
+
+    #[test]
+    fn damaged_checkpoints_are_named_and_passed_over() {
+        let output = folder(&[5, 10, 15, 20]);
+        fs::write(path(output.path(), 20).join("weights"), "abd").unwrap();
+        fs::write(path(output.path(), 15).join("weights"), "ab").unwrap();
+        fs::remove_file(path(output.path(), 10).join(manifest::MANIFEST)).unwrap();
+        let (found, skipped) = newest(output.path()).unwrap();
+        assert_eq!(found, Some(path(output.path(), 5)));
+        let reasons: Vec<_> = skipped
+            .iter()
+            .map(|text| text.split(" is skipped: ").nth(1).unwrap_or_default())
+            .collect();
+        assert_eq!(reasons[0], "weights is damaged: its hash differs");
+        assert_eq!(reasons[1], "weights has 2 bytes, 3 were written");
+        assert!(
+            reasons[2].starts_with("it is incomplete: manifest.json"),
+            "{reasons:?}"
+        );
+    }
+
+    #[test]
+    fn what_was_left_unfinished_is_swept_away() {
+        let output = folder(&[1]);
+        fs::create_dir(output.path().join(".checkpoint-2.77.tmp")).unwrap();
+        fs::create_dir(output.path().join(".deleted-checkpoint-0")).unwrap();
+        sweep(output.path());
+        let left: Vec<_> = fs::read_dir(output.path()).unwrap().flatten().collect();
+        assert_eq!(left.len(), 1);
+    }
+}

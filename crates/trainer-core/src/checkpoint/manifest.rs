@@ -1,0 +1,102 @@
+//! What a checkpoint consists of: every file with its size and hash.
+//!
+//! Invariant: the manifest is written after every other file, into a folder that
+//! gets its name only once it is complete. A folder whose manifest is missing or
+//! does not hold is not a checkpoint.
+
+use std::fs::{self, File};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Result, TrainerError};
+
+/// Name of the manifest.
+pub(crate) const MANIFEST: &str = "manifest.json";
+
+/// Version of the layout; another one cannot be read.
+const FORMAT: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Manifest {
+    format: u32,
+    /// Optimizer steps taken.
+    step: usize,
+    files: Vec<Entry>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    name: String,
+    bytes: u64,
+    blake3: String,
+}
+
+/// Writes the manifest of a folder's files.
+///
+/// # Errors
+/// What the file system reports.
+pub(crate) fn write(folder: &Path, step: usize) -> Result<()> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).map_err(TrainerError::io(folder))? {
+        let path = entry.map_err(TrainerError::io(folder))?.path();
+        if path.is_dir() {
+            continue;
+        }
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        files.push(Entry {
+            bytes: fs::metadata(&path).map_err(TrainerError::io(&path))?.len(),
+            blake3: hash(&path).map_err(TrainerError::io(&path))?,
+            name: name.into_owned(),
+        });
+    }
+    files.sort_by(|a, b| a.name.cmp(&b.name));
+    let manifest = Manifest {
+        format: FORMAT,
+        step,
+        files,
+    };
+    super::write_json(&folder.join(MANIFEST), &manifest)
+}
+
+/// What is wrong with a checkpoint, if anything is.
+pub(crate) fn check(folder: &Path) -> Result<(), String> {
+    let path = folder.join(MANIFEST);
+    let text = fs::read_to_string(&path)
+        .map_err(|error| format!("it is incomplete: {MANIFEST}: {error}"))?;
+    let manifest: Manifest =
+        serde_json::from_str(&text).map_err(|error| format!("{MANIFEST} is damaged: {error}"))?;
+    if manifest.format != FORMAT {
+        return Err(format!(
+            "it has layout {}, this version reads {FORMAT}",
+            manifest.format
+        ));
+    }
+    for entry in &manifest.files {
+        // A name from a file must not lead out of the folder.
+        if Path::new(&entry.name).file_name() != Some(entry.name.as_ref()) {
+            return Err(format!("\"{}\" is not a plain file name", entry.name));
+        }
+        let path = folder.join(&entry.name);
+        let bytes = fs::metadata(&path)
+            .map_err(|error| format!("{}: {error}", entry.name))?
+            .len();
+        if bytes != entry.bytes {
+            return Err(format!(
+                "{} has {bytes} bytes, {} were written",
+                entry.name, entry.bytes
+            ));
+        }
+        let found = hash(&path).map_err(|error| format!("{}: {error}", entry.name))?;
+        if found != entry.blake3 {
+            return Err(format!("{} is damaged: its hash differs", entry.name));
+        }
+    }
+    Ok(())
+}
+
+fn hash(path: &Path) -> std::io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    std::io::copy(&mut File::open(path)?, &mut hasher)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
