@@ -25,7 +25,7 @@ pub struct Sample {
 }
 
 /// A rectangle of tokens, ready for the model: `rows × width`, row-major.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Batch {
     /// Number of rows.
     pub rows: usize,

@@ -32,8 +32,10 @@ pub enum TrainerError {
     Data(String),
     /// Loss or gradient became infinite or not a number.
     #[error(
-        "step {step}: the {what} is {value}; the step was not taken. Lower learning_rate (now \
-         {learning_rate:.3e}), raise warmup_steps, or lower max_grad_norm"
+        "step {step}: the {what} is {value}; the step was not taken, its rows are in {}. Lower \
+         learning_rate (now {learning_rate:.3e}), raise warmup_steps, or lower max_grad_norm; or \
+         set on_nonfinite to skip or rollback",
+        rows.display()
     )]
     NonFinite {
         /// The step that failed.
@@ -44,6 +46,8 @@ pub enum TrainerError {
         value: f64,
         /// Rate of the step.
         learning_rate: f64,
+        /// Where its rows are.
+        rows: PathBuf,
     },
     /// The loss stayed above `loss_watchdog_threshold`.
     #[error(

@@ -12,6 +12,7 @@
 
 mod checkpoint;
 mod dataset;
+mod guard;
 mod optimizer;
 mod values;
 
@@ -22,6 +23,7 @@ use serde::{Deserialize, Serialize};
 
 pub use checkpoint::CheckpointConfig;
 pub use dataset::{Dataset, PretrainingDataset, SpecialTokens};
+pub use guard::GuardConfig;
 pub use optimizer::{LrGroup, OptimArgs, OptimizationConfig, Optimizer};
 pub(crate) use values::names;
 pub use values::*;
@@ -260,6 +262,9 @@ pub struct Config {
     /// Checkpoints and saved weights.
     #[serde(flatten)]
     pub checkpoint: CheckpointConfig,
+    /// Steps that go wrong.
+    #[serde(flatten)]
+    pub guard: GuardConfig,
     /// Folder of everything that the run writes.
     pub output_dir: PathBuf,
     /// Seed of every random choice.
@@ -349,6 +354,7 @@ impl Default for Config {
             eval_on_start: true,
             logging_steps: None,
             checkpoint: CheckpointConfig::default(),
+            guard: GuardConfig::default(),
             output_dir: PathBuf::from("./model-out"),
             seed: 42,
         }

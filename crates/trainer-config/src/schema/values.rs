@@ -220,6 +220,17 @@ names! {
 }
 
 names! {
+    /// What happens to a step whose loss or gradient is not finite.
+    NonFinitePolicy {
+        /// The run ends with an error.
+        Stop = "stop",
+        /// The step is left out, and counted.
+        Skip = "skip",
+        /// The run goes back to its last checkpoint, with half the learning rate.
+        Rollback = "rollback",
+    }
+}
+names! {
     /// Number formats of saved weights.
     SaveDtype {
         /// As trained.

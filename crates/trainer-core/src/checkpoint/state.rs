@@ -46,6 +46,10 @@ pub(crate) struct SavedRun {
     pub(crate) best: BestState,
     /// Steps in a row whose loss was above the watchdog's threshold.
     pub(crate) watchdog: usize,
+    /// Steps that were left out, or times that the run went back.
+    pub(crate) refused: usize,
+    /// Part of the learning rate that is left after going back.
+    pub(crate) rate_scale: Exact,
     /// Log rows so far, with fractions as bits.
     pub(crate) log: Vec<LogRow>,
     /// The configuration: each key with its value as JSON text.
@@ -121,6 +125,8 @@ const HARMLESS: &[&str] = &[
     "loss_watchdog_threshold",
     "loss_watchdog_patience",
     "early_stopping_patience",
+    "on_nonfinite",
+    "on_nonfinite_limit",
 ];
 
 /// The keys of a configuration, each with its value as JSON text.

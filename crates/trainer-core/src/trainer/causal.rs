@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use seqprep::{Batch, Sample};
-use serde_json::json;
+use serde_json::{Value, json};
 use trainer_config::Config;
 use trainer_model::{
     CausalLm, ParameterGradients, SaveDtype, Targets, Tokens, load_causal_lm, save_model,
@@ -133,6 +133,10 @@ impl Objective for NextToken {
 
     fn describe(&self, loss: f64, row: &mut LogRow) {
         row.insert("ppl".into(), json!(loss.exp()));
+    }
+
+    fn record(&self, batch: &Batch) -> Value {
+        json!(batch)
     }
 
     fn saver(&self, model: CausalLm, precision: Precision) -> SaveModel {

@@ -7,7 +7,7 @@ use crate::checkpoint::{Exact, SavedRun, SavedSums};
 use crate::history::LogRow;
 
 /// Counts since the beginning.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Counters {
     /// Optimizer steps taken.
     pub(super) step: usize,
@@ -24,7 +24,30 @@ pub(super) struct Counters {
     pub(super) evaluated_at: Option<usize>,
     /// Steps in a row whose loss was above the watchdog's threshold.
     pub(super) watchdog: usize,
+    /// Steps that were left out, or times that the run went back.
+    pub(super) refused: usize,
+    /// Part of the learning rate that is left after going back.
+    pub(super) rate_scale: f64,
     pub(super) since_log: SinceLog,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            step: 0,
+            epoch: 0.0,
+            tokens: 0,
+            trained_tokens: 0,
+            rows: 0,
+            loss_sum: 0.0,
+            seconds_before: 0.0,
+            evaluated_at: None,
+            watchdog: 0,
+            refused: 0,
+            rate_scale: 1.0,
+            since_log: SinceLog::default(),
+        }
+    }
 }
 
 /// Sums since the last log row.
@@ -39,8 +62,7 @@ pub(super) struct SinceLog {
 
 impl Counters {
     /// Enters a step that was taken.
-    pub(super) fn add(&mut self, sum: Accumulated, rows: usize, epoch: f64, seconds: f64) {
-        self.epoch = epoch;
+    pub(super) fn add(&mut self, sum: Accumulated, rows: usize, seconds: f64) {
         self.tokens += sum.tokens as u64;
         self.trained_tokens += sum.trained_tokens as u64;
         self.rows += rows as u64;
@@ -109,6 +131,8 @@ impl Counters {
             seconds_before: saved.seconds.0,
             evaluated_at: saved.evaluated_at,
             watchdog: saved.watchdog,
+            refused: saved.refused,
+            rate_scale: saved.rate_scale.0,
             since_log: SinceLog {
                 steps: sums.steps,
                 loss: sums.loss.0,

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::Module;
-use serde_json::json;
+use serde_json::{Value, json};
 use trainer_model::ParameterGradients;
 
 use crate::checkpoint::{Exact, SaveModel};
@@ -46,6 +46,9 @@ pub(crate) trait Objective {
 
     /// Adds what follows from the mean `loss` of a log row.
     fn describe(&self, _loss: f64, _row: &mut LogRow) {}
+
+    /// A batch as JSON, for someone who looks for the row that went wrong.
+    fn record(&self, batch: &Self::Batch) -> Value;
 
     /// What writes the files of `model`, which records no gradients, into a
     /// folder; it may run in another thread.

@@ -33,11 +33,14 @@ impl Resume {
                 skipped: found.skipped,
             });
         };
-        let saved = SavedRun::read(&path)?;
+        let resume = Self::read(path, found.skipped)?;
+        let Some((path, saved)) = &resume.checkpoint else {
+            return Ok(resume);
+        };
         let differences = config_differences(&saved.config, &config_texts(config));
         if !differences.is_empty() {
             return Err(TrainerError::Checkpoint {
-                path,
+                path: path.clone(),
                 message: format!(
                     "the run was begun with another configuration:\n{}\nput these back, or begin \
                      anew from the model of the checkpoint (base_model)",
@@ -45,9 +48,18 @@ impl Resume {
                 ),
             });
         }
+        Ok(resume)
+    }
+
+    /// Takes a checkpoint of this very run.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(super) fn read(path: PathBuf, skipped: Vec<String>) -> Result<Self> {
+        let saved = SavedRun::read(&path)?;
         Ok(Self {
             checkpoint: Some((path, saved)),
-            skipped: found.skipped,
+            skipped,
         })
     }
 

@@ -2,12 +2,14 @@
 //! evaluation, checkpoints, and the saved model.
 //!
 //! Between the complete gradient of a window and the optimizer lies one place,
-//! [`Run::finish_step`], where the norm is taken, clipped, and where a reduction
+//! [`Run::finish_gradients`], where the norm is taken, clipped, and where a reduction
 //! over ranks belongs.
 //!
 //! Invariant: what happens after a step depends on the configuration and the
 //! state that a checkpoint holds alone, so that a run that goes on from one is the
 //! same run.
+
+mod guard;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -17,6 +19,7 @@ use serde_json::{Value, json};
 use trainer_config::{Config, SaveStrategy};
 use trainer_model::{ParameterGradients, parameters};
 
+use self::guard::NonFinite;
 use super::best::Best;
 use super::cadence::{self, Every, Lengths};
 use super::counters::Counters;
@@ -203,7 +206,9 @@ impl<O: Objective> Run<O> {
         while self.at.step < self.total_steps && !self.stops_early() {
             let ends_epoch;
             (self, ends_epoch) = self.step(&mut out)?;
-            self.after_step(&mut out, ends_epoch)?;
+            if let Some(ends_epoch) = ends_epoch {
+                self.after_step(&mut out, ends_epoch)?;
+            }
         }
         if self.eval_every != Every::Never && self.at.evaluated_at != Some(self.at.step) {
             self.evaluate(&mut out)?;
@@ -211,8 +216,9 @@ impl<O: Objective> Run<O> {
         self.finish(out)
     }
 
-    /// One window and one optimizer step; whether it ended an epoch.
-    fn step(mut self, out: &mut Outputs<'_>) -> Result<(Self, bool)> {
+    /// One window and one optimizer step; whether it ended an epoch, `None` where
+    /// the run went back to a checkpoint instead.
+    fn step(mut self, out: &mut Outputs<'_>) -> Result<(Self, Option<bool>)> {
         let started = Instant::now();
         let accumulation = self.config.gradient_accumulation_steps;
         let window = self.feed.next(accumulation, self.total_steps)?;
@@ -224,18 +230,24 @@ impl<O: Objective> Run<O> {
             .objective
             .accumulate(&self.model, &window.batches, seed)?;
         let settings = StepSettings {
-            learning_rate: self.schedule.learning_rate(self.at.step),
+            learning_rate: self.schedule.learning_rate(self.at.step) * self.at.rate_scale,
             beta1: self.schedule.beta1(self.at.step),
         };
         self.at.step += 1;
-        let gradients = std::mem::take(&mut sum.gradients);
-        let grad_norm;
-        (self, grad_norm) = self.finish_step(sum.loss, gradients, settings)?;
+        self.at.epoch = window.epoch;
+        let mut gradients = std::mem::take(&mut sum.gradients);
+        let grad_norm = self.finish_gradients(&mut gradients);
+        let learning_rate = settings.learning_rate;
+        if let Some(found) = NonFinite::of(sum.loss, grad_norm) {
+            let went_back;
+            (self, went_back) = self.refuse(out, &window.batches, found, learning_rate)?;
+            return Ok((self, (!went_back).then_some(window.ends_epoch)));
+        }
+        self.model = optimizer::step(self.optimizer.as_mut(), self.model, gradients, settings);
 
         let (loss, tokens) = (sum.loss, sum.tokens);
         let seconds = started.elapsed().as_secs_f64();
-        self.at.add(sum, window.rows, window.epoch, seconds);
-        let learning_rate = settings.learning_rate;
+        self.at.add(sum, window.rows, seconds);
         out.observer.stepped(&StepReport {
             step: self.at.step,
             loss,
@@ -252,30 +264,15 @@ impl<O: Objective> Run<O> {
             out.history.log(row, out.observer)?;
         }
         self.watch(loss)?;
-        Ok((self, window.ends_epoch))
+        Ok((self, Some(window.ends_epoch)))
     }
 
-    /// From the complete gradient of a window to changed weights. A reduction
-    /// over ranks comes first here, before the norm is taken.
-    fn finish_step(
-        mut self,
-        loss: f64,
-        mut gradients: ParameterGradients,
-        settings: StepSettings,
-    ) -> Result<(Self, f64)> {
+    /// From the gradient of a window to what the optimizer takes; gives its norm
+    /// before clipping. A reduction over ranks comes first here.
+    fn finish_gradients(&self, gradients: &mut ParameterGradients) -> f64 {
         let norm = gradients
             .global_norm()
             .map_or(0.0, |norm| f64::from(norm.into_scalar::<f32>()));
-        for (what, value) in [("loss", loss), ("gradient norm", norm)] {
-            if !value.is_finite() {
-                return Err(TrainerError::NonFinite {
-                    step: self.at.step,
-                    what,
-                    value,
-                    learning_rate: settings.learning_rate,
-                });
-            }
-        }
         let limit = self.config.max_grad_norm;
         if limit > 0.0 {
             // torch's clip_grad_norm_: the factor is taken only when below one.
@@ -284,8 +281,7 @@ impl<O: Objective> Run<O> {
                 gradients.scale(factor);
             }
         }
-        self.model = optimizer::step(self.optimizer.as_mut(), self.model, gradients, settings);
-        Ok((self, norm))
+        norm
     }
 
     /// Stops a run whose loss stays above the threshold.
@@ -406,6 +402,8 @@ impl<O: Objective> Run<O> {
             schedule: self.schedule.state().into_iter().map(Exact).collect(),
             best: self.best.as_ref().map(Best::state).unwrap_or_default(),
             watchdog: at.watchdog,
+            refused: at.refused,
+            rate_scale: Exact(at.rate_scale),
             log: out.history.rows().iter().map(encode).collect(),
             config: config_texts(&self.config),
         }

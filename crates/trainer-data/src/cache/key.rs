@@ -102,6 +102,8 @@ const NO_INFLUENCE: &[&str] = &[
     "resume_from_checkpoint",
     "auto_resume_from_checkpoints",
     "save_dtype",
+    "on_nonfinite",
+    "on_nonfinite_limit",
     "output_dir",
 ];
 
