@@ -35,6 +35,38 @@ pub(crate) enum Command {
     /// `--rows N` is how many (3), `--tokens` shows one line a token with its
     /// position, id and role, `--html FILE` writes a page instead.
     Preview(Run),
+    /// Let the trained model go on with a prompt (the base model where nothing is
+    /// trained yet).
+    ///
+    /// The prompt is `--prompt TEXT`, the text of `--file FILE`, or standard
+    /// input. Each line of a `.jsonl` file is one, `{"prompt": ...}` or
+    /// `{"messages": [...]}`, and comes back with its `completion`. Prompts go
+    /// through the chat template; `--raw` takes them as they are.
+    ///
+    /// `--max_new_tokens`, `--temperature`, `--top_k`, `--top_p`, `--min_p` and
+    /// `--repetition_penalty` are short for `generation_...`; `--greedy` takes the
+    /// likeliest token each time.
+    Inference(Run),
+    /// Talk with the trained model (the base model where nothing is trained yet).
+    ///
+    /// One line is one message; `/exit` ends, `/reset` forgets the conversation,
+    /// `/system TEXT` begins a new one. Flags are those of `inference`.
+    Chat(Run),
+    /// Write the trained model as a GGUF file, for llama.cpp and its kin.
+    ///
+    /// `--gguf FILE` is the file, `--dtype` the number format of its matrices:
+    /// f32, f16 (the default), bf16 or q8_0.
+    Export(Run),
+    /// Make a model folder, to train from, of a GGUF file.
+    Import {
+        /// The GGUF file.
+        file: PathBuf,
+        /// The folder to write.
+        folder: PathBuf,
+        /// Number format of the weights: bf16 or f32.
+        #[arg(long, default_value = "bf16")]
+        dtype: String,
+    },
     /// Fine-tune the model in examples/ and show its answers before and after.
     Demo {
         /// Folder of the examples.
@@ -111,6 +143,14 @@ impl Command {
             Self::Check(run) => commands::check::run(&run),
             Self::Preprocess(run) => commands::preprocess::run(&run),
             Self::Preview(run) => commands::preview::run(&run),
+            Self::Inference(run) => commands::inference::run(&run),
+            Self::Chat(run) => commands::chat::run(&run),
+            Self::Export(run) => commands::export::run(&run),
+            Self::Import {
+                file,
+                folder,
+                dtype,
+            } => commands::export::import(&file, &folder, &dtype),
             Self::Demo { folder } => commands::demo::run(&folder),
             Self::Schema => commands::schema::run(),
         }

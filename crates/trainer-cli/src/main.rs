@@ -2,7 +2,7 @@
 //!
 //! This crate only puts the others together: [`session`] goes from a
 //! configuration to tokenizer, samples and model, [`commands`] has one module a
-//! subcommand, [`progress`] shows a run.
+//! subcommand, [`progress`] shows a run, [`text`] lets a model write.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -14,6 +14,7 @@ mod commands;
 mod progress;
 mod session;
 mod wishes;
+mod text;
 
 use std::process::ExitCode;
 

@@ -5,12 +5,15 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use burn::module::Module;
 use burn::tensor::Device;
-use trainer_config::{Config, Layers, Loaded};
+use trainer_config::{Config, Dataset, Layers, Loaded, PromptStrategy, SpecialTokens};
 use trainer_core::{TrainerTokenizer, backend};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
-use trainer_data::{CacheOutcome, ChatTemplate, PreparedData, Tokenizer};
-use trainer_model::{CausalLm, ModelConfig, load_causal_lm};
+use trainer_data::{CacheOutcome, ChatPrompts, ChatTemplate, PreparedData, Tokenizer};
+use trainer_model::{
+    CausalLm, ModelConfig, NewRows, check_new_rows_are_trained, load_causal_lm, parameters,
+};
 
 use crate::EXIT_STOPPED;
 use crate::args::{Overrides, Run};
@@ -90,11 +93,7 @@ pub(crate) fn load_layers(file: &Path, overrides: Overrides) -> Result<Loaded, F
 /// The tokenizer of a configuration, with the chat template it names: what is
 /// saved beside the model is what the model was trained with.
 pub(crate) fn load_tokenizer(config: &Config) -> Result<Tokenizer, Failure> {
-    let folder = config
-        .tokenizer_config
-        .as_ref()
-        .unwrap_or(&config.base_model);
-    let mut tokenizer = Tokenizer::from_dir(folder, &config.special_tokens)?;
+    let mut tokenizer = Tokenizer::from_config(config)?;
     if config.chat_template.is_some() {
         let template = ChatTemplate::resolve(config, None, &tokenizer)?;
         if tokenizer.chat_template() != Some(template.source()) {
@@ -148,19 +147,110 @@ pub(crate) fn explain(config: &Config, tokenizer: &Tokenizer) -> Result<(), Fail
     Ok(())
 }
 
-/// The model of a configuration on `device`, recording gradients.
-pub(crate) fn load_model(config: &Config, device: &Device) -> Result<CausalLm, Failure> {
+/// The model of a configuration on `device`, recording gradients, with a row for
+/// every token.
+pub(crate) fn load_model(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    device: &Device,
+) -> Result<CausalLm, Failure> {
     let device = device.clone().autodiff();
     device.seed(config.seed);
     let model_config = ModelConfig::from_folder(&config.base_model, config.model_config.as_ref())?;
+    let model = if config.reinit_weights {
+        CausalLm::new(&model_config, &device)
+    } else {
+        load_causal_lm(&config.base_model, &model_config, &device)?
+    };
+    let model = fit_vocabulary(config, tokenizer, model)?;
+    // Padding needs no meaning.
+    let padding = config.special_tokens.pad_token.as_ref();
+    let new = tokenizer.new_tokens().iter();
+    let new = new.filter(|(text, _)| Some(text) != padding).count();
+    check_new_rows_are_trained(new, &parameters(&model))?;
+    // Random weights are drawn now and in order, so that the seed decides each.
+    Ok(model.materialize())
+}
+
+/// Gives new tokens their rows, and the model's files the ids of the special
+/// tokens that the configuration names.
+fn fit_vocabulary(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    mut model: CausalLm,
+) -> Result<CausalLm, Failure> {
+    let keys = &config.vocabulary;
+    let old = model.config().vocab_size;
+    let mut rows = tokenizer.vocab_size();
+    if keys.resize_token_embeddings_to_32x {
+        rows = rows.next_multiple_of(32);
+    }
+    let wanted = !tokenizer.new_tokens().is_empty() || keys.resize_token_embeddings_to_32x;
+    if (rows > old && wanted) || (rows < old && keys.shrink_embeddings) {
+        let new = match keys.mean_resizing_embeddings && !config.reinit_weights {
+            true => NewRows::Mean,
+            false => NewRows::Random,
+        };
+        model = model.resize_vocabulary(rows, new);
+        eprintln!("the vocabulary has {rows} rows, {old} in the base model");
+    }
+    let named = &config.special_tokens;
+    for (role, token, id) in [
+        ("bos_token_id", &named.bos_token, tokenizer.bos_id()),
+        ("eos_token_id", &named.eos_token, tokenizer.eos_id()),
+        ("pad_token_id", &named.pad_token, tokenizer.pad_id()),
+    ] {
+        if let (Some(_), Some(id)) = (token, id) {
+            model.model.set_token_id(role, id);
+        }
+    }
+    let chats = |dataset: &Dataset| dataset.strategy == Some(PromptStrategy::ChatTemplate);
+    if config.datasets.iter().any(chats) {
+        // So that other programs end an answer where it was trained to end.
+        model.model.add_end_tokens(ChatPrompts::new(config, tokenizer)?.stop_ids());
+    }
+    Ok(model)
+}
+
+/// A trained model and its tokenizer, ready to generate.
+pub(crate) struct TrainedModel {
+    /// Records no gradients.
+    pub(crate) model: CausalLm,
+    pub(crate) tokenizer: Tokenizer,
+}
+
+/// The model that a configuration has trained, from `output_dir`; the base model
+/// where there is none yet. Says which.
+pub(crate) fn load_trained_model(
+    config: &Config,
+    device: &Device,
+) -> Result<TrainedModel, Failure> {
+    let output = &config.output_dir;
+    if output.join("config.json").is_file() {
+        eprintln!("model of {}", output.display());
+        let model_config = ModelConfig::from_folder(output, None)?;
+        return Ok(TrainedModel {
+            model: load_causal_lm(output, &model_config, device)?,
+            tokenizer: Tokenizer::from_dir(output, &SpecialTokens::default())?,
+        });
+    }
     if config.reinit_weights {
-        // Drawn now and in order, so that the seed decides every weight.
-        return Ok(burn::module::Module::materialize(CausalLm::new(
-            &model_config,
-            &device,
+        return Err(Failure::new(format!(
+            "error: {} holds no trained model, and `reinit_weights` leaves none to begin with; \
+             train it first",
+            output.display()
         )));
     }
-    Ok(load_causal_lm(&config.base_model, &model_config, &device)?)
+    eprintln!(
+        "nothing is trained in {} yet: model of {}",
+        output.display(),
+        config.base_model.display()
+    );
+    let tokenizer = load_tokenizer(config)?;
+    Ok(TrainedModel {
+        model: load_model(config, &tokenizer, device)?.valid(),
+        tokenizer,
+    })
 }
 
 /// A working device, by the configuration.

@@ -6,6 +6,7 @@
 #![allow(clippy::print_stdout, reason = "an example shows its result")]
 
 use std::error::Error;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::module::Module;
@@ -13,7 +14,7 @@ use seqprep::Sample;
 use serde_json::{Value, json};
 use trainer_config::{Backend, Config, LrScheduler};
 use trainer_core::{LogRow, Observer, TrainerTokenizer, backend, setup_trainer};
-use trainer_model::{CausalLm, ModelConfig};
+use trainer_model::{CausalLm, GenerationOptions, ModelConfig};
 
 /// Token ids stand for themselves here, so that there is nothing to save.
 struct NoTokenizer;
@@ -90,7 +91,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     let trained = trainer.train(&mut Losses)?;
 
-    let answer = trained.model.generate_greedy(&[vec![40, 41, 42]], 5, &[]);
-    println!("40 41 42 goes on with {:?}", answer[0]);
+    let options = GenerationOptions::greedy(5, Vec::new());
+    let go_on = |_, _| ControlFlow::Continue(());
+    let answers = trained
+        .model
+        .generate(&[vec![40, 41, 42]], &options, go_on)?;
+    println!("40 41 42 goes on with {:?}", answers[0].ids);
     Ok(())
 }

@@ -302,15 +302,23 @@ pub enum DataError {
         /// What is wrong.
         message: String,
     },
-    /// A special token that the vocabulary lacks.
-    #[error("`special_tokens.{name}`: {token:?} is not in the vocabulary of {}; name a token that is, adding new ones is not supported", path.display())]
-    UnknownSpecialToken {
-        /// Key of `special_tokens`.
-        name: &'static str,
-        /// The token.
-        token: String,
+    /// A tokenizer that GGUF cannot describe, or a description that cannot be used.
+    #[error("{}: {message}", path.display())]
+    GgufTokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// A reserved token that cannot have another text.
+    #[error("`added_tokens_overrides`: token {id} of {} cannot be replaced: {message}", path.display())]
+    TokenOverride {
+        /// The id, as written.
+        id: String,
         /// The tokenizer folder.
         path: PathBuf,
+        /// What is wrong.
+        message: String,
     },
     /// A tokenizer that fails on a text.
     #[error("the tokenizer failed: {message}")]

@@ -55,5 +55,6 @@ pub use ledger::{
 pub use preference::{PreferenceObjective, Preferences, PreparedPreferences, prepare_preferences};
 pub use prepare::{Plan, Prepared, prepare, prepare_into};
 pub use saved::save_to_disk;
+pub use strategy::ChatPrompts;
 pub use template::ChatTemplate;
-pub use tokenizer::{Encoded, Tokenizer};
+pub use tokenizer::{Encoded, GgufVocabulary, TextStream, Tokenizer};

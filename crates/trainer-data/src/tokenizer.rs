@@ -10,28 +10,36 @@
 
 mod escape;
 mod fast;
+mod gguf;
 mod probes;
+mod stream;
+mod vocabulary;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use serde_json::{Map, Value};
 use tokenizers::PostProcessorWrapper;
-use trainer_config::SpecialTokens;
+use trainer_config::{Config, SpecialTokens};
 
 use crate::DataError;
 use crate::error::nearest;
 use fast::Fast;
+pub use gguf::GgufVocabulary;
+pub use stream::TextStream;
+use vocabulary::{Changed, Changes, Files};
 
 const MODEL: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
 const TEMPLATE: &str = "chat_template.jinja";
+const ADDED: &str = "added_tokens.json";
 
 /// Files that some tokenizers have beside `tokenizer.json`.
 const EXTRA: [&str; 5] = [
-    "added_tokens.json",
+    ADDED,
     "vocab.json",
     "merges.txt",
     "vocab.txt",
@@ -61,6 +69,11 @@ pub struct Tokenizer {
     vocab_size: usize,
     config: Map<String, Value>,
     special: Option<Map<String, Value>>,
+    /// `tokenizer.json` and `added_tokens.json`, where the vocabulary is not the
+    /// folder's.
+    changed: Option<(Vec<u8>, Option<Map<String, Value>>)>,
+    /// Tokens that the folder's vocabulary lacks.
+    new_tokens: Vec<(String, u32)>,
     /// Text and id of each of `ROLES`.
     tokens: [Option<(String, u32)>; 4],
     overrides: Map<String, Value>,
@@ -73,16 +86,42 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// Loads a folder; `special_tokens` take the place of the folder's own.
+    /// Loads a folder; `special_tokens` take the place of the folder's own, and
+    /// are added to the vocabulary where it lacks them.
     ///
     /// # Errors
-    /// A missing or malformed file, or a special token that is not in the
-    /// vocabulary.
+    /// A missing or malformed file.
     pub fn from_dir(
         folder: impl AsRef<Path>,
         special_tokens: &SpecialTokens,
     ) -> Result<Self, DataError> {
-        let folder = folder.as_ref();
+        let changes = Changes {
+            special: special_tokens,
+            tokens: &[],
+            overrides: &BTreeMap::new(),
+        };
+        Self::load(folder.as_ref(), changes)
+    }
+
+    /// The tokenizer that a configuration names, with its special tokens, its
+    /// `tokens` and `added_tokens_overrides`.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::from_dir`]; a token that cannot be overridden.
+    pub fn from_config(config: &Config) -> Result<Self, DataError> {
+        let folder = config
+            .tokenizer_config
+            .as_ref()
+            .unwrap_or(&config.base_model);
+        let changes = Changes {
+            special: &config.special_tokens,
+            tokens: &config.vocabulary.tokens,
+            overrides: &config.vocabulary.added_tokens_overrides,
+        };
+        Self::load(folder, changes)
+    }
+
+    fn load(folder: &Path, changes: Changes<'_>) -> Result<Self, DataError> {
         if folder.is_file() {
             return Err(DataError::Tokenizer {
                 path: folder.to_owned(),
@@ -105,43 +144,52 @@ impl Tokenizer {
                 "there is no tokenizer.json".to_owned()
             },
         })?;
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(&bytes).map_err(|error| DataError::Tokenizer {
+        let parse = |bytes: &[u8]| {
+            tokenizers::Tokenizer::from_bytes(bytes).map_err(|error| DataError::Tokenizer {
                 path: path.clone(),
                 message: error.to_string(),
-            })?;
+            })
+        };
+        let mut inner = parse(&bytes)?;
+        let mut config = object(&folder.join(CONFIG))?.unwrap_or_default();
+        let mut special = object(&folder.join(SPECIAL))?;
+        let files = Files {
+            model: json_value(&path, &bytes)?,
+            config: &mut config,
+            special: special.as_mut(),
+            folder,
+        };
+        let id_of = |text: &str| inner.token_to_id(text);
+        let size = inner.get_vocab_size(false);
+        let (mut changed, mut new_tokens) = (None, Vec::new());
+        if let Some(Changed { model, new }) = vocabulary::apply(files, changes, id_of, size)? {
+            let bytes = json_bytes(&path, &model)?;
+            inner = parse(&bytes)?;
+            let listed = object(&folder.join(ADDED))?;
+            changed = Some((
+                bytes,
+                listed.map(|old| relisted(old, &new, changes.overrides)),
+            ));
+            new_tokens = new;
+        }
         inner.with_padding(None);
         let untruncated = inner.with_truncation(None).map(|_| ());
         untruncated.map_err(|error| encode_error(&*error))?;
         keep_whitespace_offsets(&mut inner);
 
-        let config = object(&folder.join(CONFIG))?.unwrap_or_default();
-        let special = object(&folder.join(SPECIAL))?;
         let chat_template = match read(&folder.join(TEMPLATE))? {
             Some(bytes) => Some(utf8(&folder.join(TEMPLATE), bytes)?),
             None => template_of(config.get("chat_template")),
         };
 
-        let chosen = [
-            &special_tokens.bos_token,
-            &special_tokens.eos_token,
-            &special_tokens.pad_token,
-            &special_tokens.unk_token,
-        ];
         let mut overrides = Map::new();
         let mut tokens = [None, None, None, None];
-        for ((slot, role), chosen) in tokens.iter_mut().zip(ROLES).zip(chosen) {
-            if let Some(token) = chosen {
-                let id =
-                    inner
-                        .token_to_id(token)
-                        .ok_or_else(|| DataError::UnknownSpecialToken {
-                            name: role,
-                            token: token.clone(),
-                            path: folder.to_owned(),
-                        })?;
-                overrides.insert(role.to_owned(), Value::from(token.as_str()));
-                *slot = Some((token.clone(), id));
+        for ((slot, role), chosen) in tokens.iter_mut().zip(ROLES).zip(changes.roles()) {
+            if let Some(token) = chosen
+                && let Some(id) = inner.token_to_id(token)
+            {
+                overrides.insert(role.to_owned(), Value::from(token));
+                *slot = Some((token.to_owned(), id));
                 continue;
             }
             let named = config
@@ -163,6 +211,8 @@ impl Tokenizer {
             vocab_size,
             config,
             special,
+            changed,
+            new_tokens,
             tokens,
             overrides,
             chat_template,
@@ -273,6 +323,12 @@ impl Tokenizer {
         self.vocab_size
     }
 
+    /// Texts and ids of the tokens that were added to the folder's vocabulary.
+    #[must_use]
+    pub fn new_tokens(&self) -> &[(String, u32)] {
+        &self.new_tokens
+    }
+
     /// The tokenizer's own chat template.
     #[must_use]
     pub fn chat_template(&self) -> Option<&str> {
@@ -312,6 +368,12 @@ impl Tokenizer {
                 write(&folder.join(name), &bytes)?;
             }
         }
+        if let Some((model, listed)) = &self.changed {
+            write(&folder.join(MODEL), model)?;
+            if let Some(listed) = listed {
+                write_object(&folder.join(ADDED), listed)?;
+            }
+        }
         let mut config = self.config.clone();
         config.extend(self.overrides.clone());
         if let (Some(template), true) = (&self.chat_template, self.new_template) {
@@ -330,6 +392,24 @@ impl Tokenizer {
     fn id(&self, role: usize) -> Option<u32> {
         self.tokens[role].as_ref().map(|(_, id)| *id)
     }
+}
+
+/// `added_tokens.json` of a changed vocabulary.
+fn relisted(
+    mut listed: Map<String, Value>,
+    new: &[(String, u32)],
+    overrides: &BTreeMap<String, String>,
+) -> Map<String, Value> {
+    for (id, text) in overrides {
+        if let Ok(id) = id.parse::<u32>() {
+            listed.retain(|_, other| *other != id);
+            listed.insert(text.clone(), Value::from(id));
+        }
+    }
+    for (text, id) in new {
+        listed.insert(text.clone(), Value::from(*id));
+    }
+    listed
 }
 
 /// Byte-level tokenizers may cut whitespace off the offsets of a token. Masks
@@ -410,6 +490,21 @@ fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String, DataError> {
             line: before.iter().filter(|b| **b == b'\n').count() + 1,
             byte: valid - start + 1,
         }
+    })
+}
+
+fn json_value(path: &Path, bytes: &[u8]) -> Result<Value, DataError> {
+    serde_json::from_slice(bytes).map_err(|error| DataError::Tokenizer {
+        path: path.to_owned(),
+        message: error.to_string(),
+    })
+}
+
+/// Indented, as the tokenizers library writes it.
+fn json_bytes(path: &Path, value: &Value) -> Result<Vec<u8>, DataError> {
+    serde_json::to_vec_pretty(value).map_err(|error| DataError::Tokenizer {
+        path: path.to_owned(),
+        message: error.to_string(),
     })
 }
 

@@ -21,6 +21,8 @@ mod preference_rules;
 mod preferences;
 #[path = "cases/preview.rs"]
 mod preview;
+#[path = "cases/prompts.rs"]
+mod prompts;
 #[path = "cases/recorded.rs"]
 mod recorded;
 #[path = "cases/saved.rs"]

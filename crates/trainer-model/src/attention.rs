@@ -9,6 +9,7 @@ use burn::module::Module;
 use burn::prelude::*;
 
 use crate::config::{LayerConfig, ModelConfig, QkNorm};
+use crate::generate::KvCache;
 use crate::input::ModelInput;
 use crate::linear::Linear;
 use crate::norm::RmsNorm;
@@ -44,26 +45,6 @@ struct AttentionShape {
     head_dim: usize,
     scores: ScoreRule,
     layer: LayerConfig,
-}
-
-/// Keys and values of the tokens seen so far, each `[b, s, g, k]`.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct KvCache {
-    keys_values: Option<(Tensor<4>, Tensor<4>)>,
-}
-
-impl KvCache {
-    fn extend(&mut self, k_btgk: Tensor<4>, v_btgk: Tensor<4>) -> (Tensor<4>, Tensor<4>) {
-        let both = match self.keys_values.take() {
-            Some((k, v)) => (
-                Tensor::cat(vec![k, k_btgk], 1),
-                Tensor::cat(vec![v, v_btgk], 1),
-            ),
-            None => (k_btgk, v_btgk),
-        };
-        self.keys_values = Some(both.clone());
-        both
-    }
 }
 
 impl Attention {

@@ -14,9 +14,10 @@ use burn::prelude::*;
 use burn::tensor::TensorData;
 use burn::tensor::activation::log_softmax;
 
-use crate::attention::{Attention, KvCache};
+use crate::attention::Attention;
 use crate::config::{LayerConfig, ModelConfig, NormPlacement};
 use crate::feed_forward::{Balance, FeedForward, SparseMoe};
+use crate::generate::KvCache;
 use crate::input::{ModelInput, Tokens};
 use crate::linear::{Embedding, Linear};
 use crate::norm::RmsNorm;
@@ -165,6 +166,10 @@ impl Decoder {
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    pub(crate) fn config_mut(&mut self) -> &mut ModelConfig {
+        &mut self.config
     }
 
     /// Device of the weights; on an autodiff device, operations are recorded.

@@ -71,6 +71,30 @@ pub enum ModelError {
         /// One line for each missing, unexpected or wrongly shaped tensor.
         problems: Vec<String>,
     },
+    /// A model that cannot be exported to GGUF.
+    #[error("{message}")]
+    Gguf {
+        /// What has no place there.
+        message: String,
+    },
+    /// New tokens whose rows nothing trains.
+    #[error(
+        "{new} new tokens have rows in {part} that nothing trains, so that they would never mean \
+         anything; add {part} to `lora_modules_to_save` (or to `unfrozen_parameters`), or use tokens \
+         that the vocabulary has"
+    )]
+    UntrainedRows {
+        /// How many tokens are new.
+        new: usize,
+        /// `embed_tokens` or `lm_head`.
+        part: String,
+    },
+    /// Text cannot be generated as asked.
+    #[error("{message}")]
+    Generation {
+        /// What is wrong and what is expected.
+        message: String,
+    },
 }
 
 impl ModelError {

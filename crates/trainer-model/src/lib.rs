@@ -16,6 +16,7 @@ mod parameters;
 mod pretrained;
 mod reward;
 mod rotary;
+mod vocabulary;
 
 pub use attention::Attention;
 pub use config::{
@@ -27,9 +28,11 @@ pub use error::{ModelError, Result};
 pub use families::supported;
 pub use feed_forward::{FeedForward, FusedMlp, NumberedMlp, SparseMoe, SplitMlp};
 pub use files::{
-    SaveDtype, has_score, load_causal_lm, load_reward_model, save_model, write_atomically,
+    GgufExport, GgufImport, GgufType, GgufValue, SaveDtype, SaveOptions, export_gguf, has_score,
+    load_causal_lm, load_reward_model, open_gguf, save_model, write_atomically,
     write_folder_atomically,
 };
+pub use generate::{Finish, Generated, GenerationOptions, Sampling};
 pub use input::{ModelInput, Tokens};
 pub use linear::{Embedding, Linear};
 pub use norm::RmsNorm;
@@ -40,3 +43,4 @@ pub use parameters::{ParameterGradients, ParameterInfo, map_values, parameters, 
 pub use pretrained::Pretrained;
 pub use reward::{RewardModel, RewardTask};
 pub use rotary::{RopeTables, inverse_frequencies};
+pub use vocabulary::{NewRows, check_new_rows_are_trained};

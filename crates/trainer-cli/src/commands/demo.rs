@@ -5,12 +5,14 @@ use std::path::Path;
 use std::time::Instant;
 
 use burn::module::Module;
-use serde_json::{Value, json};
-use trainer_data::{ChatTemplate, Tokenizer};
+use serde_json::Value;
+use trainer_config::Config;
+use trainer_data::Tokenizer;
 use trainer_model::CausalLm;
 
 use super::train::train;
 use crate::session::{Failure, load_layers, load_model, load_tokenizer, select_device};
+use crate::text::{Prompt, Writer};
 
 /// Longest answer, in tokens; those of the glossary are shorter.
 const MAX_NEW_TOKENS: usize = 96;
@@ -33,23 +35,19 @@ pub(crate) fn run(folder: &Path) -> Result<(), Failure> {
         )));
     }
     let started = Instant::now();
-    let config = load_layers(&file, Vec::new())?.config;
+    let mut config = load_layers(&file, Vec::new())?.config;
+    config.generation.generation_do_sample = false;
+    config.generation.generation_max_new_tokens = Some(MAX_NEW_TOKENS);
     let tokenizer = load_tokenizer(&config)?;
-    let template = ChatTemplate::resolve(&config, None, &tokenizer)?;
     let held_back = read_questions(&folder.join("data/glossary.eval.chat.jsonl"))?;
-    let chat = Chat {
-        tokenizer: &tokenizer,
-        template: &template,
-    };
-
     let device = select_device(&config)?.device;
-    let before = load_model(&config, &device)?.valid();
+    let before = load_model(&config, &tokenizer, &device)?.valid();
     let shown = &held_back[..SHOWN.min(held_back.len())];
-    let answers_before = chat.answer(&before, shown)?;
+    let answers_before = answers(&config, &before, &tokenizer, shown)?;
     drop(before);
 
     let trained = train(&config)?;
-    let answers_after = chat.answer(&trained.model, &held_back)?;
+    let answers_after = answers(&config, &trained.model, &tokenizer, &held_back)?;
 
     println!("\nQuestions in words that were not trained on:");
     for (question, (before, after)) in shown.iter().zip(answers_before.iter().zip(&answers_after)) {
@@ -72,26 +70,19 @@ pub(crate) fn run(folder: &Path) -> Result<(), Failure> {
 }
 
 /// Asks a model questions in its chat format.
-struct Chat<'a> {
-    tokenizer: &'a Tokenizer,
-    template: &'a ChatTemplate,
-}
-
-impl Chat<'_> {
-    fn answer(&self, model: &CausalLm, questions: &[Question]) -> Result<Vec<String>, Failure> {
-        let mut prompts = Vec::new();
-        for question in questions {
-            let messages = json!([{"role": "user", "content": question.text}]);
-            let prompt = self.template.render(&messages, true)?;
-            prompts.push(self.tokenizer.encode(&prompt, false)?);
-        }
-        let stop: Vec<u32> = self.tokenizer.eos_id().into_iter().collect();
-        let answers = model.generate_greedy(&prompts, MAX_NEW_TOKENS, &stop);
-        answers
-            .iter()
-            .map(|ids| Ok(self.tokenizer.decode(ids, true)?))
-            .collect()
-    }
+fn answers(
+    config: &Config,
+    model: &CausalLm,
+    tokenizer: &Tokenizer,
+    questions: &[Question],
+) -> Result<Vec<String>, Failure> {
+    let writer = Writer::new(config, model, tokenizer, false)?;
+    let prompts: Vec<Prompt> = questions
+        .iter()
+        .map(|question| Prompt::Text(question.text.clone()))
+        .collect();
+    let answers = writer.answer(&prompts, 0, |_, _| Ok(()))?;
+    Ok(answers.into_iter().map(|answer| answer.text).collect())
 }
 
 fn read_questions(path: &Path) -> Result<Vec<Question>, Failure> {

@@ -35,7 +35,7 @@ pub(crate) fn train(config: &Config) -> Result<Trained, Failure> {
     let selected = select_device(config)?;
     let tokenizer = load_tokenizer(config)?;
     // Before the data, which may take long to tokenize for a model that is not there.
-    let model = load_model(config, &selected.device)?;
+    let model = load_model(config, &tokenizer, &selected.device)?;
     let data = Data::load(config, &tokenizer)?;
     let trainer = setup_trainer(
         config,

@@ -71,7 +71,18 @@ fn check_prints_values_with_their_origins() {
 fn help_names_every_command() {
     let output = trainer(&repository(), &["--help"]);
     let text = stdout(&output);
-    for command in ["train", "check", "preprocess", "preview", "demo", "schema"] {
+    for command in [
+        "train",
+        "check",
+        "preprocess",
+        "preview",
+        "inference",
+        "chat",
+        "export",
+        "import",
+        "demo",
+        "schema",
+    ] {
         assert!(text.contains(command), "{text}");
     }
 }

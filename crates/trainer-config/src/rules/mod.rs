@@ -6,11 +6,13 @@
 
 mod data;
 mod optimizer;
+mod generation;
 mod sampling;
 mod schedule;
 mod selection;
 mod strategies;
 mod streaming;
+mod vocabulary;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -66,6 +68,8 @@ pub(crate) fn apply(
     rules.warmup();
     rules.schedule();
     rules.jagged();
+    rules.generation();
+    rules.vocabulary();
     derive(&mut config, sites, origins);
     config
 }

@@ -172,4 +172,7 @@ pub struct SpecialTokens {
     /// Unknown text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unk_token: Option<String>,
+    /// Further special tokens.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub additional_special_tokens: Vec<String>,
 }

@@ -14,7 +14,9 @@ mod checkpoint;
 mod dataset;
 mod guard;
 mod optimizer;
+mod generation;
 mod values;
+mod vocabulary;
 
 use std::path::PathBuf;
 
@@ -25,8 +27,10 @@ pub use checkpoint::CheckpointConfig;
 pub use dataset::{Dataset, PretrainingDataset, SpecialTokens};
 pub use guard::GuardConfig;
 pub use optimizer::{LrGroup, OptimArgs, OptimizationConfig, Optimizer};
+pub use generation::GenerationConfig;
 pub(crate) use values::names;
 pub use values::*;
+pub use vocabulary::VocabularyConfig;
 
 /// A fine-tuning run, fully resolved: every key has a value or is optional.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -48,8 +52,12 @@ pub struct Config {
     /// Start from random weights (pretraining from scratch): only `config.json`
     /// and the tokenizer of `base_model` are read.
     pub reinit_weights: bool,
-    /// Special tokens to use in place of the tokenizer's own.
+    /// Special tokens to use in place of the tokenizer's own; those that the
+    /// vocabulary lacks are added to it.
     pub special_tokens: SpecialTokens,
+    /// Changes to the vocabulary.
+    #[serde(flatten)]
+    pub vocabulary: VocabularyConfig,
 
     // ---- backend and precision ------------------------------------------
     /// Where tensors live: the fastest that works, or one by name.
@@ -265,6 +273,9 @@ pub struct Config {
     /// Steps that go wrong.
     #[serde(flatten)]
     pub guard: GuardConfig,
+    /// Text that the trained model generates.
+    #[serde(flatten)]
+    pub generation: GenerationConfig,
     /// Folder of everything that the run writes.
     pub output_dir: PathBuf,
     /// Seed of every random choice.
@@ -279,6 +290,7 @@ impl Default for Config {
             model_config: None,
             reinit_weights: false,
             special_tokens: SpecialTokens::default(),
+            vocabulary: VocabularyConfig::default(),
             backend: Backend::Auto,
             bf16: AutoBool::Auto(Auto::Auto),
             fp16: false,
@@ -355,6 +367,7 @@ impl Default for Config {
             logging_steps: None,
             checkpoint: CheckpointConfig::default(),
             guard: GuardConfig::default(),
+            generation: GenerationConfig::default(),
             output_dir: PathBuf::from("./model-out"),
             seed: 42,
         }

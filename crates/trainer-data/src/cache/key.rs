@@ -104,6 +104,17 @@ const NO_INFLUENCE: &[&str] = &[
     "save_dtype",
     "on_nonfinite",
     "on_nonfinite_limit",
+    "resize_token_embeddings_to_32x",
+    "mean_resizing_embeddings",
+    "shrink_embeddings",
+    "generation_max_new_tokens",
+    "generation_do_sample",
+    "generation_temperature",
+    "generation_top_k",
+    "generation_top_p",
+    "generation_min_p",
+    "generation_repetition_penalty",
+    "generation_stop_strings",
     "output_dir",
 ];
 

@@ -20,6 +20,8 @@ use std::sync::Arc;
 use seqprep::{IGNORE_INDEX, Sample};
 use trainer_config::{Config, Dataset, PromptStrategy};
 
+pub use chat::ChatPrompts;
+
 use crate::source::Row;
 use crate::{DataError, Tokenizer};
 

@@ -1,8 +1,8 @@
 //! Tokenizer folders: special tokens, offsets, and the way back to disk.
 
 use serde_json::{Value, json};
-use trainer_config::SpecialTokens;
-use trainer_data::Tokenizer;
+use trainer_config::{Config, SpecialTokens};
+use trainer_data::{TextStream, Tokenizer};
 
 use crate::support::{Lab, SPECIAL};
 
@@ -131,12 +131,148 @@ fn folders_that_cannot_be_loaded() {
         load("model", SpecialTokens::default()),
         "cannot load the tokenizer from model/tokenizer.json: EOF while parsing an object at line 1 column 1"
     );
-    let chosen = SpecialTokens {
-        pad_token: Some("[PAD]".into()),
-        ..SpecialTokens::default()
+}
+
+fn vocabulary(lab: &Lab, keys: Value) -> Config {
+    let mut config = json!({
+        "base_model": lab.path(),
+        "datasets": [{"path": "x", "type": "completion"}],
+        "learning_rate": 1.0,
+    });
+    config
+        .as_object_mut()
+        .unwrap()
+        .extend(keys.as_object().unwrap().clone());
+    serde_json::from_value(config).unwrap()
+}
+
+/// New tokens follow the vocabulary, are found in text, and the saved folder gives
+/// the same ids.
+#[test]
+fn new_tokens_are_added_and_saved() {
+    let lab = Lab::new("</s>");
+    let last = 256 + SPECIAL.len() as u32;
+    lab.write("added_tokens.json", r#"{"<unk>": 267}"#);
+    let config = vocabulary(
+        &lab,
+        json!({
+            "tokens": ["<tool>", "a", "</tool>"],
+            "special_tokens": {
+                "pad_token": "[PAD]",
+                "additional_special_tokens": ["<|call|>", "<|im_end|>"],
+            },
+            "added_tokens_overrides": {"262": "<|think|>"},
+        }),
+    );
+    let tokenizer = Tokenizer::from_config(&config).unwrap();
+    let new = [
+        ("[PAD]", last),
+        ("<|call|>", last + 1),
+        ("<tool>", last + 2),
+        ("</tool>", last + 3),
+    ];
+    let expected: Vec<(String, u32)> = new.map(|(text, id)| (text.to_owned(), id)).into();
+    assert_eq!(tokenizer.new_tokens(), expected);
+    assert_eq!(tokenizer.vocab_size(), last as usize + 4);
+    assert_eq!(tokenizer.pad_id(), Some(last));
+    assert!(tokenizer.is_special(last + 1) && !tokenizer.is_special(last + 2));
+    let text = "x<tool><|call|><|think|></tool>a<|im_end|>";
+    let ids = tokenizer.encode(text, false).unwrap();
+    let a = tokenizer.token_to_id("a").unwrap();
+    let end = id("<|im_end|>").unwrap();
+    assert_eq!(ids[1..], [last + 2, last + 1, 262, last + 3, a, end]);
+    assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
+    assert_eq!(
+        tokenizer.token_to_id("<end_of_turn>"),
+        None,
+        "was token 262"
+    );
+
+    let out = tempfile::tempdir().unwrap();
+    tokenizer.save(out.path()).unwrap();
+    let back = Tokenizer::from_dir(out.path(), &SpecialTokens::default()).unwrap();
+    assert_eq!(back.encode(text, false).unwrap(), ids);
+    assert_eq!(back.pad_id(), Some(last));
+    assert!(back.new_tokens().is_empty());
+    let read = |name: &str| -> Value {
+        serde_json::from_slice(&std::fs::read(out.path().join(name)).unwrap()).unwrap()
     };
     assert_eq!(
-        load("", chosen).replace("FOLDER", ""),
-        "`special_tokens.pad_token`: \"[PAD]\" is not in the vocabulary of ; name a token that is, adding new ones is not supported"
+        read("tokenizer_config.json")["additional_special_tokens"],
+        json!(["<|call|>", "<|im_end|>"])
     );
+    let listed = read("added_tokens.json");
+    assert_eq!(
+        (&listed["<|think|>"], &listed["<tool>"]),
+        (&json!(262), &json!(last + 2))
+    );
+}
+
+#[test]
+fn tokens_that_cannot_be_overridden() {
+    let lab = Lab::new("</s>");
+    let message = |id: &str, text: &str| {
+        let config = vocabulary(&lab, json!({"added_tokens_overrides": {id: text}}));
+        let error = Tokenizer::from_config(&config).unwrap_err();
+        lab.message(&error).replace("FOLDER", "F")
+    };
+    let start =
+        |id: &str| format!("`added_tokens_overrides`: token {id} of F cannot be replaced: ");
+    assert_eq!(
+        message("65", "x"),
+        start("65") + "\"x\" is token 120 already"
+    );
+    assert_eq!(
+        message("65", "<new>"),
+        start("65")
+            + "it is none of the tokens that were added to the vocabulary; it has no reserved ones; \
+               add the text to `tokens`"
+    );
+    assert_eq!(
+        message("257", "<new>"),
+        start("257") + "\"</s>\" is the tokenizer's eos_token, which other files name"
+    );
+}
+
+/// The pieces are the whole, no piece ends within a character, and a stop text
+/// never shows, however it is spread over tokens.
+#[test]
+fn text_streams_give_whole_characters_and_end_before_a_stop_text() {
+    let tokenizer = Lab::new("</s>").tokenizer();
+    let text = "a\u{e9}\u{1f600} <b> \u{4e2d}<|im_end|>z";
+    let ids = tokenizer.encode(text, false).unwrap();
+    let run = |ids: &[u32], stops: &[&str], skip: bool| {
+        let stops: Vec<String> = stops.iter().map(ToString::to_string).collect();
+        let mut stream = TextStream::new(&tokenizer, skip, &stops);
+        let mut pieces: Vec<String> = ids.iter().map(|id| stream.push(*id).unwrap()).collect();
+        pieces.push(stream.finish().unwrap());
+        assert!(stream.push(65).unwrap().is_empty() || !stream.stopped());
+        (pieces, stream.stopped())
+    };
+    let (pieces, stopped) = run(&ids, &[], false);
+    assert_eq!(pieces.concat(), text);
+    assert_eq!(pieces[..4], ["a", "", "\u{e9}", ""]);
+    assert!(!stopped);
+    assert_eq!(
+        run(&ids, &[], true).0.concat(),
+        text.replace("<|im_end|>", "")
+    );
+    // The emoji is three tokens that end nothing, then one that ends it.
+    assert!(run(&ids[..5], &[], false).0.concat().ends_with('\u{FFFD}'));
+
+    for (stops, expected) in [
+        (&["<b>"][..], "a\u{e9}\u{1f600} "),
+        (&["<b>x", "\u{4e2d}"], "a\u{e9}\u{1f600} <b> "),
+        (&["d>", "b>", "<b"], "a\u{e9}\u{1f600} "),
+        (&["<|im_end|>"], "a\u{e9}\u{1f600} <b> \u{4e2d}"),
+        (&[" <b> \u{4e2d}<|im_end|>z"], "a\u{e9}\u{1f600}"),
+        (&["z"], &text[..text.len() - 1]),
+    ] {
+        let (pieces, stopped) = run(&ids, stops, false);
+        assert_eq!(pieces.concat(), expected, "{stops:?}");
+        assert!(stopped, "{stops:?}");
+    }
+    // What only looked like a stop text comes at the end.
+    let (pieces, stopped) = run(&ids, &["<b> \u{4e2d}<|im_end|>zz", ""], false);
+    assert_eq!((pieces.concat().as_str(), stopped), (text, false));
 }

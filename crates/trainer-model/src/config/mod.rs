@@ -18,6 +18,7 @@ use serde_json::{Map, Value};
 
 use crate::error::{ModelError, Result};
 use crate::families::{self, Family};
+use crate::files::{read_generation_config, refuse_file};
 
 pub(crate) use reader::Reader;
 pub use rope::{RopeConfig, RopeScaling};
@@ -75,6 +76,8 @@ pub struct ModelConfig {
     pub initializer_range: f64,
     /// The file as read, with overrides: what is written back beside trained weights.
     pub raw: Map<String, Value>,
+    /// `generation_config.json` as read, written back too; empty where there is none.
+    pub generation: Map<String, Value>,
 }
 
 /// RMSNorms of the residual stream and of queries and keys.
@@ -204,6 +207,7 @@ impl ModelConfig {
     /// When the file is missing or is not JSON, names an unknown model type, or
     /// holds a value that cannot be used.
     pub fn from_folder(folder: &Path, overrides: Option<&Map<String, Value>>) -> Result<Self> {
+        refuse_file(folder)?;
         let path = folder.join("config.json");
         if !path.is_file() {
             return Err(ModelError::MissingFile {
@@ -226,7 +230,9 @@ impl ModelConfig {
         for (key, value) in overrides.into_iter().flatten() {
             raw.insert(key.clone(), value.clone());
         }
-        Self::from_json(raw, path)
+        let mut config = Self::from_json(raw, path)?;
+        config.generation = read_generation_config(folder)?;
+        Ok(config)
     }
 
     /// Checks a parsed `config.json`; `path` is named in errors.
@@ -331,6 +337,7 @@ impl ModelConfig {
             num_labels: read.num_labels()?,
             initializer_range: read.number("initializer_range")?.unwrap_or(0.02),
             raw: Map::new(),
+            generation: Map::new(),
         })
     }
 

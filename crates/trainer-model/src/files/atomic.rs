@@ -12,32 +12,68 @@ use crate::error::{ModelError, Result};
 /// # Errors
 /// What `write` or the file system reports.
 pub fn write_atomically(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let folder = path
-        .parent()
-        .filter(|p| !p.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // The process id keeps two runs from sharing a temporary file.
-    let temporary: PathBuf = folder.join(format!(".{name}.{}.tmp", std::process::id()));
-    let finish = || {
+    let pending = Pending::create(path)?;
+    write(pending.temporary())?;
+    pending.sync()?;
+    pending.commit()
+}
+
+/// A file that does not have its name yet; removed if it never gets it.
+#[derive(Debug)]
+pub(super) struct Pending {
+    path: PathBuf,
+    temporary: PathBuf,
+}
+
+impl Pending {
+    /// Makes an empty file beside `path`, and the folder where there is none.
+    pub(super) fn create(path: &Path) -> Result<Self> {
+        let folder = folder_of(path);
+        fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        // The process id keeps two runs from sharing a temporary file.
+        let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
         // Made here so that it has the permissions of an ordinary new file,
         // whatever the writer would choose.
         File::create(&temporary).map_err(ModelError::io(&temporary))?;
-        write(&temporary)?;
-        let file = File::open(&temporary).map_err(ModelError::io(&temporary))?;
-        file.sync_all().map_err(ModelError::io(&temporary))?;
-        fs::rename(&temporary, path).map_err(ModelError::io(path))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            temporary,
+        })
+    }
+
+    /// Where to write.
+    pub(super) fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Makes the contents durable.
+    pub(super) fn sync(&self) -> Result<()> {
+        let file = File::open(&self.temporary).map_err(ModelError::io(&self.temporary))?;
+        file.sync_all().map_err(ModelError::io(&self.temporary))
+    }
+
+    /// Gives the file its name.
+    pub(super) fn commit(self) -> Result<()> {
+        fs::rename(&self.temporary, &self.path).map_err(ModelError::io(&self.path))?;
         // The new name itself must survive a crash; some systems cannot sync a
         // folder, which is no reason to fail.
-        if let Ok(folder) = File::open(folder) {
+        if let Ok(folder) = File::open(folder_of(&self.path)) {
             let _ = folder.sync_all();
         }
         Ok(())
-    };
-    let result = finish();
-    if result.is_err() {
-        let _ = fs::remove_file(&temporary);
     }
-    result
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // Not there any more once it has its name.
+        let _ = fs::remove_file(&self.temporary);
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."))
 }

@@ -1,13 +1,13 @@
 //! From a folder to a model on a device.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeSet;
+use std::path::Path;
 
 use burn::module::{ModuleMapper, Param};
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use serde::Deserialize;
 
+use super::layout::open_weights;
 use super::safetensors::WeightFile;
 use crate::config::ModelConfig;
 use crate::decoder::CausalLm;
@@ -16,13 +16,12 @@ use crate::parameters::parameters;
 use crate::pretrained::Pretrained;
 use crate::reward::{RewardModel, RewardTask};
 
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-
 /// Tensors that older files carry and that no model needs: they are computed.
 const COMPUTED: &[&str] = &["rotary_emb.inv_freq"];
 
 /// Loads the weights of `folder` into a model of this configuration, as `f32`.
+/// One tensor at a time is read, in pieces: beside the model, next to no memory
+/// is needed.
 ///
 /// # Errors
 /// When a file is missing or damaged, or tensors are missing, unexpected or of
@@ -52,7 +51,7 @@ pub fn load_reward_model(
 /// # Errors
 /// When a file is missing or damaged.
 pub fn has_score(folder: &Path) -> Result<bool> {
-    let files = open_all(folder)?;
+    let files = open_weights(folder)?;
     Ok(files
         .iter()
         .any(|file| file.shape("score.weight").is_some()))
@@ -60,7 +59,7 @@ pub fn has_score(folder: &Path) -> Result<bool> {
 
 /// Gives a new model the weights of `folder`.
 fn fill<M: Pretrained>(folder: &Path, model: M) -> Result<M> {
-    let mut files = open_all(folder)?;
+    let mut files = open_weights(folder)?;
     check(folder, &files, &model)?;
     let mut fill = Fill {
         files: &mut files,
@@ -70,55 +69,6 @@ fn fill<M: Pretrained>(folder: &Path, model: M) -> Result<M> {
     let model = model.map(&mut fill);
     fill.result?;
     Ok(model)
-}
-
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
-fn open_all(folder: &Path) -> Result<Vec<WeightFile>> {
-    let index_path = folder.join(INDEX);
-    if !index_path.is_file() {
-        let single = folder.join(SINGLE);
-        if single.is_file() {
-            return Ok(vec![WeightFile::open(&single)?]);
-        }
-        return Err(ModelError::MissingFile {
-            folder: folder.to_path_buf(),
-            name: SINGLE.into(),
-            hint: format!(
-                "weights must be {SINGLE}, or shards with {INDEX}; to start from random weights \
-                 set reinit_weights: true"
-            ),
-        });
-    }
-    let text = std::fs::read_to_string(&index_path).map_err(ModelError::io(&index_path))?;
-    let index: Index = serde_json::from_str(&text).map_err(|e| ModelError::Json {
-        path: index_path.clone(),
-        message: e.to_string(),
-    })?;
-    let shards: BTreeSet<&String> = index.weight_map.values().collect();
-    let mut files = Vec::new();
-    for shard in shards {
-        // A name from a file must not lead out of the folder.
-        if PathBuf::from(shard).file_name() != Some(shard.as_ref()) {
-            return Err(ModelError::Json {
-                path: index_path,
-                message: format!("\"{shard}\" is not a plain file name"),
-            });
-        }
-        let path = folder.join(shard);
-        if !path.is_file() {
-            return Err(ModelError::MissingFile {
-                folder: folder.to_path_buf(),
-                name: shard.clone(),
-                hint: format!("{INDEX} names it as a shard of the weights"),
-            });
-        }
-        files.push(WeightFile::open(&path)?);
-    }
-    Ok(files)
 }
 
 /// Compares what the files hold with what the model needs, before anything is

@@ -1,16 +1,23 @@
 //! Model folders in Hugging Face layout: `config.json`, `model.safetensors` or
-//! shards with `model.safetensors.index.json`.
+//! shards with `model.safetensors.index.json`; GGUF files, which are made of them
+//! and become them.
 //!
 //! Nothing read from a file is trusted before it is checked, and an output file
 //! appears under its name only once it is complete.
 
 mod atomic;
 mod folder;
+mod gguf;
+mod header;
+mod layout;
 mod load;
 mod safetensors;
 mod save;
 
 pub use atomic::write_atomically;
 pub use folder::write_folder_atomically;
+pub use gguf::{GgufExport, GgufImport, GgufType, GgufValue, export_gguf, open_gguf};
+pub(crate) use layout::{read_generation_config, refuse_file};
 pub use load::{has_score, load_causal_lm, load_reward_model};
-pub use save::{SaveDtype, save_model};
+pub use safetensors::SaveDtype;
+pub use save::{SaveOptions, save_model};

@@ -1,153 +1,213 @@
 //! From a model to a folder that transformers loads.
 
-use std::borrow::Cow;
-use std::cell::RefCell;
-use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use burn::module::{ModuleVisitor, Param};
-use burn::prelude::*;
-use safetensors::Dtype;
-use safetensors::tensor::View;
-use serde_json::Value;
+use burn::tensor::TensorData;
+use serde_json::{Map, Value, json};
 
-use super::atomic::write_atomically;
+use super::atomic::{Pending, write_atomically};
+use super::layout::{self, GENERATION, INDEX, SINGLE};
+use super::safetensors::{SaveDtype, Writer};
 use crate::error::{ModelError, Result};
+use crate::parameters::{parameters, visit_values};
 use crate::pretrained::Pretrained;
 
-/// Number format of saved weights.
+/// How weights are saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SaveDtype {
-    /// As trained.
-    F32,
-    /// Half the size; rounded to nearest even.
-    Bf16,
+pub struct SaveOptions {
+    /// Number format.
+    pub dtype: SaveDtype,
+    /// Largest file of weights in bytes. Larger models are divided into several,
+    /// a tensor into none.
+    pub max_shard_bytes: u64,
 }
 
-impl SaveDtype {
-    fn torch_name(self) -> &'static str {
-        match self {
-            Self::F32 => "float32",
-            Self::Bf16 => "bfloat16",
+impl SaveOptions {
+    /// 5 GB, which file systems and hosts take without complaint.
+    pub const MAX_SHARD_BYTES: u64 = 5_000_000_000;
+}
+
+impl From<SaveDtype> for SaveOptions {
+    fn from(dtype: SaveDtype) -> Self {
+        Self {
+            dtype,
+            max_shard_bytes: Self::MAX_SHARD_BYTES,
         }
     }
 }
 
-/// Writes `config.json`, `generation_config.json` and `model.safetensors`.
-/// Each file appears under its name only once it is complete, the weights last.
+/// Writes `config.json`, `generation_config.json` and the weights:
+/// `model.safetensors`, or shards with `model.safetensors.index.json`. A number
+/// format alone stands for files of up to 5 GB.
+///
+/// Each file gets its name once it is complete, and the weights last: those of
+/// an earlier save stay until all of the new ones are written. One tensor at a
+/// time is copied to the host.
 ///
 /// # Errors
 /// What the file system reports.
-pub fn save_model<M: Pretrained>(model: &M, folder: &Path, dtype: SaveDtype) -> Result<()> {
+pub fn save_model<M: Pretrained>(
+    model: &M,
+    folder: &Path,
+    options: impl Into<SaveOptions>,
+) -> Result<()> {
+    let options = options.into();
     let mut config = model.saved_config();
     // Both names are read by one or another version of transformers.
     config.remove("torch_dtype");
-    config.insert("dtype".into(), Value::from(dtype.torch_name()));
-    write_json(&folder.join("config.json"), &Value::Object(config.clone()))?;
-
-    let mut generation = serde_json::Map::new();
+    config.insert("dtype".into(), Value::from(options.dtype.torch_name()));
+    let mut generation = model.config().generation.clone();
     for key in ["bos_token_id", "eos_token_id", "pad_token_id"] {
         if let Some(id) = config.get(key).filter(|id| !id.is_null()) {
-            generation.insert(key.into(), id.clone());
+            generation.entry(key).or_insert_with(|| id.clone());
         }
     }
-    write_json(
-        &folder.join("generation_config.json"),
-        &Value::Object(generation),
-    )?;
-
-    let mut views = Views {
-        path: Vec::new(),
-        dtype,
-        found: Vec::new(),
-    };
-    model.visit(&mut views);
-    let path = folder.join("model.safetensors");
-    write_atomically(&path, |temporary| {
-        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        safetensors::serialize_to_file(views.found, Some(format), temporary).map_err(|e| {
-            ModelError::Io {
-                path: path.clone(),
-                source: std::io::Error::other(e),
-            }
-        })
-    })
+    write_json(&folder.join("config.json"), &Value::Object(config))?;
+    write_json(&folder.join(GENERATION), &Value::Object(generation))?;
+    save_weights(model, folder, options)
 }
 
-fn write_json(path: &Path, value: &Value) -> Result<()> {
-    write_atomically(path, |temporary| {
-        let text = format!("{value:#}\n");
-        std::fs::write(temporary, text).map_err(ModelError::io(path))
-    })
+fn save_weights<M: Pretrained>(model: &M, folder: &Path, options: SaveOptions) -> Result<()> {
+    let tensors = parameters(model)
+        .into_iter()
+        .map(|info| (info.name, info.shape))
+        .collect();
+    let mut writer = WeightsWriter::create(folder, tensors, options)?;
+    visit_values(model, |_, data: TensorData| {
+        // Weights are floats, which all convert.
+        let values = data.convert::<f32>().try_into_vec().unwrap_or_default();
+        writer.append(&values)
+    })?;
+    writer.finish()
 }
 
-/// A parameter that is brought to the host when the writer reaches it.
-struct LazyTensor {
-    shape: Vec<usize>,
+/// The weights of a folder, written one tensor after the other.
+pub(super) struct WeightsWriter {
+    folder: PathBuf,
     dtype: SaveDtype,
-    read: RefCell<Option<Box<dyn FnOnce() -> TensorData>>>,
+    /// Names of the files, each with its tensors.
+    shards: Vec<(String, Vec<Described>)>,
+    /// Complete but for their names.
+    done: Vec<Pending>,
+    /// The file that is written, and how many tensors it lacks.
+    current: Option<(Pending, Writer, usize)>,
 }
 
-impl View for LazyTensor {
-    fn dtype(&self) -> Dtype {
-        match self.dtype {
-            SaveDtype::F32 => Dtype::F32,
-            SaveDtype::Bf16 => Dtype::BF16,
-        }
+/// Name and shape of a tensor.
+type Described = (String, Vec<usize>);
+
+impl WeightsWriter {
+    /// Begins the weights of a folder; tensors come in this order.
+    pub(super) fn create(
+        folder: &Path,
+        tensors: Vec<Described>,
+        options: SaveOptions,
+    ) -> Result<Self> {
+        let shards = divide(tensors, options);
+        let count = shards.len();
+        let name = |shard: usize| match count {
+            1 => SINGLE.to_owned(),
+            n => format!("model-{shard:05}-of-{n:05}.safetensors"),
+        };
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            dtype: options.dtype,
+            shards: (1..).map(name).zip(shards).collect(),
+            done: Vec::new(),
+            current: None,
+        })
     }
 
-    fn shape(&self) -> &[usize] {
-        &self.shape
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        let values: Vec<f32> = self
-            .read
-            .take()
-            .and_then(|read| read().convert::<f32>().try_into_vec().ok())
-            .unwrap_or_default();
-        Cow::Owned(match self.dtype {
-            SaveDtype::F32 => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
-            SaveDtype::Bf16 => values
+    /// The values of the next tensor.
+    pub(super) fn append(&mut self, values: &[f32]) -> Result<()> {
+        if self.current.is_none()
+            && let Some((name, tensors)) = self.shards.get(self.done.len())
+        {
+            let file = Pending::create(&self.folder.join(name))?;
+            let described: Vec<(&str, &[usize])> = tensors
                 .iter()
-                .flat_map(|&x| half::bf16::from_f32(x).to_le_bytes())
-                .collect(),
-        })
+                .map(|(name, shape)| (name.as_str(), shape.as_slice()))
+                .collect();
+            let writer = Writer::create(file.temporary(), &described, self.dtype)?;
+            self.current = Some((file, writer, tensors.len()));
+        }
+        if let Some((_, writer, left)) = &mut self.current {
+            writer.append(values)?;
+            *left -= 1;
+            if *left == 0
+                && let Some((file, writer, _)) = self.current.take()
+            {
+                writer.finish()?;
+                file.sync()?;
+                self.done.push(file);
+            }
+        }
+        Ok(())
     }
 
-    fn data_len(&self) -> usize {
-        let width = match self.dtype {
-            SaveDtype::F32 => 4,
-            SaveDtype::Bf16 => 2,
+    /// Gives all files their names, and removes those of an earlier save.
+    pub(super) fn finish(self) -> Result<()> {
+        let single = self.shards.len() == 1;
+        let index = match single {
+            true => None,
+            false => {
+                let file = Pending::create(&self.folder.join(INDEX))?;
+                write_text(file.temporary(), &index(&self.shards, self.dtype))?;
+                file.sync()?;
+                Some(file)
+            }
         };
-        self.shape.iter().product::<usize>() * width
+        for file in self.done.into_iter().chain(index) {
+            file.commit()?;
+        }
+        let names: Vec<&str> = self.shards.iter().map(|(name, _)| name.as_str()).collect();
+        layout::remove_stale_weights(&self.folder, &names, single)
     }
 }
 
-struct Views {
-    path: Vec<String>,
-    dtype: SaveDtype,
-    found: Vec<(String, LazyTensor)>,
+/// Fills shards in order.
+fn divide(tensors: Vec<Described>, options: SaveOptions) -> Vec<Vec<Described>> {
+    let mut shards: Vec<Vec<Described>> = Vec::new();
+    let mut size = 0;
+    for tensor in tensors {
+        let bytes = (elements(&tensor) * options.dtype.width()) as u64;
+        match shards.last_mut() {
+            Some(shard) if size + bytes <= options.max_shard_bytes => {
+                shard.push(tensor);
+                size += bytes;
+            }
+            _ => {
+                shards.push(vec![tensor]);
+                size = bytes;
+            }
+        }
+    }
+    shards
 }
 
-impl ModuleVisitor for Views {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
+fn elements((_, shape): &Described) -> usize {
+    shape.iter().product()
+}
 
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
+fn index(shards: &[(String, Vec<Described>)], dtype: SaveDtype) -> Value {
+    let mut total = 0;
+    let mut map = Map::new();
+    for (file, tensors) in shards {
+        for tensor in tensors {
+            total += elements(tensor);
+            map.insert(tensor.0.clone(), Value::from(file.as_str()));
+        }
     }
+    json!({
+        "metadata": {"total_parameters": total, "total_size": total * dtype.width()},
+        "weight_map": map,
+    })
+}
 
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let value = param.val();
-        let shape = value.dims().to_vec();
-        let read: Box<dyn FnOnce() -> TensorData> = Box::new(move || value.into_data());
-        let tensor = LazyTensor {
-            shape,
-            dtype: self.dtype,
-            read: RefCell::new(Some(read)),
-        };
-        self.found.push((self.path.join("."), tensor));
-    }
+pub(super) fn write_json(path: &Path, value: &Value) -> Result<()> {
+    write_atomically(path, |temporary| write_text(temporary, value))
+}
+
+fn write_text(path: &Path, value: &Value) -> Result<()> {
+    std::fs::write(path, format!("{value:#}\n")).map_err(ModelError::io(path))
 }

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::json;
-use trainer_model::{ModelConfig, SaveDtype, load_causal_lm, save_model, visit_values};
+use trainer_model::{
+    ModelConfig, SaveDtype, SaveOptions, load_causal_lm, parameters, save_model, visit_values,
+};
 
 use crate::{cpu, folder, load};
 
@@ -136,41 +138,380 @@ fn overrides_reach_the_configuration() {
     );
 }
 
-/// Whatever bytes stand in the header, the answer is an error.
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Shards hold no more than the limit but where one tensor does, their index
+/// names every tensor, and one save replaces another whatever the layouts.
 #[test]
-fn damaged_headers_are_errors() {
+fn shards_are_saved_and_replaced() {
     let target = tempfile::tempdir().unwrap();
-    let source = folder("llama");
+    let model = load(&folder("llama"), &cpu());
+    let save = |dtype, max_shard_bytes| {
+        let options = SaveOptions {
+            dtype,
+            max_shard_bytes,
+        };
+        save_model(&model, target.path(), options).unwrap();
+        names(target.path())
+    };
+    let limit = 100_000;
+    let files = save(SaveDtype::F32, limit);
+    let shards: Vec<&String> = files.iter().filter(|name| name.contains("-of-")).collect();
+    assert!(shards.len() > 2, "{files:?}");
+    assert_eq!(
+        shards[0],
+        &format!("model-00001-of-{:05}.safetensors", shards.len())
+    );
+    let text = fs::read_to_string(target.path().join("model.safetensors.index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let map = index["weight_map"].as_object().unwrap();
+    let mut total = 0;
+    for shard in &shards {
+        let bytes = fs::read(target.path().join(shard)).unwrap();
+        let tensors = SafeTensors::deserialize(&bytes).unwrap();
+        let size: usize = tensors.iter().map(|(_, view)| view.data().len()).sum();
+        assert!(
+            size as u64 <= limit || tensors.len() == 1,
+            "{shard}: {size}"
+        );
+        assert!(tensors.iter().all(|(name, _)| map[name] == shard.as_str()));
+        total += size;
+    }
+    assert_eq!(index["metadata"]["total_size"], total);
+    assert_eq!(map.len(), parameters(&model).len());
+    assert_eq!(values(target.path()), values(&folder("llama")));
+
+    let fewer = save(SaveDtype::Bf16, limit);
+    assert!(fewer.len() < files.len(), "{fewer:?}");
+    values(target.path());
+    let one = save(SaveDtype::F32, SaveOptions::MAX_SHARD_BYTES);
+    let expected = ["config.json", "generation_config.json", "model.safetensors"];
+    assert_eq!(one, expected);
+    assert_eq!(values(target.path()), values(&folder("llama")));
+    let again = save(SaveDtype::F32, limit);
+    assert_eq!(again, files);
+    assert_eq!(values(target.path()), values(&folder("llama")));
+}
+
+/// Keys that nothing here knows come back, and what is known of the model's
+/// tokens is put where it is missing.
+#[test]
+fn configurations_keep_unknown_keys() {
+    let (source, target) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    rewrite(source.path(), Dtype::F32, |_| "model.safetensors".into());
+    let path = source.path().join("config.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config["a_new_key"] = json!({"deep": [1, 2]});
+    config["eos_token_id"] = json!(2);
+    config["bos_token_id"] = json!(1);
+    fs::write(&path, config.to_string()).unwrap();
+    let generation = json!({"eos_token_id": [2, 5], "top_p": 0.9, "max_new_tokens": 77});
+    let file = "generation_config.json";
+    fs::write(source.path().join(file), generation.to_string()).unwrap();
+
+    save_model(&load(source.path(), &cpu()), target.path(), SaveDtype::Bf16).unwrap();
+    let read = |name: &str| -> serde_json::Value {
+        serde_json::from_str(&fs::read_to_string(target.path().join(name)).unwrap()).unwrap()
+    };
+    let saved = read("config.json");
+    assert_eq!(saved["a_new_key"], config["a_new_key"]);
+    assert_eq!(saved["dtype"], "bfloat16");
+    assert_eq!(saved["torch_dtype"], serde_json::Value::Null);
+    assert_eq!(
+        read(file),
+        json!({"eos_token_id": [2, 5], "top_p": 0.9, "max_new_tokens": 77, "bos_token_id": 1, "pad_token_id": 0})
+    );
+}
+
+/// A safetensors file of this header and so many bytes of data.
+fn file(header: &str, data: usize) -> Vec<u8> {
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.extend(header.as_bytes());
+    bytes.resize(bytes.len() + data, 0);
+    bytes
+}
+
+/// What a file must not make the reader believe. Nothing panics, nothing is
+/// allocated by a number that the file's length does not bear out.
+#[test]
+fn hostile_weight_files_are_errors() {
+    let target = tempfile::tempdir().unwrap();
+    let config = folder("llama").join("config.json");
+    fs::copy(config, target.path().join("config.json")).unwrap();
+    let config = ModelConfig::from_folder(target.path(), None).unwrap();
+    let good = fs::read(folder("llama").join("model.safetensors")).unwrap();
+    let header = u64::from_le_bytes(good[..8].try_into().unwrap());
+    let two = |a: &str, b: &str| format!(r#"{{"a":{a},"b":{b}}}"#);
+    let entry = |shape: &str, from: u64, to: u64| {
+        format!(r#"{{"dtype":"F32","shape":{shape},"data_offsets":[{from},{to}]}}"#)
+    };
+    let one = |shape: &str, from: u64, to: u64| format!(r#"{{"a":{}}}"#, entry(shape, from, to));
+    let cases: Vec<(Vec<u8>, &str)> = vec![
+        (Vec::new(), "not a safetensors file: 0 bytes"),
+        (b"abc".to_vec(), "not a safetensors file: 3 bytes"),
+        (vec![0; 64], "header is damaged"),
+        (vec![0xFF; 64], "claims 18446744073709551615 bytes of 64"),
+        (
+            [&(i64::MAX as u64).to_le_bytes()[..], b"{}"].concat(),
+            "claims 9223372036854775807 bytes of 10",
+        ),
+        (
+            [&99_u64.to_le_bytes()[..], b"{}"].concat(),
+            "claims 99 bytes of 10",
+        ),
+        (file("{]", 0), "header is damaged"),
+        (file("[]", 0), "expected an object of tensors"),
+        (file(&"[".repeat(100_000), 0), "header is damaged"),
+        (
+            file(&one("[2]", 4, 12), 12),
+            "tensor a begins at byte 4, but the one before it ends at 0",
+        ),
+        (file(&one("[2]", 8, 0), 8), "its offsets are 8 to 0"),
+        (
+            file(&one("[2]", 0, 4), 4),
+            "is 8 bytes, but its offsets are 0 to 4",
+        ),
+        (
+            file(&one("[2]", 0, 8), 4),
+            "the file has 4 bytes of tensors, its header describes 8",
+        ),
+        (
+            file(&one("[2]", 0, 8), 9),
+            "the file has 9 bytes of tensors, its header describes 8",
+        ),
+        (
+            file(&one("[4611686018427387905,4]", 0, 16), 16),
+            "sizes of shape [4611686018427387905, 4] overflow",
+        ),
+        (
+            // 4 times 2⁶² elements of 4 bytes: the product of bytes overflows alone.
+            file(&one("[4611686018427387904]", 0, 0), 0),
+            "overflow",
+        ),
+        (file(&one("[-1]", 0, 4), 4), "header is damaged"),
+        (file(&one("[1e3]", 0, 4), 4), "header is damaged"),
+        (
+            file(&two(&entry("[2]", 0, 8), &entry("[2]", 4, 12)), 12),
+            "tensor b begins at byte 4, inside of tensor a, which ends at 8",
+        ),
+        (
+            file(&two(&entry("[2]", 0, 8), &entry("[2]", 0, 8)), 8),
+            "tensor b begins at byte 0, inside of tensor a, which ends at 8",
+        ),
+        (
+            file(&format!(r#"{{"a":{0},"a":{0}}}"#, entry("[1]", 0, 4)), 4),
+            "tensor a is described twice",
+        ),
+        (
+            file(
+                r#"{"a":{"dtype":"Q8_0","shape":[1],"data_offsets":[0,4]}}"#,
+                4,
+            ),
+            "unknown variant `Q8_0`",
+        ),
+        (
+            file(
+                r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,18446744073709551615]}}"#,
+                4,
+            ),
+            "is 4 bytes, but its offsets are 0 to 18446744073709551615",
+        ),
+        (file("{}", 0), "missing: model.embed_tokens.weight"),
+        (
+            [b"PK\x03\x04".as_slice(), &[0; 60]].concat(),
+            "pickles are never read",
+        ),
+        (
+            [b"\x80\x02\x8a\x0a".as_slice(), &[0; 60]].concat(),
+            "pickles are never read",
+        ),
+        (
+            [b"GGUF".as_slice(), &[0; 60]].concat(),
+            "this is a GGUF file under another name",
+        ),
+        (
+            b"version https://git-lfs.github.com/spec/v1".to_vec(),
+            "Git LFS pointer",
+        ),
+        // Cut off in the header and in the data, and one byte too long.
+        (good[..header as usize].to_vec(), "or cut off"),
+        (
+            good[..good.len() - 1].to_vec(),
+            "was not written or copied to its end",
+        ),
+        (
+            [&good[..], b"x"].concat(),
+            "was not written or copied to its end",
+        ),
+        (
+            String::from_utf8_lossy(&good[..8 + header as usize])
+                .replacen("[1024,64]", "[64,1024]", 1)
+                .bytes()
+                .chain(good[8 + header as usize..].iter().copied())
+                .collect(),
+            "wrong shape: lm_head.weight is [64, 1024], config.json gives [1024, 64]",
+        ),
+    ];
+    for (bytes, message) in cases {
+        fs::write(target.path().join("model.safetensors"), bytes).unwrap();
+        let error = load_causal_lm(target.path(), &config, &cpu()).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains(message), "{message}: {error}");
+        assert!(
+            error.starts_with(target.path().to_str().unwrap()),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn integers_are_no_weights() {
+    let target = tempfile::tempdir().unwrap();
+    rewrite(target.path(), Dtype::F32, |_| "model.safetensors".into());
+    let path = target.path().join("model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let header = 8 + u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let text = String::from_utf8(bytes[..header].to_vec()).unwrap();
+    let text = text.replace(r#""dtype":"F32""#, r#""dtype":"I32""#);
+    fs::write(&path, [text.as_bytes(), &bytes[header..]].concat()).unwrap();
+    let config = ModelConfig::from_folder(target.path(), None).unwrap();
+    let error = load_causal_lm(target.path(), &config, &cpu()).unwrap_err();
+    let error = error.to_string();
+    assert!(
+        error.contains("is stored as I32; supported: F32, BF16, F16, F64"),
+        "{error}"
+    );
+}
+
+/// Indexes that name what is not theirs, and folders whose weights are not read.
+#[test]
+fn hostile_folders_are_errors() {
+    let index = |shard: &str| json!({"weight_map": {"model.norm.weight": shard}}).to_string();
+    const INDEX: &str = "model.safetensors.index.json";
+    // Name and text of a file beside config.json, and what the error says.
+    let cases: Vec<(&str, String, &str)> = vec![
+        (
+            "notes.txt",
+            "x".into(),
+            "weights must be model.safetensors, or shards",
+        ),
+        (
+            "pytorch_model.bin",
+            "x".into(),
+            "pytorch_model.bin is a Python pickle",
+        ),
+        (
+            "consolidated.00.pth",
+            "x".into(),
+            "consolidated.00.pth is a Python pickle",
+        ),
+        (
+            "m-Q4_0.gguf",
+            "x".into(),
+            "`trainer import m-Q4_0.gguf FOLDER`",
+        ),
+        (
+            INDEX,
+            index("../../etc/passwd"),
+            "\"../../etc/passwd\" is not a plain file name",
+        ),
+        (
+            INDEX,
+            index("/etc/passwd"),
+            "\"/etc/passwd\" is not a plain file name",
+        ),
+        (INDEX, index(".."), "\"..\" is not a plain file name"),
+        (INDEX, index(""), "\"\" is not a plain file name"),
+        (INDEX, index("a\\b.safetensors"), "is not a plain file name"),
+        (INDEX, index("pytorch_model-1.bin"), "is a Python pickle"),
+        (
+            INDEX,
+            index("nowhere.safetensors"),
+            "no nowhere.safetensors in this folder",
+        ),
+        (INDEX, "{}".into(), "missing field `weight_map`"),
+        (INDEX, "[".repeat(100_000), "model.safetensors.index.json: "),
+        (
+            INDEX,
+            r#"{"weight_map": {"a": 1}}"#.into(),
+            "expected a string",
+        ),
+        (
+            "generation_config.json",
+            "[]".into(),
+            "generation_config.json: invalid type",
+        ),
+    ];
+    for (name, text, message) in cases {
+        let target = tempfile::tempdir().unwrap();
+        let config = folder("llama").join("config.json");
+        fs::copy(config, target.path().join("config.json")).unwrap();
+        fs::write(target.path().join(name), text).unwrap();
+        let loaded = ModelConfig::from_folder(target.path(), None)
+            .and_then(|config| load_causal_lm(target.path(), &config, &cpu()));
+        let error = loaded.unwrap_err().to_string();
+        assert!(error.contains(message), "{message}: {error}");
+    }
+}
+
+#[test]
+fn an_index_must_agree_with_its_shards() {
+    let target = tempfile::tempdir().unwrap();
+    rewrite(target.path(), Dtype::F32, |name| {
+        let shard = if name.contains("layers.1") { 2 } else { 1 };
+        format!("model-0000{shard}-of-00002.safetensors")
+    });
+    let config = ModelConfig::from_folder(target.path(), None).unwrap();
+    let load = || {
+        let loaded = load_causal_lm(target.path(), &config, &cpu());
+        loaded.unwrap_err().to_string()
+    };
+    let path = target.path().join("model.safetensors.index.json");
+    let text = fs::read_to_string(&path).unwrap();
+    let mut index: serde_json::Value = serde_json::from_str(&text).unwrap();
+    index["weight_map"]["model.norm.weight"] = json!("model-00002-of-00002.safetensors");
+    fs::write(&path, index.to_string()).unwrap();
+    let error = load();
+    assert!(
+        error.ends_with("tensor model.norm.weight is not in model-00002-of-00002.safetensors"),
+        "{error}"
+    );
     fs::copy(
-        source.join("config.json"),
-        target.path().join("config.json"),
+        target.path().join("model-00001-of-00002.safetensors"),
+        target.path().join("extra.safetensors"),
     )
     .unwrap();
-    let bytes = fs::read(source.join("model.safetensors")).unwrap();
-    let config = ModelConfig::from_folder(target.path(), None).unwrap();
-    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
-    let overlapping = {
-        let text = String::from_utf8(bytes[8..8 + header].to_vec()).unwrap();
-        let at = text.rfind("data_offsets\":[").unwrap() + "data_offsets\":[".len();
-        let mut text = text.into_bytes();
-        text[at] = if text[at] == b'1' { b'2' } else { b'1' };
-        [&bytes[..8], &text, &bytes[8 + header..]].concat()
-    };
-    let huge_shape = {
-        let text = String::from_utf8(bytes[8..8 + header].to_vec()).unwrap();
-        let text = text.replacen("[1024,64]", "[9999999999,9999999999]", 1);
-        let size = (text.len() as u64).to_le_bytes();
-        [&size[..], text.as_bytes(), &bytes[8 + header..]].concat()
-    };
-    for damaged in [
-        Vec::new(),
-        b"abc".to_vec(),
-        vec![0; 64],
-        overlapping,
-        huge_shape,
+    index["weight_map"]["model.norm.weight"] = json!("extra.safetensors");
+    fs::write(&path, index.to_string()).unwrap();
+    let error = load();
+    assert!(
+        error.contains("is in extra.safetensors and in model-00001-of-00002.safetensors"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_file_is_no_model_folder() {
+    let target = tempfile::tempdir().unwrap();
+    for (name, message) in [
+        (
+            "m.gguf",
+            "this is a GGUF file; `trainer import FILE.gguf FOLDER`",
+        ),
+        ("m.pt", "this is a file, and m.pt is a Python pickle"),
+        ("m.safetensors", "name the folder that holds config.json"),
     ] {
-        fs::write(target.path().join("model.safetensors"), damaged).unwrap();
-        let error = load_causal_lm(target.path(), &config, &cpu()).unwrap_err();
-        assert!(error.to_string().contains("model.safetensors"), "{error}");
+        let path = target.path().join(name);
+        fs::write(&path, "x").unwrap();
+        let error = ModelConfig::from_folder(&path, None).unwrap_err();
+        assert!(error.to_string().contains(message), "{error}");
     }
 }

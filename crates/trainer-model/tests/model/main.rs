@@ -2,9 +2,11 @@
 
 mod families;
 mod files;
+mod generation;
 mod gradients;
 mod heads;
 mod reference;
+mod vocabulary;
 
 use std::path::PathBuf;
 

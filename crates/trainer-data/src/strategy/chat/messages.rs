@@ -423,7 +423,8 @@ fn bad_json(
     }
 }
 
-fn default_system(config: &Config) -> Result<Option<String>, DataError> {
+/// `default_system_message`, read from the file that it may name.
+pub(super) fn default_system(config: &Config) -> Result<Option<String>, DataError> {
     let Some(text) = &config.default_system_message else {
         return Ok(None);
     };

@@ -21,6 +21,7 @@ mod marks;
 mod messages;
 mod parts;
 mod probe;
+mod prompt;
 mod roles;
 mod thinking;
 
@@ -34,7 +35,9 @@ use self::layout::{Layout, Renderer, Span};
 use self::marks::Marks;
 use self::messages::{Conversation, Fields, row_error};
 use self::probe::Probe;
+pub use self::prompt::ChatPrompts;
 use super::{Strategy, TokenRoles, label};
+
 use crate::source::Row;
 use crate::tokenizer::Encoded;
 use crate::{ChatTemplate, DataError, Tokenizer};
@@ -64,26 +67,12 @@ impl<'a> Chat<'a> {
         let template = ChatTemplate::resolve(config, Some(dataset), tokenizer)?;
         let probe = Probe::new(&template, tokenizer)?;
         let ends = ends(config, dataset, tokenizer, &template, &probe)?;
-        let escaper = (!config.allow_special_tokens_in_content).then(|| {
-            let all = tokenizer.special_texts();
-            let structure: Vec<String> = all
-                .iter()
-                .filter(|name| {
-                    let id = tokenizer.token_to_id(name);
-                    probe.text.contains(name.as_str())
-                        || id.is_some_and(|id| ends.iter().any(|(end, _)| *end == id))
-                        || tokenizer.special_tokens().any(|(_, text)| text == *name)
-                })
-                .cloned()
-                .collect();
-            Escaper::new(&all, &structure)
-        });
         Ok(Self {
             fields: Fields::new(config, dataset)?,
             tokenizer,
+            escaper: escaper(config, tokenizer, &probe, &ends),
             template,
             probe,
-            escaper,
             ends,
         })
     }
@@ -352,6 +341,29 @@ impl Strategy for Chat<'_> {
     fn roles(&self, row: &Row) -> Result<Option<TokenRoles>, DataError> {
         self.token_roles(row).map_err(|error| error.at(&row.at))
     }
+}
+
+/// Finds the names of special tokens in texts, unless they are welcome there.
+fn escaper(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    probe: &Probe,
+    ends: &[(u32, TrainOnEos)],
+) -> Option<Escaper> {
+    (!config.allow_special_tokens_in_content).then(|| {
+        let all = tokenizer.special_texts();
+        let structure: Vec<String> = all
+            .iter()
+            .filter(|name| {
+                let id = tokenizer.token_to_id(name);
+                probe.text.contains(name.as_str())
+                    || id.is_some_and(|id| ends.iter().any(|(end, _)| *end == id))
+                    || tokenizer.special_tokens().any(|(_, text)| text == *name)
+            })
+            .cloned()
+            .collect();
+        Escaper::new(&all, &structure)
+    })
 }
 
 /// The tokens that end turns, and when each is trained.

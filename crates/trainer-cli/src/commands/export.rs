@@ -1,0 +1,154 @@
+//! `trainer export` and `trainer import`: models as GGUF files, and back.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use trainer_data::GgufVocabulary;
+use trainer_model::{GgufExport, GgufType, GgufValue, SaveDtype, export_gguf, open_gguf};
+
+use crate::args::Run;
+use crate::session::{Failure, load_layers, load_trained_model, select_device};
+
+/// Writes the trained model of a configuration.
+pub(crate) fn run(run: &Run) -> Result<(), Failure> {
+    let ([file, dtype], overrides) = run.flags(["gguf", "dtype"])?;
+    let file = file.ok_or_else(|| {
+        Failure::new("error: name the file to write: `trainer export CONFIG --gguf FILE`")
+    })?;
+    let dtype = dtype.unwrap_or_else(|| "f16".to_owned());
+    let known = GgufType::WRITTEN.iter().find(|(name, _)| *name == dtype);
+    let Some((_, format)) = known else {
+        let names = GgufType::WRITTEN.map(|(name, _)| name).join(", ");
+        return Err(Failure::new(format!(
+            "error: --dtype {dtype} is not a format that is written; there are {names}"
+        )));
+    };
+    let config = load_layers(&run.config, overrides)?.config;
+    let device = select_device(&config)?.device;
+    let trained = load_trained_model(&config, &device)?;
+    let vocabulary = trained
+        .tokenizer
+        .to_gguf(trained.model.config().vocab_size)?;
+    let name = config.output_dir.file_name().unwrap_or_default();
+    let export = GgufExport {
+        name: name.to_string_lossy().into_owned(),
+        format: *format,
+        tokenizer: metadata(vocabulary),
+    };
+    for note in export_gguf(&trained.model, &export, Path::new(&file))? {
+        eprintln!("note: {note}");
+    }
+    println!("{file}");
+    Ok(())
+}
+
+/// Makes a model folder of a GGUF file.
+pub(crate) fn import(file: &Path, folder: &Path, dtype: &str) -> Result<(), Failure> {
+    let dtype = match dtype {
+        "f32" => SaveDtype::F32,
+        "bf16" => SaveDtype::Bf16,
+        other => {
+            return Err(Failure::new(format!(
+                "error: --dtype {other} is not a format of model folders; there are bf16, f32"
+            )));
+        }
+    };
+    if folder.join("config.json").exists() {
+        return Err(Failure::new(format!(
+            "error: {} holds a model already; name another folder",
+            folder.display()
+        )));
+    }
+    let model = open_gguf(file)?;
+    let vocabulary = vocabulary(model.metadata());
+    std::fs::create_dir_all(folder)
+        .map_err(|error| Failure::new(format!("error: {}: {error}", folder.display())))?;
+    vocabulary.write(folder, file)?;
+    let parameters = model.config().num_parameters();
+    model.write(folder, dtype)?;
+    println!("{}: {parameters} parameters", folder.display());
+    Ok(())
+}
+
+const MODEL: &str = "tokenizer.ggml.model";
+const PRE: &str = "tokenizer.ggml.pre";
+const TOKENS: &str = "tokenizer.ggml.tokens";
+const TYPES: &str = "tokenizer.ggml.token_type";
+const SCORES: &str = "tokenizer.ggml.scores";
+const MERGES: &str = "tokenizer.ggml.merges";
+const BOS: &str = "tokenizer.ggml.bos_token_id";
+const EOS: &str = "tokenizer.ggml.eos_token_id";
+const PADDING: &str = "tokenizer.ggml.padding_token_id";
+const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
+const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+const ADD_SPACE: &str = "tokenizer.ggml.add_space_prefix";
+const TEMPLATE: &str = "tokenizer.chat_template";
+
+fn metadata(vocabulary: GgufVocabulary) -> Vec<(String, GgufValue)> {
+    let llama = vocabulary.scores.is_some();
+    let id = |id: Option<u32>| id.map(GgufValue::U32);
+    let entries = [
+        (MODEL, Some(GgufValue::Text(vocabulary.model))),
+        (PRE, Some(GgufValue::Text(vocabulary.pre))),
+        (TOKENS, Some(GgufValue::Texts(vocabulary.tokens))),
+        (SCORES, vocabulary.scores.map(GgufValue::F32s)),
+        (TYPES, Some(GgufValue::I32s(vocabulary.types))),
+        (
+            MERGES,
+            (!llama).then_some(GgufValue::Texts(vocabulary.merges)),
+        ),
+        (BOS, id(vocabulary.bos)),
+        (EOS, id(vocabulary.eos)),
+        (PADDING, id(vocabulary.pad)),
+        (UNKNOWN, id(vocabulary.unk)),
+        (ADD_BOS, Some(GgufValue::Bool(vocabulary.add_bos))),
+        (
+            ADD_SPACE,
+            llama.then_some(GgufValue::Bool(vocabulary.add_space_prefix)),
+        ),
+        (TEMPLATE, vocabulary.chat_template.map(GgufValue::Text)),
+    ];
+    let present = entries
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    present.collect()
+}
+
+fn vocabulary(metadata: &HashMap<String, GgufValue>) -> GgufVocabulary {
+    let text = |key: &str| {
+        metadata
+            .get(key)
+            .and_then(GgufValue::text)
+            .map(str::to_owned)
+    };
+    let id = |key: &str| {
+        let id = metadata.get(key).and_then(GgufValue::size);
+        id.and_then(|id| u32::try_from(id).ok())
+    };
+    let flag = |key: &str| metadata.get(key) == Some(&GgufValue::Bool(true));
+    let texts = |key: &str| match metadata.get(key) {
+        Some(GgufValue::Texts(texts)) => texts.clone(),
+        _ => Vec::new(),
+    };
+    GgufVocabulary {
+        model: text(MODEL).unwrap_or_default(),
+        pre: text(PRE).unwrap_or_default(),
+        tokens: texts(TOKENS),
+        types: match metadata.get(TYPES) {
+            Some(GgufValue::I32s(types)) => types.clone(),
+            _ => Vec::new(),
+        },
+        scores: match metadata.get(SCORES) {
+            Some(GgufValue::F32s(scores)) => Some(scores.clone()),
+            _ => None,
+        },
+        merges: texts(MERGES),
+        bos: id(BOS),
+        eos: id(EOS),
+        pad: id(PADDING),
+        unk: id(UNKNOWN),
+        add_bos: flag(ADD_BOS),
+        add_space_prefix: flag(ADD_SPACE),
+        chat_template: text(TEMPLATE),
+    }
+}

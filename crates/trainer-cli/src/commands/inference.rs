@@ -1,0 +1,139 @@
+//! `trainer inference`: the trained model goes on with a prompt.
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use trainer_config::Config;
+
+use crate::args::Run;
+use crate::session::{Failure, load_layers, load_trained_model, select_device};
+use crate::text::{Prompt, Writer, written_out};
+
+pub(crate) fn run(run: &Run) -> Result<(), Failure> {
+    let ([prompt, file, raw, greedy], overrides) =
+        run.flags(["prompt", "file", "raw", "greedy"])?;
+    let mut config = load_layers(&run.config, written_out(overrides))?.config;
+    if greedy.is_some() {
+        take_the_likeliest(&mut config);
+    }
+    let input = match (prompt, file) {
+        (Some(_), Some(_)) => {
+            return Err(Failure::new(
+                "error: --prompt and --file are two places to read a prompt from; keep one of them",
+            ));
+        }
+        (Some(text), None) => Input::One(text),
+        (None, Some(file)) if file.ends_with(".jsonl") => Input::Rows(rows(Path::new(&file))?),
+        (None, Some(file)) => Input::One(
+            std::fs::read_to_string(&file)
+                .map_err(|error| Failure::new(format!("error: {file}: {error}")))?,
+        ),
+        (None, None) => Input::One(standard_input()?),
+    };
+    let device = select_device(&config)?.device;
+    let trained = load_trained_model(&config, &device)?;
+    let writer = Writer::new(&config, &trained.model, &trained.tokenizer, raw.is_some())?;
+    if !writer.has_template() && raw.is_none() {
+        eprintln!("no chat template: the prompt is continued as it is");
+    }
+    match input {
+        Input::One(text) => one(&writer, text),
+        Input::Rows(rows) => many(&writer, rows, &config),
+    }
+}
+
+/// As with `generation_do_sample: false`, without a word about keys that then
+/// have no effect: the flag is there to look at a run's other side.
+pub(super) fn take_the_likeliest(config: &mut Config) {
+    config.generation.generation_do_sample = false;
+}
+
+enum Input {
+    One(String),
+    Rows(Vec<Map<String, Value>>),
+}
+
+fn standard_input() -> Result<String, Failure> {
+    let mut text = String::new();
+    std::io::stdin()
+        .read_to_string(&mut text)
+        .map_err(|error| Failure::new(format!("error: cannot read standard input: {error}")))?;
+    // What `echo` puts behind a prompt is not meant to be part of it.
+    let end = text.trim_end_matches(['\n', '\r']).len();
+    text.truncate(end);
+    Ok(text)
+}
+
+/// Writes the answer while it is made.
+fn one(writer: &Writer<'_>, text: String) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    writer.answer(&[Prompt::Text(text)], 0, |_, piece| {
+        out.write_all(piece.as_bytes())?;
+        out.flush()
+    })?;
+    writeln!(out)?;
+    Ok(())
+}
+
+/// Writes each row with its answer, a batch at a time.
+fn many(
+    writer: &Writer<'_>,
+    rows: Vec<Map<String, Value>>,
+    config: &Config,
+) -> Result<(), Failure> {
+    let size = config.eval_batch_size.unwrap_or(config.micro_batch_size);
+    let mut out = std::io::stdout().lock();
+    for (batch, rows) in rows.chunks(size).enumerate() {
+        let prompts: Vec<Prompt> = rows.iter().filter_map(prompt).collect();
+        let answers = writer.answer(&prompts, batch * size, |_, _| Ok(()))?;
+        for (row, answer) in rows.iter().zip(answers) {
+            let mut row = row.clone();
+            row.insert("completion".into(), json!(answer.text));
+            row.insert("finish_reason".into(), json!(answer.finish));
+            writeln!(out, "{}", Value::Object(row))?;
+        }
+        out.flush()?;
+    }
+    Ok(())
+}
+
+/// The rows of a file, each of which has a prompt.
+fn rows(path: &Path) -> Result<Vec<Map<String, Value>>, Failure> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::new(format!("error: {}: {error}", path.display())))?;
+    let mut rows = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        if line.trim().is_empty() {
+            continue;
+        }
+        let wrong = |what: &str| {
+            Failure::new(format!(
+                "error: {}, line {}: {what}",
+                path.display(),
+                index + 1
+            ))
+        };
+        let row = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
+        let Value::Object(row) = row else {
+            return Err(wrong("expected an object with `prompt` or `messages`"));
+        };
+        if prompt(&row).is_none() {
+            return Err(wrong(
+                "expected `prompt`, a text, or `messages`, a list of objects with `role` and \
+                 `content`",
+            ));
+        }
+        rows.push(row);
+    }
+    Ok(rows)
+}
+
+fn prompt(row: &Map<String, Value>) -> Option<Prompt> {
+    if let Some(Value::String(text)) = row.get("prompt") {
+        return Some(Prompt::Text(text.clone()));
+    }
+    let messages = row.get("messages")?.as_array()?;
+    let all = !messages.is_empty() && messages.iter().all(|message| message["role"].is_string());
+    all.then(|| Prompt::Messages(messages.clone()))
+}

@@ -1,0 +1,407 @@
+//! Tokenizers as the metadata of GGUF files describe them, both ways.
+//!
+//! GGUF has no rules for splitting text, only names of rules that llama.cpp has in
+//! its code: [`splitters`] says which are known here. A vocabulary of
+//! SentencePiece is merged by scores there, by a list of merges in
+//! `tokenizer.json`.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+
+use super::{CONFIG, MODEL, ROLES, TEMPLATE, Tokenizer, json_bytes, json_value, read, write};
+use crate::DataError;
+
+/// What GGUF calls kinds of tokens.
+mod kind {
+    pub(super) const NORMAL: i32 = 1;
+    pub(super) const UNKNOWN: i32 = 2;
+    pub(super) const CONTROL: i32 = 3;
+    pub(super) const USER_DEFINED: i32 = 4;
+    pub(super) const UNUSED: i32 = 5;
+    pub(super) const BYTE: i32 = 6;
+}
+
+/// A tokenizer as GGUF has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GgufVocabulary {
+    /// `gpt2` (byte-level BPE) or `llama` (SentencePiece).
+    pub model: String,
+    /// Name of the rules that split text.
+    pub pre: String,
+    /// Texts by their ids.
+    pub tokens: Vec<String>,
+    /// Kinds of the tokens.
+    pub types: Vec<i32>,
+    /// Which merges come first, for `llama`.
+    pub scores: Option<Vec<f32>>,
+    /// Merges, for `gpt2`.
+    pub merges: Vec<String>,
+    /// Beginning of a sequence.
+    pub bos: Option<u32>,
+    /// End of a sequence.
+    pub eos: Option<u32>,
+    /// Padding.
+    pub pad: Option<u32>,
+    /// Unknown text.
+    pub unk: Option<u32>,
+    /// Whether sequences begin with `bos`.
+    pub add_bos: bool,
+    /// Whether a space goes before a text, for `llama`.
+    pub add_space_prefix: bool,
+    /// The chat template.
+    pub chat_template: Option<String>,
+}
+
+/// Names of rules, and the rules as `tokenizer.json` has them; fields that change
+/// no token are left out.
+fn splitters() -> [(&'static str, Value); 4] {
+    let words = |digits: &str| {
+        format!(
+            "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{{L}}\\p{{N}}]?\\p{{L}}+|\\p{{N}}{digits}| \
+             ?[^\\s\\p{{L}}\\p{{N}}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+"
+        )
+    };
+    let byte_level =
+        |regex: bool| json!({"type": "ByteLevel", "add_prefix_space": false, "use_regex": regex});
+    let sequence = |first: Value, regex: bool| json!({"type": "Sequence", "pretokenizers": [first, byte_level(regex)]});
+    let split = |pattern: String| {
+        json!({
+            "type": "Split",
+            "pattern": {"Regex": pattern},
+            "behavior": "Isolated",
+            "invert": false,
+        })
+    };
+    [
+        ("gpt-2", byte_level(true)),
+        (
+            "smollm",
+            sequence(json!({"type": "Digits", "individual_digits": true}), true),
+        ),
+        ("llama-bpe", sequence(split(words("{1,3}")), false)),
+        ("qwen2", sequence(split(words("")), false)),
+    ]
+}
+
+/// Whether a value has all that another has.
+fn covers(found: &Value, wanted: &Value) -> bool {
+    match (found, wanted) {
+        (Value::Object(found), Value::Object(wanted)) => wanted
+            .iter()
+            .all(|(key, wanted)| found.get(key).is_some_and(|found| covers(found, wanted))),
+        (Value::Array(found), Value::Array(wanted)) => {
+            found.len() == wanted.len() && found.iter().zip(wanted).all(|(a, b)| covers(a, b))
+        }
+        (found, wanted) => found == wanted,
+    }
+}
+
+fn error(path: &Path, message: impl Into<String>) -> DataError {
+    DataError::GgufTokenizer {
+        path: path.to_owned(),
+        message: message.into(),
+    }
+}
+
+impl Tokenizer {
+    /// The tokenizer as GGUF has it, for a model of so many rows: ids without a
+    /// token are filled.
+    ///
+    /// # Errors
+    /// A tokenizer that GGUF has no description of, or that has more tokens than
+    /// rows.
+    pub fn to_gguf(&self, rows: usize) -> Result<GgufVocabulary, DataError> {
+        let path = self.folder.join(MODEL);
+        let json = match &self.changed {
+            Some((bytes, _)) => json_value(&path, bytes)?,
+            None => json_value(&path, &read(&path)?.unwrap_or_default())?,
+        };
+        let wrong = |message: &str| error(&path, message);
+        let model = &json["model"];
+        let vocabulary = match &model["vocab"] {
+            Value::Object(vocabulary) if model["type"] == "BPE" => vocabulary,
+            _ => {
+                return Err(wrong(
+                    "GGUF describes BPE vocabularies; this is another kind",
+                ));
+            }
+        };
+        if self.vocab_size > rows {
+            return Err(wrong(&format!(
+                "the tokenizer has {} tokens, the model {rows} rows",
+                self.vocab_size
+            )));
+        }
+        let sentencepiece = model["byte_fallback"] == true;
+        let pre = match sentencepiece {
+            true => "default",
+            false => {
+                let found = &json["pre_tokenizer"];
+                let known = splitters();
+                let name = known.iter().find(|(_, wanted)| covers(found, wanted));
+                name.map(|(name, _)| *name).ok_or_else(|| {
+                    let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+                    wrong(&format!(
+                        "GGUF has no name for the way in which it splits text; known are those of {}",
+                        names.join(", ")
+                    ))
+                })?
+            }
+        };
+        let mut tokens: Vec<String> = (0..rows).map(|id| format!("[PAD{id}]")).collect();
+        let mut types = vec![kind::UNUSED; rows];
+        let id_of = |value: &Value| value.as_u64().and_then(|id| usize::try_from(id).ok());
+        for (text, id) in vocabulary {
+            if let Some(id) = id_of(id).filter(|id| *id < rows) {
+                tokens[id].clone_from(text);
+                types[id] = match sentencepiece && is_byte(text) {
+                    true => kind::BYTE,
+                    false => kind::NORMAL,
+                };
+            }
+        }
+        for token in json["added_tokens"].as_array().into_iter().flatten() {
+            if let (Some(id), Some(text)) = (id_of(&token["id"]), token["content"].as_str())
+                && id < rows
+            {
+                text.clone_into(&mut tokens[id]);
+                types[id] = match token["special"] == true {
+                    true => kind::CONTROL,
+                    false => kind::USER_DEFINED,
+                };
+            }
+        }
+        let unk = self.id(3);
+        if let (true, Some(unk)) = (sentencepiece, unk) {
+            types[unk as usize] = kind::UNKNOWN;
+        }
+        let merges = merges(&model["merges"]).ok_or_else(|| wrong("the merges are no pairs"))?;
+        let scores = sentencepiece.then(|| scores(&merges, &tokens, &types));
+        let first = self.encode("a", true)?.first().copied();
+        Ok(GgufVocabulary {
+            model: if sentencepiece { "llama" } else { "gpt2" }.to_owned(),
+            pre: pre.to_owned(),
+            tokens,
+            types,
+            scores,
+            merges: match sentencepiece {
+                true => Vec::new(),
+                false => merges.iter().map(|(a, b)| format!("{a} {b}")).collect(),
+            },
+            bos: self.bos_id(),
+            eos: self.eos_id(),
+            pad: self.id(2),
+            unk,
+            add_bos: first.is_some() && first == self.bos_id(),
+            add_space_prefix: sentencepiece && puts_space_before(&json),
+            chat_template: self.chat_template.clone(),
+        })
+    }
+}
+
+/// Whether the files say that a space goes before a text.
+fn puts_space_before(json: &Value) -> bool {
+    fn any(value: &Value) -> bool {
+        match value {
+            Value::Object(object) => {
+                let prepends = object.get("type") == Some(&Value::from("Prepend"));
+                let scheme = object.get("prepend_scheme");
+                prepends
+                    || scheme.is_some_and(|scheme| scheme != "never")
+                    || object.values().any(any)
+            }
+            Value::Array(values) => values.iter().any(any),
+            _ => false,
+        }
+    }
+    any(&json["normalizer"]) || any(&json["pre_tokenizer"])
+}
+
+/// `<0x0A>`
+fn is_byte(text: &str) -> bool {
+    let digits = text
+        .strip_prefix("<0x")
+        .and_then(|rest| rest.strip_suffix('>'));
+    digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
+}
+
+/// Merges, which are texts or pairs.
+fn merges(list: &Value) -> Option<Vec<(String, String)>> {
+    let pair = |merge: &Value| match merge {
+        Value::String(text) => {
+            let (a, b) = text.split_once(' ')?;
+            Some((a.to_owned(), b.to_owned()))
+        }
+        Value::Array(parts) => match &parts[..] {
+            [Value::String(a), Value::String(b)] => Some((a.clone(), b.clone())),
+            _ => None,
+        },
+        _ => None,
+    };
+    list.as_array()?.iter().map(pair).collect()
+}
+
+/// SentencePiece merges the pair whose result has the highest score: earlier
+/// merges have higher ones.
+fn scores(merges: &[(String, String)], tokens: &[String], types: &[i32]) -> Vec<f32> {
+    let mut ranks: HashMap<String, usize> = HashMap::new();
+    for (rank, (a, b)) in merges.iter().enumerate() {
+        ranks.entry(format!("{a}{b}")).or_insert(rank);
+    }
+    let score = |(id, text): (usize, &String)| match (types[id], ranks.get(text)) {
+        (kind::NORMAL, Some(rank)) => -(*rank as f32),
+        (kind::NORMAL, None) => -((merges.len() + id) as f32),
+        _ => 0.0,
+    };
+    tokens.iter().enumerate().map(score).collect()
+}
+
+impl GgufVocabulary {
+    /// Writes `tokenizer.json`, `tokenizer_config.json` and the chat template into a
+    /// folder. `path` is the GGUF file, for messages.
+    ///
+    /// # Errors
+    /// A vocabulary of another kind than `gpt2`, unknown rules for splitting, ids out
+    /// of range; [`DataError::Io`].
+    pub fn write(&self, folder: &Path, path: &Path) -> Result<(), DataError> {
+        let wrong = |message: String| error(path, message);
+        if self.model != "gpt2" {
+            return Err(wrong(format!(
+                "tokenizers of kind \"{}\" are not imported, only \"gpt2\"; take the tokenizer's files \
+                 from the folder of the original model",
+                self.model
+            )));
+        }
+        let known = splitters();
+        let splitter = known.iter().find(|(name, _)| *name == self.pre);
+        let Some((_, splitter)) = splitter else {
+            let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+            return Err(wrong(format!(
+                "the rules \"{}\" for splitting text are not known; known are {}",
+                self.pre,
+                names.join(", ")
+            )));
+        };
+        if self.types.len() != self.tokens.len() {
+            return Err(wrong(format!(
+                "{} tokens have {} types",
+                self.tokens.len(),
+                self.types.len()
+            )));
+        }
+        let mut vocabulary = Map::new();
+        let (mut added, mut decoder) = (Vec::new(), Map::new());
+        for (id, (text, kind)) in self.tokens.iter().zip(&self.types).enumerate() {
+            if vocabulary.insert(text.clone(), Value::from(id)).is_some() {
+                return Err(wrong(format!("the token {text:?} is there twice")));
+            }
+            let special = *kind == kind::CONTROL;
+            if special || *kind == kind::USER_DEFINED {
+                let token = json!({
+                    "content": text,
+                    "single_word": false,
+                    "lstrip": false,
+                    "rstrip": false,
+                    "normalized": false,
+                    "special": special,
+                });
+                decoder.insert(id.to_string(), token.clone());
+                let mut token = token.as_object().cloned().unwrap_or_default();
+                token.insert("id".to_owned(), Value::from(id));
+                added.push(Value::Object(token));
+            }
+        }
+        let mut config = Map::new();
+        config.insert("added_tokens_decoder".to_owned(), Value::Object(decoder));
+        config.insert(
+            "clean_up_tokenization_spaces".to_owned(),
+            Value::from(false),
+        );
+        config.insert(
+            "tokenizer_class".to_owned(),
+            "PreTrainedTokenizerFast".into(),
+        );
+        for (role, id) in ROLES
+            .into_iter()
+            .zip([self.bos, self.eos, self.pad, self.unk])
+        {
+            let Some(id) = id else { continue };
+            let text = self.tokens.get(id as usize).ok_or_else(|| {
+                wrong(format!(
+                    "the {role} is {id}, of {} tokens",
+                    self.tokens.len()
+                ))
+            })?;
+            config.insert(role.to_owned(), Value::from(text.as_str()));
+        }
+        let bos = self.bos.filter(|_| self.add_bos);
+        let bos = bos.and_then(|id| Some((id, self.tokens.get(id as usize)?)));
+        let processor = bos.map_or(Value::Null, |(id, text)| {
+            let (bos, a) = (
+                json!({"SpecialToken": {"id": text, "type_id": 0}}),
+                json!({"Sequence": {"id": "A", "type_id": 0}}),
+            );
+            let b = json!({"Sequence": {"id": "B", "type_id": 0}});
+            json!({
+                "type": "TemplateProcessing",
+                "single": [bos, a],
+                "pair": [bos, a, bos, b],
+                "special_tokens": {text: {"id": text, "ids": [id], "tokens": [text]}},
+            })
+        });
+        let json = json!({
+            "version": "1.0",
+            "truncation": null,
+            "padding": null,
+            "added_tokens": added,
+            "normalizer": if self.pre == "qwen2" { json!({"type": "NFC"}) } else { Value::Null },
+            "pre_tokenizer": with_offsets(splitter),
+            "post_processor": processor,
+            "decoder": {
+                "type": "ByteLevel",
+                "add_prefix_space": true,
+                "trim_offsets": true,
+                "use_regex": true,
+            },
+            "model": {
+                "type": "BPE",
+                "dropout": null,
+                "unk_token": null,
+                "continuing_subword_prefix": null,
+                "end_of_word_suffix": null,
+                "fuse_unk": false,
+                "byte_fallback": false,
+                "ignore_merges": self.pre == "llama-bpe",
+                "vocab": vocabulary,
+                "merges": self.merges,
+            },
+        });
+        let target = folder.join(MODEL);
+        let bytes = json_bytes(&target, &json)?;
+        // What transformers would not load is found here.
+        tokenizers::Tokenizer::from_bytes(&bytes).map_err(|e| wrong(e.to_string()))?;
+        write(&target, &bytes)?;
+        if let Some(template) = &self.chat_template {
+            write(&folder.join(TEMPLATE), template.as_bytes())?;
+        }
+        let target = folder.join(CONFIG);
+        write(&target, &json_bytes(&target, &Value::Object(config))?)
+    }
+}
+
+/// Byte-level rules need a field that changes no token.
+fn with_offsets(rules: &Value) -> Value {
+    let mut rules = rules.clone();
+    let put = |value: &mut Value| {
+        if value["type"] == "ByteLevel" {
+            value["trim_offsets"] = Value::Bool(true);
+        }
+    };
+    put(&mut rules);
+    for part in rules["pretokenizers"].as_array_mut().into_iter().flatten() {
+        put(part);
+    }
+    rules
+}

@@ -1,0 +1,263 @@
+//! New tokens: changes to the JSON of a tokenizer folder, made before it is
+//! loaded, so that what is saved is what was used.
+//!
+//! Ids are those that the tokenizers library would give: a token that the model
+//! of the tokenizer knows keeps its id, others follow the highest one.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::{Map, Value, json};
+use trainer_config::SpecialTokens;
+
+use super::{MODEL, ROLES, token_text};
+use crate::DataError;
+
+/// What a configuration changes about a vocabulary.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Changes<'a> {
+    pub(super) special: &'a SpecialTokens,
+    pub(super) tokens: &'a [String],
+    /// Texts by the ids of reserved tokens.
+    pub(super) overrides: &'a BTreeMap<String, String>,
+}
+
+impl Changes<'_> {
+    /// Texts of the special tokens that play a part, in the order of `ROLES`.
+    pub(super) fn roles(&self) -> [Option<&str>; 4] {
+        [
+            self.special.bos_token.as_deref(),
+            self.special.eos_token.as_deref(),
+            self.special.pad_token.as_deref(),
+            self.special.unk_token.as_deref(),
+        ]
+    }
+}
+
+/// The JSON files of a folder.
+pub(super) struct Files<'a> {
+    /// `tokenizer.json`.
+    pub(super) model: Value,
+    /// `tokenizer_config.json`.
+    pub(super) config: &'a mut Map<String, Value>,
+    /// `special_tokens_map.json`.
+    pub(super) special: Option<&'a mut Map<String, Value>>,
+    /// The folder, for messages.
+    pub(super) folder: &'a Path,
+}
+
+/// A vocabulary that was changed.
+pub(super) struct Changed {
+    /// `tokenizer.json`.
+    pub(super) model: Value,
+    /// Texts and ids of tokens that are new to the vocabulary.
+    pub(super) new: Vec<(String, u32)>,
+}
+
+/// Applies changes; nothing where there are none to make.
+///
+/// # Errors
+/// An override of a token that is not reserved, or with a text that is taken.
+pub(super) fn apply(
+    mut files: Files<'_>,
+    changes: Changes<'_>,
+    id_of: impl Fn(&str) -> Option<u32>,
+    model_size: usize,
+) -> Result<Option<Changed>, DataError> {
+    let mut changed = false;
+    for (id, text) in changes.overrides {
+        changed = true;
+        replace(&mut files, id, text, &id_of)?;
+    }
+    // An override may be what a later name stands for.
+    let overridden: BTreeMap<&str, u32> = changes
+        .overrides
+        .iter()
+        .filter_map(|(id, text)| Some((text.as_str(), id.parse().ok()?)))
+        .collect();
+    let known = |text: &str| overridden.get(text).copied().or_else(|| id_of(text));
+    let roles = changes.roles();
+    let special = roles.into_iter().flatten().map(|text| (text, true));
+    let further = &changes.special.additional_special_tokens;
+    let further = further.iter().map(|text| (text.as_str(), true));
+    let plain = changes.tokens.iter().map(|text| (text.as_str(), false));
+    let mut new: Vec<(String, u32)> = Vec::new();
+    for (place, (text, is_special)) in special.chain(further).chain(plain).enumerate() {
+        let by_role = place < roles.iter().flatten().count();
+        let id = match known(text) {
+            // It has its id, and plays a part without further ado.
+            Some(_) if by_role => continue,
+            Some(id) => id,
+            None => match new.iter().find(|(other, _)| other == text) {
+                Some(_) => continue,
+                None => next_id(&files.model, model_size),
+            },
+        };
+        changed |= add(&mut files, id, text, is_special)?;
+        if known(text).is_none() {
+            new.push((text.to_owned(), id));
+        }
+    }
+    let further = &changes.special.additional_special_tokens;
+    if !further.is_empty() {
+        name_special(files.config, further);
+        if let Some(map) = files.special {
+            name_special(map, further);
+        }
+    }
+    Ok(changed.then_some(Changed {
+        model: files.model,
+        new,
+    }))
+}
+
+fn added(model: &mut Value) -> Option<&mut Vec<Value>> {
+    let object = model.as_object_mut()?;
+    let list = object.entry("added_tokens").or_insert_with(|| json!([]));
+    if list.is_null() {
+        *list = json!([]);
+    }
+    list.as_array_mut()
+}
+
+/// As the tokenizers library counts.
+fn next_id(model: &Value, model_size: usize) -> u32 {
+    let size = u32::try_from(model_size).unwrap_or(u32::MAX);
+    let ids = model["added_tokens"].as_array().into_iter().flatten();
+    let last = ids.filter_map(|token| token["id"].as_u64()).max();
+    let after = last.and_then(|id| u32::try_from(id + 1).ok());
+    after.map_or(size, |after| after.max(size))
+}
+
+/// Adds a token, or makes one that is there special; whether that was needed.
+fn add(files: &mut Files<'_>, id: u32, text: &str, special: bool) -> Result<bool, DataError> {
+    let Some(list) = added(&mut files.model) else {
+        return Err(damaged(files.folder));
+    };
+    let token = match list.iter_mut().find(|token| token["id"] == id) {
+        Some(token) if !special || token["special"] == true => return Ok(false),
+        Some(token) => {
+            token["special"] = Value::Bool(true);
+            token.clone()
+        }
+        None => {
+            let token = json!({
+                "id": id,
+                "content": text,
+                "single_word": false,
+                "lstrip": false,
+                "rstrip": false,
+                "normalized": false,
+                "special": special,
+            });
+            let after = list
+                .iter()
+                .position(|other| other["id"].as_u64() > Some(u64::from(id)));
+            list.insert(after.unwrap_or(list.len()), token.clone());
+            token
+        }
+    };
+    describe(files.config, id, token);
+    Ok(true)
+}
+
+/// Puts a token into `added_tokens_decoder`, where there is one.
+fn describe(config: &mut Map<String, Value>, id: u32, mut token: Value) {
+    let Some(Value::Object(decoder)) = config.get_mut("added_tokens_decoder") else {
+        return;
+    };
+    if let Some(token) = token.as_object_mut() {
+        token.shift_remove("id");
+    }
+    decoder.insert(id.to_string(), token);
+}
+
+/// Gives a reserved token another text.
+fn replace(
+    files: &mut Files<'_>,
+    id_text: &str,
+    text: &str,
+    id_of: impl Fn(&str) -> Option<u32>,
+) -> Result<(), DataError> {
+    let folder = files.folder;
+    let wrong = |message: String| DataError::TokenOverride {
+        id: id_text.to_owned(),
+        path: folder.to_owned(),
+        message,
+    };
+    let id: u32 = id_text
+        .parse()
+        .map_err(|_| wrong("it is no token id".to_owned()))?;
+    if let Some(other) = id_of(text).filter(|other| *other != id) {
+        return Err(wrong(format!("\"{text}\" is token {other} already")));
+    }
+    let list = added(&mut files.model).ok_or_else(|| damaged(folder))?;
+    let found = list.iter_mut().find(|token| token["id"] == id);
+    let Some(token) = found else {
+        let reserved = |token: &&Value| {
+            let content = token["content"].as_str().unwrap_or_default();
+            content.contains("reserved") || content.contains("unused")
+        };
+        let reserved: Vec<String> = list
+            .iter()
+            .filter(reserved)
+            .take(3)
+            .map(|token| token["id"].to_string())
+            .collect();
+        let hint = match reserved.is_empty() {
+            true => "it has no reserved ones; add the text to `tokens`".to_owned(),
+            false => format!("reserved are {}, ...", reserved.join(", ")),
+        };
+        return Err(wrong(format!(
+            "it is none of the tokens that were added to the vocabulary; {hint}"
+        )));
+    };
+    let old = token["content"].as_str().unwrap_or_default().to_owned();
+    let role = ROLES
+        .into_iter()
+        .find(|role| files.config.get(*role).and_then(token_text) == Some(old.as_str()));
+    if let Some(role) = role {
+        return Err(wrong(format!(
+            "\"{old}\" is the tokenizer's {role}, which other files name"
+        )));
+    }
+    token["content"] = Value::from(text);
+    let token = token.clone();
+    if let Some(Value::Object(vocabulary)) = files.model.pointer_mut("/model/vocab")
+        && vocabulary.get(&old) == Some(&Value::from(id))
+    {
+        vocabulary.shift_remove(&old);
+        vocabulary.insert(text.to_owned(), Value::from(id));
+    }
+    describe(files.config, id, token);
+    Ok(())
+}
+
+/// Lists further special tokens under the name that the folder uses.
+fn name_special(config: &mut Map<String, Value>, tokens: &[String]) {
+    let key = match config.get("extra_special_tokens") {
+        Some(Value::Array(_)) => "extra_special_tokens",
+        _ => "additional_special_tokens",
+    };
+    let list = config.entry(key).or_insert_with(|| json!([]));
+    if !list.is_array() {
+        *list = json!([]);
+    }
+    if let Value::Array(list) = list {
+        for token in tokens {
+            if !list
+                .iter()
+                .any(|other| token_text(other) == Some(token.as_str()))
+            {
+                list.push(Value::from(token.as_str()));
+            }
+        }
+    }
+}
+
+fn damaged(folder: &Path) -> DataError {
+    DataError::Tokenizer {
+        path: folder.join(MODEL),
+        message: "`added_tokens` is no list".to_owned(),
+    }
+}
