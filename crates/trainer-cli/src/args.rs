@@ -45,7 +45,8 @@ pub(crate) enum Command {
     ///
     /// `--max_new_tokens`, `--temperature`, `--top_k`, `--top_p`, `--min_p` and
     /// `--repetition_penalty` are short for `generation_...`; `--greedy` takes the
-    /// likeliest token each time.
+    /// likeliest token each time. `--logits` writes the prompt's tokens and the
+    /// scores of every token that may follow, in place of an answer.
     Inference(Run),
     /// Talk with the trained model (the base model where nothing is trained yet).
     ///

@@ -207,7 +207,9 @@ fn fit_vocabulary(
     let chats = |dataset: &Dataset| dataset.strategy == Some(PromptStrategy::ChatTemplate);
     if config.datasets.iter().any(chats) {
         // So that other programs end an answer where it was trained to end.
-        model.model.add_end_tokens(ChatPrompts::new(config, tokenizer)?.stop_ids());
+        model
+            .model
+            .add_end_tokens(ChatPrompts::new(config, tokenizer)?.stop_ids());
     }
     Ok(model)
 }

@@ -173,6 +173,12 @@ impl<'a> Writer<'a> {
             .collect())
     }
 
+    /// The tokens of a prompt, and the scores of every token that may follow.
+    pub(crate) fn logits(&self, prompt: &Prompt) -> Result<(Vec<u32>, Vec<f32>), Failure> {
+        let ids = self.encode(prompt)?;
+        Ok((ids.clone(), self.model.next_logits(&ids)?))
+    }
+
     fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
         let ids = match (prompt, &self.chat) {
             (Prompt::Text(text), None) => self.tokenizer.encode(text, true)?,

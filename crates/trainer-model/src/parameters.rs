@@ -5,6 +5,8 @@
 //! this list, so that none of them needs to know the model. The order is that
 //! of the module's fields and never changes for a given model.
 
+use std::borrow::Cow;
+
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::Gradients;
@@ -53,6 +55,14 @@ impl ModuleVisitor for List {
             // such a one is trainable, as every new parameter is.
             trainable: !param.is_initialized() || param.is_require_grad(),
         });
+    }
+}
+
+/// Values as `f32`, where they are if they are `f32`.
+pub(crate) fn as_f32(data: &TensorData) -> Cow<'_, [f32]> {
+    match data.as_slice::<f32>() {
+        Ok(values) => Cow::Borrowed(values),
+        Err(_) => Cow::Owned(data.iter::<f32>().collect()),
     }
 }
 

@@ -64,9 +64,10 @@ pub(crate) fn import(file: &Path, folder: &Path, dtype: &str) -> Result<(), Fail
     std::fs::create_dir_all(folder)
         .map_err(|error| Failure::new(format!("error: {}: {error}", folder.display())))?;
     vocabulary.write(folder, file)?;
-    let parameters = model.config().num_parameters();
+    let config = model.config();
+    let (kind, layers) = (config.model_type.clone(), config.num_hidden_layers);
     model.write(folder, dtype)?;
-    println!("{}: {parameters} parameters", folder.display());
+    println!("{}: {kind}, {layers} layers", folder.display());
     Ok(())
 }
 

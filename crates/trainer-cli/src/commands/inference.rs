@@ -11,8 +11,8 @@ use crate::session::{Failure, load_layers, load_trained_model, select_device};
 use crate::text::{Prompt, Writer, written_out};
 
 pub(crate) fn run(run: &Run) -> Result<(), Failure> {
-    let ([prompt, file, raw, greedy], overrides) =
-        run.flags(["prompt", "file", "raw", "greedy"])?;
+    let ([prompt, file, raw, greedy, logits], overrides) =
+        run.flags(["prompt", "file", "raw", "greedy", "logits"])?;
     let mut config = load_layers(&run.config, written_out(overrides))?.config;
     if greedy.is_some() {
         take_the_likeliest(&mut config);
@@ -38,6 +38,12 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
         eprintln!("no chat template: the prompt is continued as it is");
     }
     match input {
+        Input::One(text) if logits.is_some() => {
+            let mut row = Map::new();
+            row.insert("prompt".into(), Value::from(text));
+            scores(&writer, vec![row])
+        }
+        Input::Rows(rows) if logits.is_some() => scores(&writer, rows),
         Input::One(text) => one(&writer, text),
         Input::Rows(rows) => many(&writer, rows, &config),
     }
@@ -94,6 +100,19 @@ fn many(
             writeln!(out, "{}", Value::Object(row))?;
         }
         out.flush()?;
+    }
+    Ok(())
+}
+
+/// Writes each row with its tokens, and the scores of every token that may follow.
+fn scores(writer: &Writer<'_>, rows: Vec<Map<String, Value>>) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    for mut row in rows {
+        let Some(prompt) = prompt(&row) else { continue };
+        let (ids, logits) = writer.logits(&prompt)?;
+        row.insert("ids".into(), json!(ids));
+        row.insert("logits".into(), json!(logits));
+        writeln!(out, "{}", Value::Object(row))?;
     }
     Ok(())
 }

@@ -222,3 +222,135 @@ fn what_cannot_be_asked_for_is_an_error() {
         assert!(stderr(&output).contains(message), "{}", stderr(&output));
     }
 }
+
+/// A GGUF file is the model: imported again it writes the same text, tokens and
+/// template included.
+#[test]
+fn a_model_goes_through_gguf_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.gguf");
+    let file = file.to_str().unwrap();
+    let question = ["--greedy", "--prompt", "What is a learning rate?"];
+    let before = text(&glossary("inference", folder.path(), &question, ""));
+    let export = |extra: &[&str]| {
+        let output = folder.path().to_str().unwrap();
+        let mut arguments = vec!["export", "examples/glossary.yaml", "--output_dir", output];
+        arguments.extend(extra);
+        run(&arguments, "")
+    };
+    let output = export(&["--gguf", file, "--dtype", "f32"]);
+    assert_eq!(text(&output), format!("{file}\n"));
+    let model = folder.path().join("imported");
+    let model = model.to_str().unwrap();
+    let output = run(&["import", file, model, "--dtype", "f32"], "");
+    assert_eq!(text(&output), format!("{model}: llama, 4 layers\n"));
+    let mut extra = question.to_vec();
+    extra.extend(["--base_model", model]);
+    assert_eq!(
+        text(&glossary("inference", folder.path(), &extra, "")),
+        before
+    );
+    let tokenizer = |folder: &str| -> Value {
+        let path = repository().join(folder).join("tokenizer.json");
+        serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+    };
+    let (ours, theirs) = (tokenizer(model), tokenizer("examples/base-model"));
+    assert_eq!(ours["model"]["vocab"], theirs["model"]["vocab"]);
+    assert_eq!(ours["added_tokens"], theirs["added_tokens"]);
+
+    // A model is never written over, and what is no GGUF file is said to be none.
+    let output = run(&["import", file, model], "");
+    assert!(
+        stderr(&output).contains("holds a model already"),
+        "{}",
+        stderr(&output)
+    );
+    let other = folder.path().join("other");
+    let output = run(
+        &["import", "examples/glossary.yaml", other.to_str().unwrap()],
+        "",
+    );
+    assert_eq!(
+        stderr(&output),
+        "error: examples/glossary.yaml: not a GGUF file\n"
+    );
+    let output = export(&["--gguf", file, "--dtype", "q4_k"]);
+    assert!(
+        stderr(&output).contains(
+            "--dtype q4_k is not a format that is written; there are f32, f16, bf16, q8_0"
+        ),
+        "{}",
+        stderr(&output)
+    );
+    let output = export(&[]);
+    assert!(
+        stderr(&output).contains("--gguf FILE"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+/// New tokens are in the tokenizer, in the rows of the model, and in what is
+/// trained and saved.
+#[test]
+fn new_tokens_are_trained_and_saved() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let output = run(
+        &[
+            "train",
+            "examples/glossary.yaml",
+            "--output_dir",
+            out.to_str().unwrap(),
+            "--max_steps",
+            "2",
+            "--tokens",
+            "[\"<note>\", \"</note>\"]",
+            "--special_tokens.additional_special_tokens",
+            "[\"<|call|>\"]",
+            "--resize_token_embeddings_to_32x",
+            "true",
+            "--max_shard_size",
+            "1MB",
+        ],
+        "",
+    );
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("the vocabulary has 2080 rows, 2048 in the base model"),
+        "{}",
+        stderr(&output)
+    );
+    let read = |name: &str| -> Value {
+        serde_json::from_slice(&fs::read(out.join(name)).unwrap()).unwrap()
+    };
+    assert_eq!(read("config.json")["vocab_size"], 2080);
+    let index = read("model.safetensors.index.json");
+    assert!(!out.join("model.safetensors").exists());
+    let shards = index["weight_map"].as_object().unwrap();
+    assert!(
+        shards
+            .values()
+            .any(|shard| shard.as_str().unwrap().starts_with("model-00003-of-"))
+    );
+    let added = read("tokenizer.json")["added_tokens"].clone();
+    let ids: Vec<(&str, u64)> = added
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|token| {
+            (
+                token["content"].as_str().unwrap(),
+                token["id"].as_u64().unwrap(),
+            )
+        })
+        .filter(|(_, id)| *id >= 2048)
+        .collect();
+    assert_eq!(
+        ids,
+        [("<|call|>", 2048), ("<note>", 2049), ("</note>", 2050)]
+    );
+    // The trained folder is loaded as it is, without the keys.
+    let question = ["--greedy", "--prompt", "What is a <note>?"];
+    text(&glossary("inference", &out, &question, ""));
+}

@@ -5,8 +5,8 @@
 //! gave it a value, not that it differs from its default.
 
 mod data;
-mod optimizer;
 mod generation;
+mod optimizer;
 mod sampling;
 mod schedule;
 mod selection;
@@ -70,6 +70,7 @@ pub(crate) fn apply(
     rules.jagged();
     rules.generation();
     rules.vocabulary();
+    rules.model_files();
     derive(&mut config, sites, origins);
     config
 }

@@ -1,8 +1,22 @@
-//! Rules about new tokens.
+//! Rules about new tokens, and about the files of the trained model.
 
 use super::Rules;
+use crate::schema::bytes;
 
 impl Rules<'_> {
+    /// `max_shard_size`.
+    pub(super) fn model_files(&mut self) {
+        let size = &self.config.checkpoint.max_shard_size;
+        if bytes(size).is_none() && self.usable(&["max_shard_size"]) {
+            let label = self.value("max_shard_size", "this is none");
+            self.error(
+                &format!("`max_shard_size`: \"{size}\" is no size of a file"),
+                [label],
+                "write a number with a unit, such as `5GB`, `500MB` or `2GiB`",
+            );
+        }
+    }
+
     /// Ids of `added_tokens_overrides`, and texts that stand for several tokens.
     pub(super) fn vocabulary(&mut self) {
         let keys = &self.config.vocabulary;

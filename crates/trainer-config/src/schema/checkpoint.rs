@@ -53,6 +53,42 @@ pub struct CheckpointConfig {
     pub auto_resume_from_checkpoints: bool,
     /// Number format of the saved weights.
     pub save_dtype: SaveDtype,
+    /// Largest file of saved weights (`5GB`, `500MB`, `2GiB`, or a number of bytes);
+    /// larger models are divided into several.
+    pub max_shard_size: String,
+}
+
+impl CheckpointConfig {
+    /// `max_shard_size` in bytes; 5 GB where it is none, which a loaded
+    /// configuration never has.
+    #[must_use]
+    pub fn max_shard_bytes(&self) -> u64 {
+        bytes(&self.max_shard_size).unwrap_or(5_000_000_000)
+    }
+}
+
+/// A size of a file: units are those of Hugging Face, `KB` 1000 and `KiB` 1024.
+pub(crate) fn bytes(text: &str) -> Option<u64> {
+    const UNITS: [(&str, u64); 9] = [
+        ("KiB", 1 << 10),
+        ("MiB", 1 << 20),
+        ("GiB", 1 << 30),
+        ("TiB", 1 << 40),
+        ("KB", 1_000),
+        ("MB", 1_000_000),
+        ("GB", 1_000_000_000),
+        ("TB", 1_000_000_000_000),
+        ("", 1),
+    ];
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let unit = unit.trim_start();
+    let (_, factor) = UNITS
+        .iter()
+        .find(|(name, _)| name.eq_ignore_ascii_case(unit))?;
+    let bytes = number.parse::<u64>().ok()?.checked_mul(*factor)?;
+    (bytes > 0).then_some(bytes)
 }
 
 impl Default for CheckpointConfig {
@@ -73,6 +109,31 @@ impl Default for CheckpointConfig {
             resume_from_checkpoint: None,
             auto_resume_from_checkpoints: false,
             save_dtype: SaveDtype::Float32,
+            max_shard_size: "5GB".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bytes;
+
+    #[test]
+    fn sizes_are_numbers_with_units() {
+        for (text, expected) in [
+            ("5GB", Some(5_000_000_000)),
+            ("500 mb", Some(500_000_000)),
+            ("2GiB", Some(2 << 30)),
+            ("123", Some(123)),
+            ("0", None),
+            ("0GB", None),
+            ("GB", None),
+            ("1.5GB", None),
+            ("-1GB", None),
+            ("99999999999TB", None),
+            ("5 bananas", None),
+        ] {
+            assert_eq!(bytes(text), expected, "{text}");
         }
     }
 }

@@ -13,8 +13,8 @@
 mod checkpoint;
 mod dataset;
 mod guard;
-mod optimizer;
 mod generation;
+mod optimizer;
 mod values;
 mod vocabulary;
 
@@ -24,10 +24,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use checkpoint::CheckpointConfig;
+pub(crate) use checkpoint::bytes;
 pub use dataset::{Dataset, PretrainingDataset, SpecialTokens};
 pub use guard::GuardConfig;
-pub use optimizer::{LrGroup, OptimArgs, OptimizationConfig, Optimizer};
 pub use generation::GenerationConfig;
+pub use optimizer::{LrGroup, OptimArgs, OptimizationConfig, Optimizer};
 pub(crate) use values::names;
 pub use values::*;
 pub use vocabulary::VocabularyConfig;

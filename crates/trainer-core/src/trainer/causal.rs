@@ -10,7 +10,8 @@ use seqprep::{Batch, Sample};
 use serde_json::{Value, json};
 use trainer_config::Config;
 use trainer_model::{
-    CausalLm, ParameterGradients, SaveDtype, Targets, Tokens, load_causal_lm, save_model,
+    CausalLm, ParameterGradients, SaveDtype, SaveOptions, Targets, Tokens, load_causal_lm,
+    save_model,
 };
 
 use super::evaluation::evaluate;
@@ -61,7 +62,7 @@ impl CausalTrainer {
         };
         let objective = NextToken {
             eval,
-            save_dtype: save_dtype(config),
+            save: save_options(config),
         };
         let run = Run::new(
             config,
@@ -79,7 +80,7 @@ impl CausalTrainer {
 /// Cross entropy of the token that follows.
 pub(super) struct NextToken {
     eval: Option<Batches>,
-    save_dtype: SaveDtype,
+    save: SaveOptions,
 }
 
 impl Objective for NextToken {
@@ -142,9 +143,10 @@ impl Objective for NextToken {
     fn saver(&self, model: CausalLm, precision: Precision) -> SaveModel {
         let dtype = match precision {
             Precision::Exact => SaveDtype::F32,
-            Precision::Configured => self.save_dtype,
+            Precision::Configured => self.save.dtype,
         };
-        Box::new(move |folder| Ok(save_model(&model, folder, dtype)?))
+        let options = SaveOptions { dtype, ..self.save };
+        Box::new(move |folder| Ok(save_model(&model, folder, options)?))
     }
 
     fn restore(&self, model: CausalLm, folder: &Path) -> Result<CausalLm> {
@@ -171,9 +173,13 @@ fn real_tokens(batch: &Batch) -> usize {
         .count()
 }
 
-pub(super) fn save_dtype(config: &Config) -> SaveDtype {
-    match config.checkpoint.save_dtype {
-        trainer_config::SaveDtype::Float32 => SaveDtype::F32,
-        trainer_config::SaveDtype::Bfloat16 => SaveDtype::Bf16,
+/// How the weights of a run are saved.
+pub(super) fn save_options(config: &Config) -> SaveOptions {
+    SaveOptions {
+        dtype: match config.checkpoint.save_dtype {
+            trainer_config::SaveDtype::Float32 => SaveDtype::F32,
+            trainer_config::SaveDtype::Bfloat16 => SaveDtype::Bf16,
+        },
+        max_shard_bytes: config.checkpoint.max_shard_bytes(),
     }
 }

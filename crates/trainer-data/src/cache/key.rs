@@ -104,6 +104,7 @@ const NO_INFLUENCE: &[&str] = &[
     "save_dtype",
     "on_nonfinite",
     "on_nonfinite_limit",
+    "max_shard_size",
     "resize_token_embeddings_to_32x",
     "mean_resizing_embeddings",
     "shrink_embeddings",

@@ -76,7 +76,7 @@ impl Header {
             foreign(&start).unwrap_or_else(|| format!("the safetensors header is damaged: {error}"))
         })?;
         let data_start = 8 + header_length;
-        check(&tensors, length - data_start)?;
+        check(&tensors, data_start, length)?;
         Ok(Self {
             tensors,
             data_start,
@@ -103,7 +103,7 @@ fn foreign(start: &[u8; 8]) -> Option<String> {
 }
 
 /// Tensors lie one behind the other, without gaps, to the end of the file.
-fn check(tensors: &HashMap<String, Entry>, data: u64) -> Result<(), String> {
+fn check(tensors: &HashMap<String, Entry>, data_start: u64, length: u64) -> Result<(), String> {
     let mut order: Vec<(&String, &Entry)> = tensors.iter().collect();
     order.sort_by_key(|(name, entry)| (entry.data_offsets, *name));
     let (mut end, mut before) = (0, "");
@@ -134,9 +134,10 @@ fn check(tensors: &HashMap<String, Entry>, data: u64) -> Result<(), String> {
         }
         (end, before) = (to, name);
     }
-    if end != data {
+    let described = data_start.saturating_add(end);
+    if described != length {
         return Err(format!(
-            "the file has {data} bytes of tensors, its header describes {end}; it was not written or \
+            "the file has {length} bytes, its header describes {described}; it was not written or \
              copied to its end"
         ));
     }

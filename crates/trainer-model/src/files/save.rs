@@ -2,14 +2,13 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::TensorData;
 use serde_json::{Map, Value, json};
 
 use super::atomic::{Pending, write_atomically};
 use super::layout::{self, GENERATION, INDEX, SINGLE};
 use super::safetensors::{SaveDtype, Writer};
 use crate::error::{ModelError, Result};
-use crate::parameters::{parameters, visit_values};
+use crate::parameters::{as_f32, parameters, visit_values};
 use crate::pretrained::Pretrained;
 
 /// How weights are saved.
@@ -73,11 +72,7 @@ fn save_weights<M: Pretrained>(model: &M, folder: &Path, options: SaveOptions) -
         .map(|info| (info.name, info.shape))
         .collect();
     let mut writer = WeightsWriter::create(folder, tensors, options)?;
-    visit_values(model, |_, data: TensorData| {
-        // Weights are floats, which all convert.
-        let values = data.convert::<f32>().try_into_vec().unwrap_or_default();
-        writer.append(&values)
-    })?;
+    visit_values(model, |_, data| writer.append(&as_f32(&data)))?;
     writer.finish()
 }
 

@@ -187,6 +187,19 @@ impl CausalLm {
         Ok(answers)
     }
 
+    /// Scores of every token that may follow a prompt. Call it on a model that
+    /// records no gradients.
+    ///
+    /// # Errors
+    /// An empty prompt, and an id that is not in the vocabulary.
+    pub fn next_logits(&self, prompt: &[u32]) -> Result<Vec<f32>> {
+        let prompts = [prompt.to_vec()];
+        self.check_prompts(&prompts)?;
+        let hidden_btd = self.hidden(&self.prompt_input(&prompts, prompt.len()));
+        let logits = self.logits(hidden_btd.narrow(1, prompt.len() - 1, 1));
+        Ok(logits.into_data().iter::<f32>().collect())
+    }
+
     fn check_prompts(&self, prompts: &[Vec<u32>]) -> Result<()> {
         let vocabulary = self.config().vocab_size;
         for (index, prompt) in prompts.iter().enumerate() {

@@ -133,12 +133,25 @@ fn attention_sizes(q: &FlexTensor, k: &FlexTensor, rule: ScoreRule) -> Sizes {
         rows,
         queries,
         keys,
+        row_keys: keys,
         heads,
         kv_heads,
         width,
         scale: rule.scale as f32,
         softcap: rule.softcap.map(|cap| cap as f32),
     }
+}
+
+/// Tokens from one row of `[b, s, g, k]` to the next, where rows are contiguous and
+/// may have room behind them.
+fn row_keys(tensor: &FlexTensor) -> Option<usize> {
+    let [_, keys, heads, width] = tensor.shape().dims::<4>();
+    let layout = tensor.layout();
+    let token = heads * width;
+    let row = usize::try_from(layout.strides()[0]).ok()?;
+    let within = layout.strides()[1..] == [token as isize, width as isize, 1];
+    let whole = row >= token * keys && row.is_multiple_of(token);
+    (layout.start_offset() == 0 && within && whole).then(|| row / token)
 }
 
 impl Kernels for Flex {
@@ -213,12 +226,20 @@ impl Kernels for Flex {
         starts: FlexTensor,
         rule: ScoreRule,
     ) -> (FlexTensor, FlexTensor) {
-        let sizes = attention_sizes(&q, &k, rule);
+        let mut sizes = attention_sizes(&q, &k, rule);
         let shape = q.shape();
-        let (q, k, v) = (q.to_contiguous(), k.to_contiguous(), v.to_contiguous());
-        let starts = indices(&starts);
-        let (output, log_sums) =
-            attention::forward(sizes, values(&q), values(&k), values(&v), &starts);
+        let (q, starts) = (q.to_contiguous(), indices(&starts));
+        let (output, log_sums) = match (row_keys(&k), row_keys(&v)) {
+            // A cache is read where it is.
+            (Some(of_k), Some(of_v)) if of_k == of_v => {
+                sizes.row_keys = of_k;
+                attention::forward(sizes, values(&q), k.storage(), v.storage(), &starts)
+            }
+            _ => {
+                let (k, v) = (k.to_contiguous(), v.to_contiguous());
+                attention::forward(sizes, values(&q), values(&k), values(&v), &starts)
+            }
+        };
         let n = log_sums.len();
         (tensor(output, shape), tensor(log_sums, [n]))
     }

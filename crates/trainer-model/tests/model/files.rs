@@ -279,13 +279,10 @@ fn hostile_weight_files_are_errors() {
             file(&one("[2]", 0, 4), 4),
             "is 8 bytes, but its offsets are 0 to 4",
         ),
-        (
-            file(&one("[2]", 0, 8), 4),
-            "the file has 4 bytes of tensors, its header describes 8",
-        ),
+        (file(&one("[2]", 0, 8), 4), "bytes, its header describes "),
         (
             file(&one("[2]", 0, 8), 9),
-            "the file has 9 bytes of tensors, its header describes 8",
+            "was not written or copied to its end",
         ),
         (
             file(&one("[4611686018427387905,4]", 0, 16), 16),

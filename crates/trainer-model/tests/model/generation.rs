@@ -3,7 +3,7 @@
 
 use std::ops::ControlFlow;
 
-use trainer_model::{CausalLm, Finish, Generated, GenerationOptions, Sampling, Tokens};
+use trainer_model::{CausalLm, Finish, Generated, GenerationOptions, Sampling};
 
 use crate::{cpu, folder, load};
 
@@ -22,17 +22,7 @@ fn generate(model: &CausalLm, prompts: &[Vec<u32>], options: &GenerationOptions)
 
 /// Scores of the token after `ids`, without a cache.
 fn next_logits(model: &CausalLm, ids: &[u32]) -> Vec<f32> {
-    let n = ids.len();
-    let positions: Vec<u32> = (0..n as u32).collect();
-    let tokens = Tokens {
-        rows: 1,
-        width: n,
-        input_ids: ids,
-        position_ids: &positions,
-        segment_ids: &vec![1; n],
-    };
-    let logits = model.logits(model.hidden(&model.input(&tokens)));
-    logits.narrow(1, n - 1, 1).into_data().iter().collect()
+    model.next_logits(ids).unwrap()
 }
 
 fn likeliest(logits: &[f32]) -> u32 {

@@ -3,6 +3,7 @@
 mod families;
 mod files;
 mod generation;
+mod gguf;
 mod gradients;
 mod heads;
 mod reference;

@@ -1,8 +1,8 @@
 //! From a model to a GGUF file.
 
+use std::borrow::Cow;
 use std::path::Path;
 
-use burn::tensor::TensorData;
 use serde_json::{Map, Value};
 
 use super::families::{FAMILIES, Family, Heads, reorder, turned_heads};
@@ -12,7 +12,7 @@ use crate::config::ModelConfig;
 use crate::decoder::CausalLm;
 use crate::error::{ModelError, Result};
 use crate::files::atomic::write_atomically;
-use crate::parameters::{parameters, visit_values};
+use crate::parameters::{as_f32, parameters, visit_values};
 
 /// What a GGUF file holds besides the model.
 #[derive(Debug, Clone)]
@@ -51,7 +51,7 @@ pub fn export_gguf(model: &CausalLm, export: &GgufExport, path: &Path) -> Result
     let (mut metadata, factors) = keys.metadata(export, &mut notes).map_err(cannot)?;
     metadata.extend(export.tokenizer.iter().cloned());
 
-    let mut planned = Vec::new();
+    let (mut planned, mut in_halves) = (Vec::new(), Vec::new());
     for info in parameters(model) {
         let name = family.gguf_name(&info.name).ok_or_else(|| {
             cannot(format!(
@@ -64,10 +64,7 @@ pub fn export_gguf(model: &CausalLm, export: &GgufExport, path: &Path) -> Result
             1 => GgufType::F32,
             _ if rows.is_multiple_of(export.format.block().0) => export.format,
             _ => {
-                notes.push(format!(
-                    "{}: rows of {rows} numbers are no whole blocks of {:?}; stored as F16",
-                    info.name, export.format
-                ));
+                in_halves.push(info.name.clone());
                 GgufType::F16
             }
         };
@@ -76,6 +73,13 @@ pub fn export_gguf(model: &CausalLm, export: &GgufExport, path: &Path) -> Result
             shape: info.shape,
             format,
         });
+    }
+    if let Some(first) = in_halves.first() {
+        notes.push(format!(
+            "{} tensors are stored as F16 ({first}, ...): their rows are no whole blocks of {:?}",
+            in_halves.len(),
+            export.format
+        ));
     }
     if let Some(factors) = &factors {
         planned.push(Planned {
@@ -87,9 +91,8 @@ pub fn export_gguf(model: &CausalLm, export: &GgufExport, path: &Path) -> Result
     write_atomically(path, |temporary| {
         let mut writer = Writer::create(temporary, &metadata, &planned)?;
         let mut formats = planned.iter().map(|tensor| tensor.format);
-        visit_values(model, |name, data: TensorData| {
-            let values = data.convert::<f32>().try_into_vec().unwrap_or_default();
-            let values = keys.stored(name, values);
+        visit_values(model, |name, data| {
+            let values = keys.stored(name, as_f32(&data));
             writer.append(&values, formats.next().unwrap_or(GgufType::F32))
         })?;
         if let Some(factors) = &factors {
@@ -111,9 +114,9 @@ type Metadata = (Vec<(String, GgufValue)>, Option<Vec<f32>>);
 
 impl Keys<'_> {
     /// A tensor as GGUF has it.
-    fn stored(&self, name: &str, mut values: Vec<f32>) -> Vec<f32> {
+    fn stored<'v>(&self, name: &str, values: Cow<'v, [f32]>) -> Cow<'v, [f32]> {
         if self.family.norms_plus_one && name.ends_with("norm.weight") {
-            values.iter_mut().for_each(|x| *x += 1.0);
+            return values.iter().map(|x| x + 1.0).collect();
         }
         let c = self.config;
         let heads = match turned_heads(name) {
@@ -122,7 +125,7 @@ impl Keys<'_> {
             None => return values,
         };
         if self.family.pairs {
-            reorder(&values, heads, heads * c.head_dim, true)
+            Cow::Owned(reorder(&values, heads, heads * c.head_dim, true))
         } else {
             values
         }

@@ -277,8 +277,13 @@ impl Described<'_> {
         if length != Some(turned / 2) {
             return Err("rope_freqs.weight does not have a factor for each frequency".into());
         }
-        for factor in [8.0, 32.0, 16.0, 4.0, 2.0] {
-            let expected = slowing(theta, turned, factor, (1.0, 4.0), 8192.0);
+        // The published ones: 8 and 32, 8192; others for models made like them.
+        for (factor, shift) in [8.0, 32.0, 16.0, 4.0, 2.0]
+            .into_iter()
+            .flat_map(|factor| (5..=17).rev().map(move |shift| (factor, shift)))
+        {
+            let original = f64::from(1_u32 << shift);
+            let expected = slowing(theta, turned, factor, (1.0, 4.0), original);
             let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-3 * b.abs();
             if factors.iter().zip(&expected).all(close) {
                 return Ok(Some(json!({
@@ -286,7 +291,7 @@ impl Described<'_> {
                     "factor": factor,
                     "low_freq_factor": 1.0,
                     "high_freq_factor": 4.0,
-                    "original_max_position_embeddings": 8192,
+                    "original_max_position_embeddings": 1_u32 << shift,
                 })));
             }
         }

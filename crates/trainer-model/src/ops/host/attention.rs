@@ -24,6 +24,8 @@ pub(in crate::ops) struct Sizes {
     pub(in crate::ops) rows: usize,
     pub(in crate::ops) queries: usize,
     pub(in crate::ops) keys: usize,
+    /// Keys from one row to the next: more than `keys` where a cache has room.
+    pub(in crate::ops) row_keys: usize,
     pub(in crate::ops) heads: usize,
     pub(in crate::ops) kv_heads: usize,
     pub(in crate::ops) width: usize,
@@ -38,16 +40,16 @@ impl Sizes {
         self.heads / self.kv_heads
     }
 
-    /// One head of a row as a matrix of tokens by width.
+    /// One head as a matrix of tokens by width; its row begins at token `first`.
     fn head<'a>(
         &self,
         values: &'a [f32],
-        row: usize,
+        first: usize,
         head: usize,
         of: (usize, usize),
     ) -> ArrayView2<'a, f32> {
         let (tokens, heads) = of;
-        let start = (row * tokens * heads + head) * self.width;
+        let start = (first * heads + head) * self.width;
         let end = start + ((tokens - 1) * heads + 1) * self.width;
         ArrayView2::from_shape(
             (tokens, self.width).strides((heads * self.width, 1)),
@@ -57,11 +59,13 @@ impl Sizes {
     }
 
     fn query_head<'a>(&self, values: &'a [f32], row: usize, head: usize) -> ArrayView2<'a, f32> {
-        self.head(values, row, head, (self.queries, self.heads))
+        let of = (self.queries, self.heads);
+        self.head(values, row * self.queries, head, of)
     }
 
     fn key_head<'a>(&self, values: &'a [f32], row: usize, head: usize) -> ArrayView2<'a, f32> {
-        self.head(values, row, head, (self.keys, self.kv_heads))
+        let of = (self.keys, self.kv_heads);
+        self.head(values, row * self.row_keys, head, of)
     }
 
     /// Blocks of queries, each with the first key that any of them sees.
