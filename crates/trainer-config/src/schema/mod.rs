@@ -14,6 +14,7 @@ mod checkpoint;
 mod dataset;
 mod guard;
 mod optimizer;
+mod sampling;
 mod values;
 
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub use checkpoint::CheckpointConfig;
 pub use dataset::{Dataset, PretrainingDataset, SpecialTokens};
 pub use guard::GuardConfig;
 pub use optimizer::{LrGroup, OptimArgs, OptimizationConfig, Optimizer};
+pub use sampling::SamplingConfig;
 pub(crate) use values::names;
 pub use values::*;
 
@@ -185,6 +187,9 @@ pub struct Config {
     /// Token ids at which `use_pose` starts a new chunk, instead of counting
     /// chunks.
     pub pose_split_on_token_ids: Vec<u32>,
+    /// Even shares for the batches, and how positions are drawn.
+    #[serde(flatten)]
+    pub sampling: SamplingConfig,
 
     // ---- optimization ----------------------------------------------------
     /// Passes over the training data.
@@ -353,6 +358,7 @@ impl Default for Config {
             evals_per_epoch: None,
             eval_on_start: true,
             logging_steps: None,
+            sampling: SamplingConfig::default(),
             checkpoint: CheckpointConfig::default(),
             guard: GuardConfig::default(),
             output_dir: PathBuf::from("./model-out"),
