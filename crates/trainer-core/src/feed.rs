@@ -356,7 +356,7 @@ mod tests {
             ..config()
         };
         let feed = || {
-            let samples = (1..=7).map(sample).collect();
+            let samples: Vec<_> = (1..=7).map(sample).collect();
             let options = BatchOptions::training(&config, 0);
             Feed::samples(Batches::new(samples, options).unwrap())
         };
