@@ -1,19 +1,22 @@
 #!/usr/bin/env python3
-"""Time `trainer preprocess` against `datasets.map` on the same chat rows.
+"""Time `trainer preprocess` against `datasets.map`, and Axolotl's `preprocess`, on
+the same chat rows.
 
-    bench_preprocess.py TRAINER [TOKENIZER] [--rows N] [--runs N] [--procs N]
-                        [--folder FOLDER] [--keep]
+    bench_preprocess.py TRAINER [TOKENIZER] [--axolotl PYTHON] [--rows N] [--runs N]
+                        [--procs N] [--folder FOLDER] [--keep]
 
 TRAINER is the trainer binary, TOKENIZER a folder with tokenizer.json and a chat
 template (default: the one of the recorded runs). The rows are those of the
 recorded runs, repeated with another number in each message. Both sides render
 the same template, tokenize with the same tokenizer, cut nothing and write the
-result to disk; the trainer also finds the spans to train, which the Python side
-does not do. The runs alternate; medians of wall time, and of the largest memory
-of all processes of a run (proportional set size, sampled every 20 ms), are
-printed.
+result to disk; the trainer also finds the spans to train, as Axolotl does, and
+`datasets.map` does not. The runs alternate; medians of wall time, and of the
+largest memory of all processes of a run (proportional set size, sampled every
+20 ms), are printed.
 
-Needs datasets and transformers for the Python side. Linux only.
+Needs datasets and transformers for `datasets.map`; PYTHON is one that has Axolotl
+0.21.0 (`pip install axolotl==0.21.0` in an environment of Python 3.12, about
+8 GB), which reads the same configuration. Linux only.
 """
 
 import argparse
@@ -21,11 +24,11 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
+
+from measure import AXOLOTL, run
 
 PARITY = Path(__file__).parent.parent / "crates/trainer-cli/tests/parity"
 
@@ -63,56 +66,11 @@ def write_rows(path: Path, count: int) -> None:
             file.write(json.dumps({"messages": messages}, ensure_ascii=False) + "\n")
 
 
-def descendants(root: int) -> list[int]:
-    found, wave = [root], [root]
-    while wave:
-        following = []
-        for pid in wave:
-            try:
-                for task in os.listdir(f"/proc/{pid}/task"):
-                    children = Path(f"/proc/{pid}/task/{task}/children").read_text()
-                    following += map(int, children.split())
-            except OSError:
-                pass
-        found += following
-        wave = following
-    return found
-
-
-def memory(pids: list[int]) -> int:
-    """Proportional set size in KiB."""
-    total = 0
-    for pid in pids:
-        try:
-            rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
-        except OSError:
-            continue
-        total += sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
-    return total
-
-
-def run(command: list[str], env: dict[str, str], log: Path) -> tuple[float, float]:
-    """Wall time in seconds and peak memory in MiB."""
-    with open(log, "w", encoding="utf-8") as output:
-        start = time.perf_counter()
-        process = subprocess.Popen(command, env=env, stdout=output, stderr=output)
-        peak = 0
-        while True:
-            try:
-                code = process.wait(timeout=0.02)
-                break
-            except subprocess.TimeoutExpired:
-                peak = max(peak, memory(descendants(process.pid)))
-        wall = time.perf_counter() - start
-    if code != 0:
-        sys.exit(f"{' '.join(command)} failed:\n{log.read_text(encoding='utf-8')}")
-    return wall, peak / 1024
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("trainer", type=Path)
     parser.add_argument("tokenizer", type=Path, nargs="?", default=PARITY / "models/llama")
+    parser.add_argument("--axolotl", type=Path, help="a Python that has Axolotl")
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--procs", type=int, default=os.cpu_count())
@@ -153,6 +111,24 @@ def main() -> None:
             mapped, ["mapped", "hub", "home"],
         ),
     }
+    if args.axolotl:
+        theirs = {
+            **config,
+            "dataset_prepared_path": str(folder / "theirs"),
+            "dataset_num_proc": args.procs,
+            "micro_batch_size": 1,
+            "gradient_accumulation_steps": 1,
+            "num_epochs": 1,
+            "bf16": False,
+            "fp16": False,
+            "tf32": False,
+        }
+        (folder / "theirs.yaml").write_text(json.dumps(theirs, indent=1), encoding="utf-8")
+        variables = {**os.environ, **AXOLOTL, "HF_HOME": str(folder / "home")}
+        sides["axolotl preprocess"] = (
+            [str(args.axolotl), "-m", "axolotl.cli.main", "preprocess", str(folder / "theirs.yaml")],
+            variables, ["theirs", "home"],
+        )
     results: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for number in range(args.runs):
         for name, (command, variables, leftovers) in sides.items():
@@ -163,12 +139,13 @@ def main() -> None:
             wall, peak = results[name][-1]
             print(f"{number + 1}/{args.runs} {name:20} {wall:8.2f} s {peak:8.0f} MiB", flush=True)
     print(f"\nmedians of {args.runs}, {args.rows} rows, {args.procs} threads or processes")
-    walls, peaks = [], []
+    ours = None
     for name, measured in results.items():
-        walls.append(statistics.median(wall for wall, _ in measured))
-        peaks.append(statistics.median(peak for _, peak in measured))
-        print(f"{name:20} {walls[-1]:8.2f} s {peaks[-1]:8.0f} MiB")
-    print(f"{'ratio':20} {walls[1] / walls[0]:8.1f} x {peaks[1] / max(peaks[0], 1):8.1f} x")
+        wall = statistics.median(wall for wall, _ in measured)
+        peak = statistics.median(peak for _, peak in measured)
+        ours = ours or (wall, peak)
+        times = f"{wall / ours[0]:6.1f} x {peak / max(ours[1], 1):6.1f} x"
+        print(f"{name:20} {wall:8.2f} s {peak:8.0f} MiB  {times}")
     if not args.keep:
         shutil.rmtree(folder)
 

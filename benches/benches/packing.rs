@@ -5,27 +5,11 @@
 use std::hint::black_box;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
-use rand::Rng;
 use seqprep::{
-    CollateOptions, FirstFitOptions, Sample, SplitMix64, best_fit_decreasing, collate_packed,
-    first_fit, permutation, sequential,
+    CollateOptions, FirstFitOptions, Sample, best_fit_decreasing, best_fit_decreasing_limited,
+    collate_packed, first_fit, pack_stream, permutation, sequential,
 };
-
-const CAPACITY: u32 = 4096;
-
-/// `exp(N(6, 1))`, clipped to 16..=4096: a mean of about 645 tokens.
-fn log_normal_lengths(count: usize) -> Vec<u32> {
-    let mut rng = SplitMix64::new(0);
-    let mut unit = move || (rng.next_u64() >> 11) as f64 / (1_u64 << 53) as f64;
-    (0..count)
-        .map(|_| {
-            // Box-Muller; 1 − u is never 0.
-            let radius = (-2.0 * (1.0 - unit()).ln()).sqrt();
-            let normal = radius * (std::f64::consts::TAU * unit()).cos();
-            (6.0 + normal).exp().clamp(16.0, f64::from(CAPACITY)) as u32
-        })
-        .collect()
-}
+use trainer_benches::{CAPACITY, log_normal_lengths};
 
 fn packers(criterion: &mut Criterion) {
     for (name, count) in [("100k", 100_000), ("1M", 1_000_000)] {
@@ -35,6 +19,9 @@ fn packers(criterion: &mut Criterion) {
         group.throughput(Throughput::Elements(count as u64));
         group.bench_function("best_fit_decreasing", |bencher| {
             bencher.iter(|| best_fit_decreasing(black_box(&lengths), CAPACITY));
+        });
+        group.bench_function("best_fit_decreasing_limited (8)", |bencher| {
+            bencher.iter(|| best_fit_decreasing_limited(black_box(&lengths), CAPACITY, 8));
         });
         group.bench_function("first_fit", |bencher| {
             let options = FirstFitOptions::default();
@@ -69,6 +56,14 @@ fn collation(criterion: &mut Criterion) {
             |options| collate_packed(black_box(&rows), &options),
             BatchSize::LargeInput,
         );
+    });
+    group.bench_function("pack_stream, 100 at a time (tokens)", |bencher| {
+        bencher.iter(|| {
+            pack_stream(samples.iter(), CAPACITY, 100, best_fit_decreasing)
+                .flatten()
+                .map(|row| row.len())
+                .sum::<usize>()
+        });
     });
     group.finish();
 }

@@ -5,6 +5,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`sample`] | the [`Sample`] and the [`Batch`] that everything else reads and writes |
+//! | [`source`] | samples wherever they are, read one at a time |
 //! | [`labels`] | count, weigh and require trained tokens |
 //! | [`length`] | drop, truncate or refuse rows outside the length limits |
 //! | [`position`] | position ids, plain and positional skip-wise (PoSE) |
@@ -27,6 +28,7 @@ pub mod pairs;
 pub mod position;
 pub mod preference;
 pub mod sample;
+pub mod source;
 pub mod steps;
 pub mod stream;
 
@@ -59,5 +61,6 @@ pub use preference::{
     truncate_kto, truncate_pair, truncate_steps,
 };
 pub use sample::{Batch, IGNORE_INDEX, Sample};
+pub use source::{SampleSource, SourceError};
 pub use steps::{StepCount, StepPlan, StepsError, calculate_total_num_steps, num_micro_batches};
 pub use stream::pack_stream;

@@ -133,6 +133,25 @@ impl PoseOptions {
         self.variant = variant;
         self
     }
+
+    /// The positions that a row of `len` tokens leaves for gaps.
+    ///
+    /// # Errors
+    /// [`PoseError::EmptyRow`] and [`PoseError::RowTooLong`], with the index
+    /// `row`: those of [`add_pose_position_ids`], before the row is read.
+    pub fn room(&self, len: usize, row: u64) -> Result<usize, PoseError> {
+        let max_context_len = self.max_context_len;
+        if len == 0 {
+            return Err(PoseError::EmptyRow { row });
+        }
+        (max_context_len as usize)
+            .checked_sub(len)
+            .ok_or(PoseError::RowTooLong {
+                row,
+                len,
+                max_context_len,
+            })
+    }
 }
 
 /// Gives a sample PoSE positions and returns the last of them.
@@ -155,16 +174,7 @@ pub fn add_pose_position_ids(
     row: u64,
 ) -> Result<u32, PoseError> {
     let len = sample.len();
-    if len == 0 {
-        return Err(PoseError::EmptyRow { row });
-    }
-    let Some(room) = (options.max_context_len as usize).checked_sub(len) else {
-        return Err(PoseError::RowTooLong {
-            row,
-            len,
-            max_context_len: options.max_context_len,
-        });
-    };
+    let room = options.room(len, row)?;
     let mut rng = SeedStream::new(seed).rng("pose", row);
     let mut up_to = |max: u32| rng.up_to(u64::from(max)) as u32;
     // It fits: `max_context_len` is 32 bits wide.

@@ -1,17 +1,21 @@
 //! From samples to batches: the order of an epoch, packing, collation.
 //!
 //! The plan of an epoch is a list of rows, each a list of sample indices; it
-//! depends on the seed and the epoch alone. This is the one place that decides
-//! which rows a batch holds: with several ranks, each would take its share of
-//! the micro-batches here.
+//! depends on lengths, the seed and the epoch alone. Samples are read when the
+//! batch is made that holds them, so that memory holds a batch and, for each
+//! sample, its length and its place in the plan. This is the one place that
+//! decides which rows a batch holds: with several ranks, each would take its
+//! share of the micro-batches here.
+
+use std::borrow::Cow;
 
 use seqprep::{
     Batch, CollateOptions, FirstFitOptions, Packing, PadTo, PaddingSide, PoseOptions, Sample,
-    SeedStream, StepPlan, add_pose_position_ids_batch, best_fit_decreasing_limited,
-    calculate_total_num_steps, collate_flattened, collate_packed, first_fit, group_by_length,
-    num_micro_batches, permutation, sequential, sequential_order,
+    SampleSource, SeedStream, SourceError, StepPlan, add_pose_position_ids, balance,
+    best_fit_decreasing_limited, calculate_total_num_steps, collate_flattened, collate_packed,
+    first_fit, group_by_length, num_micro_batches, permutation, sequential, sequential_order,
 };
-use trainer_config::{AutoBool, Config, PackingStrategy};
+use trainer_config::{AutoBool, Config, PackingStrategy, PoseVariant};
 
 use crate::error::{Result, TrainerError};
 
@@ -28,6 +32,9 @@ pub struct BatchOptions {
     pub flatten: bool,
     /// Spread the positions of the samples, drawn from this seed.
     pub pose: Option<(PoseOptions, u64)>,
+    /// Batches to which rows are dealt together, so that each trains about as
+    /// many tokens; `None` leaves rows in their order.
+    pub balance: Option<usize>,
     /// Padding.
     pub collate: CollateOptions,
 }
@@ -85,8 +92,17 @@ impl BatchOptions {
         // A loaded configuration has a maximum and chunks where it asks for this.
         let pose = PoseOptions::new(config.pose_max_context_len)
             .and_then(|pose| pose.with_chunks(config.pose_num_chunks))
-            .map(|pose| pose.with_split_on_token_ids(config.pose_split_on_token_ids.clone()));
+            .map(|pose| pose.with_split_on_token_ids(config.pose_split_on_token_ids.clone()))
+            .map(|pose| {
+                pose.with_variant(match config.sampling.pose_variant {
+                    PoseVariant::Axolotl => seqprep::PoseVariant::Axolotl,
+                    PoseVariant::Paper => seqprep::PoseVariant::Paper,
+                })
+            });
+        let steps = config.sampling.label_balance_window_optim_steps;
+        let window = steps.saturating_mul(config.gradient_accumulation_steps);
         Self {
+            balance: config.sampling.balance_labels.then_some(window),
             pose: pose
                 .ok()
                 .filter(|_| config.use_pose)
@@ -141,6 +157,7 @@ impl BatchOptions {
             flatten: packing.is_none() && config.batch_flattening != AutoBool::Bool(false),
             packing,
             pose: None,
+            balance: None,
             collate,
         }
     }
@@ -168,7 +185,8 @@ pub trait BatchSource {
     /// One batch of a plan.
     ///
     /// # Errors
-    /// When a row does not fit into the width it is padded to.
+    /// When a sample cannot be read, or a row does not fit into the width it is
+    /// padded to.
     fn collate(&self, rows: &[Vec<u32>]) -> Result<Self::Batch>;
 
     /// A digest of the samples, by which a checkpoint knows its data again.
@@ -201,21 +219,84 @@ pub trait BatchSource {
     }
 }
 
+/// Which samples share a row, from their lengths alone.
+#[derive(Debug)]
+pub(crate) struct Planner {
+    options: BatchOptions,
+    lengths: Vec<u32>,
+    /// Number of targets of each sample, where rows are dealt out by it.
+    trained: Vec<u32>,
+    /// Bins that do not depend on the order: packed once.
+    packed: Option<Packing>,
+}
+
 /// Samples with the rules that make batches of them.
 #[derive(Debug)]
 pub struct Batches {
-    samples: Vec<Sample>,
-    options: BatchOptions,
-    lengths: Vec<u32>,
-    /// Bins that do not depend on the order: packed once.
-    packed: Option<Packing>,
+    samples: Box<dyn SampleSource>,
+    planner: Planner,
 }
 
 /// The rows of one epoch.
 #[derive(Debug, Clone)]
 pub struct EpochPlan {
-    rows: Vec<Vec<u32>>,
+    rows: Rows,
     rows_per_batch: usize,
+}
+
+/// Rows as lists of sample indices, in some bytes a sample.
+#[derive(Debug, Clone)]
+enum Rows {
+    /// One sample each.
+    Single(Vec<u32>),
+    /// Several samples each.
+    Packed(Packing),
+}
+
+impl Rows {
+    fn len(&self) -> usize {
+        match self {
+            Self::Single(samples) => samples.len(),
+            Self::Packed(packing) => packing.num_bins(),
+        }
+    }
+
+    /// The samples of a row.
+    fn get(&self, index: usize) -> &[u32] {
+        match self {
+            Self::Single(samples) => samples.get(index..=index).unwrap_or_default(),
+            Self::Packed(packing) => packing.get(index).unwrap_or_default(),
+        }
+    }
+
+    /// Deals the rows of each window of `batches` to its batches, so that their
+    /// sums of `weights`, one for each sample, are about even. A batch that is
+    /// not full stays where it is, at the end.
+    fn balanced(self, weights: &[u32], rows_per_batch: usize, batches: usize) -> Self {
+        let rows_per_batch = rows_per_batch.max(1);
+        let window = rows_per_batch.saturating_mul(batches.max(1));
+        let mut order: Vec<u32> = Vec::with_capacity(self.len());
+        while order.len() < self.len() {
+            let first = order.len();
+            let rows = window.min(self.len() - first);
+            let whole = rows - rows % rows_per_batch;
+            let weight = |&sample: &u32| u64::from(weights[sample as usize]);
+            let sums: Vec<u64> = (first..first + whole)
+                .map(|row| self.get(row).iter().map(weight).sum())
+                .collect();
+            // Rows are numbered with 32 bits, as samples are.
+            let first = first as u32;
+            let dealt = balance(&sums, whole / rows_per_batch).into_iter().flatten();
+            order.extend(dealt.map(|row| first + row));
+            order.extend(first + whole as u32..first + rows as u32);
+        }
+        match self {
+            Self::Single(samples) => {
+                Self::Single(order.iter().map(|&row| samples[row as usize]).collect())
+            }
+            Self::Packed(packing) => Self::Packed(packing.in_order(&order)),
+        }
+    }
 }
 
 impl EpochPlan {
@@ -226,32 +307,34 @@ impl EpochPlan {
     }
 
     /// The rows of each batch: lists of sample indices.
-    pub fn batches(&self) -> impl Iterator<Item = &[Vec<u32>]> {
-        self.rows.chunks(self.rows_per_batch.max(1))
+    pub fn batches(&self) -> impl Iterator<Item = Vec<Vec<u32>>> {
+        let (rows, each) = (self.rows.len(), self.rows_per_batch.max(1));
+        (0..rows).step_by(each).map(move |first| {
+            let last = rows.min(first + each);
+            let row = |row| self.rows.get(row).to_vec();
+            (first..last).map(row).collect()
+        })
     }
 }
 
-impl Batches {
-    /// Takes samples and packs them if the packing does not depend on the order.
+impl Planner {
+    /// Takes the length of each sample and packs them if the packing does not
+    /// depend on the order.
     ///
     /// # Errors
     /// When there is no sample or one does not fit into a row.
-    pub fn new(mut samples: Vec<Sample>, options: BatchOptions) -> Result<Self> {
-        if samples.is_empty() {
+    pub(crate) fn new(lengths: impl Iterator<Item = usize>, options: BatchOptions) -> Result<Self> {
+        let too_many = |_| TrainerError::Data("more samples or tokens than 2^32".into());
+        let lengths = lengths
+            .map(u32::try_from)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(too_many)?;
+        if lengths.is_empty() {
             return Err(TrainerError::Data(
                 "there are no samples to make batches of".into(),
             ));
         }
-        let too_many = |_| TrainerError::Data("more samples or tokens than 2^32".into());
-        u32::try_from(samples.len()).map_err(too_many)?;
-        let lengths = samples
-            .iter()
-            .map(|sample| u32::try_from(sample.input_ids.len()))
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(too_many)?;
-        if let Some((pose, seed)) = &options.pose {
-            add_pose_position_ids_batch(&mut samples, pose, *seed, 0).map_err(data)?;
-        }
+        u32::try_from(lengths.len()).map_err(too_many)?;
         let packed = match options.packing {
             Some(packing) if packing.strategy == PackingStrategy::BestFitDecreasing => {
                 let documents = packing.limits.bin_size;
@@ -261,24 +344,113 @@ impl Batches {
             _ => None,
         };
         Ok(Self {
-            samples,
             options,
             lengths,
+            trained: Vec::new(),
             packed,
         })
     }
 
-    /// The first sample with a token id that the model does not have.
+    pub(crate) fn options(&self) -> &BatchOptions {
+        &self.options
+    }
+
+    /// The rows of an epoch.
     ///
     /// # Errors
-    /// Names the sample and the id.
+    /// When a sample does not fit into a row.
+    pub(crate) fn plan(&self, epoch: u64) -> Result<EpochPlan> {
+        let n = self.lengths.len() as u32;
+        let order = match self.options.order {
+            Order::Sequential => sequential_order(n),
+            Order::Shuffled { seed } => {
+                permutation(n, SeedStream::new(seed).derive("epoch", epoch))
+            }
+            Order::ByLength { seed } => {
+                let seed = SeedStream::new(seed).derive("epoch", epoch);
+                group_by_length(&self.lengths, self.options.rows, seed)
+            }
+        };
+        let rows = match (&self.packed, self.options.packing) {
+            (Some(packing), _) => Rows::Packed(match self.options.order {
+                Order::Sequential => packing.clone(),
+                Order::Shuffled { seed } | Order::ByLength { seed } => {
+                    packing.shuffle_bins(SeedStream::new(seed).derive("bins", epoch))
+                }
+            }),
+            (None, Some(packing)) => {
+                let lengths: Vec<u32> = order.iter().map(|&i| self.lengths[i as usize]).collect();
+                let packed = match packing.strategy {
+                    PackingStrategy::Sequential => sequential(&lengths, packing.capacity),
+                    _ => first_fit(&lengths, packing.capacity, packing.limits),
+                };
+                Rows::Packed(packed.map_err(data)?.map_items(&order))
+            }
+            (None, None) => Rows::Single(order),
+        };
+        let rows = match self.options.balance {
+            Some(batches) if !self.trained.is_empty() => {
+                rows.balanced(&self.trained, self.options.rows, batches)
+            }
+            _ => rows,
+        };
+        Ok(EpochPlan {
+            rows,
+            rows_per_batch: self.options.rows,
+        })
+    }
+}
+
+impl Batches {
+    /// Takes samples and packs them if the packing does not depend on the order.
+    /// Reads none of them, unless rows are dealt out by what they train.
+    ///
+    /// # Errors
+    /// When there is no sample, or one does not fit into a row or cannot be read.
+    pub fn new(samples: impl Into<Box<dyn SampleSource>>, options: BatchOptions) -> Result<Self> {
+        let samples = samples.into();
+        let lengths = (0..samples.len()).map(|index| samples.length(index).unwrap_or(0));
+        let mut planner = Planner::new(lengths, options)?;
+        if let Some((pose, _)) = &planner.options.pose {
+            for (row, &len) in (0..).zip(&planner.lengths) {
+                pose.room(len as usize, row).map_err(data)?;
+            }
+        }
+        if planner.options.balance.is_some() {
+            let count = |index| {
+                let trained = samples.trained_tokens(index).map_err(unread)?;
+                Ok(u32::try_from(trained).unwrap_or(u32::MAX))
+            };
+            planner.trained = (0..samples.len()).map(count).collect::<Result<_>>()?;
+        }
+        Ok(Self { samples, planner })
+    }
+
+    /// A sample as it is trained on.
+    fn sample(&self, index: u32) -> Result<Cow<'_, Sample>> {
+        let sample = self.samples.sample(index as usize);
+        let mut sample = sample.map_err(unread)?;
+        if let Some((pose, seed)) = &self.planner.options.pose {
+            add_pose_position_ids(sample.to_mut(), pose, *seed, u64::from(index)).map_err(data)?;
+        }
+        Ok(sample)
+    }
+
+    /// Checks that the model has every token id. Reads the samples only where
+    /// their source does not know its largest id, or where that is too large.
+    ///
+    /// # Errors
+    /// Names the first sample with an id that the model does not have, and the
+    /// id; or a sample cannot be read.
     pub fn check_vocabulary(&self, vocab_size: usize, what: &str) -> Result<()> {
-        for (index, sample) in self.samples.iter().enumerate() {
-            if let Some(&id) = sample
-                .input_ids
-                .iter()
-                .find(|&&id| id as usize >= vocab_size)
-            {
+        let outside = |id: u32| id as usize >= vocab_size;
+        if self.samples.largest_id().is_some_and(|id| !outside(id)) {
+            return Ok(());
+        }
+        for index in 0..self.samples.len() {
+            let sample = self.samples.sample(index);
+            let sample = sample.map_err(unread)?;
+            if let Some(id) = sample.input_ids.iter().copied().find(|&id| outside(id)) {
                 return Err(TrainerError::Data(format!(
                     "sample {index} of the {what} data has token id {id}, but the model's \
                      vocabulary has {vocab_size} entries: tokenizer and model do not belong together"
@@ -299,68 +471,40 @@ impl BatchSource for Batches {
     /// Of the lengths: telling all tokens apart would take reading them all.
     fn digest(&self) -> String {
         let mut hasher = blake3::Hasher::new();
-        for length in &self.lengths {
+        for length in &self.planner.lengths {
             hasher.update(&length.to_le_bytes());
         }
         hasher.finalize().to_hex().to_string()
     }
 
     fn plan(&self, epoch: u64) -> Result<EpochPlan> {
-        let n = self.samples.len() as u32;
-        let order = match self.options.order {
-            Order::Sequential => sequential_order(n),
-            Order::Shuffled { seed } => {
-                permutation(n, SeedStream::new(seed).derive("epoch", epoch))
-            }
-            Order::ByLength { seed } => {
-                let seed = SeedStream::new(seed).derive("epoch", epoch);
-                group_by_length(&self.lengths, self.options.rows, seed)
-            }
-        };
-        let rows = match (&self.packed, self.options.packing) {
-            (Some(packing), _) => {
-                let packing = match self.options.order {
-                    Order::Sequential => packing.clone(),
-                    Order::Shuffled { seed } | Order::ByLength { seed } => {
-                        packing.shuffle_bins(SeedStream::new(seed).derive("bins", epoch))
-                    }
-                };
-                packing.bins().map(<[u32]>::to_vec).collect()
-            }
-            (None, Some(packing)) => {
-                let lengths: Vec<u32> = order.iter().map(|&i| self.lengths[i as usize]).collect();
-                let packed = match packing.strategy {
-                    PackingStrategy::Sequential => sequential(&lengths, packing.capacity),
-                    _ => first_fit(&lengths, packing.capacity, packing.limits),
-                };
-                let packed = packed.map_err(data)?.map_items(&order);
-                packed.bins().map(<[u32]>::to_vec).collect()
-            }
-            (None, None) => order.into_iter().map(|index| vec![index]).collect(),
-        };
-        Ok(EpochPlan {
-            rows,
-            rows_per_batch: self.options.rows,
-        })
+        self.planner.plan(epoch)
     }
 
+    /// Reads the samples of the batch.
     fn collate(&self, rows: &[Vec<u32>]) -> Result<Batch> {
+        let rows = rows
+            .iter()
+            .map(|row| row.iter().map(|&index| self.sample(index)).collect())
+            .collect::<Result<Vec<Vec<Cow<'_, Sample>>>>>()?;
         let rows: Vec<Vec<&Sample>> = rows
             .iter()
-            .map(|row| {
-                row.iter()
-                    .map(|&index| &self.samples[index as usize])
-                    .collect()
-            })
+            .map(|row| row.iter().map(AsRef::as_ref).collect())
             .collect();
-        if self.options.flatten {
-            return collate_flattened(&rows.concat(), &self.options.collate).map_err(data);
+        let options = self.planner.options();
+        if options.flatten {
+            return collate_flattened(&rows.concat(), &options.collate).map_err(data);
         }
-        collate_packed(&rows, &self.options.collate).map_err(data)
+        collate_packed(&rows, &options.collate).map_err(data)
     }
 }
 
-fn data(error: impl std::error::Error) -> TrainerError {
+/// A sample that could not be read.
+fn unread(error: SourceError) -> TrainerError {
+    TrainerError::Data(error.to_string())
+}
+
+pub(crate) fn data(error: impl std::error::Error) -> TrainerError {
     TrainerError::Data(error.to_string())
 }
 

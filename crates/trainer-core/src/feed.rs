@@ -1,10 +1,10 @@
-//! What the steps of a run are made of: the batches of samples in memory, epoch
-//! after epoch, or of rows that come one after the other.
+//! What the steps of a run are made of: the batches of samples, epoch after
+//! epoch, or of rows that come one after the other.
 //!
 //! Invariant: a step takes `gradient_accumulation_steps` batches, fewer only at
 //! the end of an epoch.
 
-use seqprep::{Batch, Sample, collate_flattened, collate_packed};
+use seqprep::{Batch, Sample, SampleSource, collate_flattened, collate_packed};
 use serde_json::Value;
 
 use crate::batches::{BatchOptions, BatchSource, EpochPlan};
@@ -26,15 +26,16 @@ pub type OpenStream = Box<dyn FnOnce(Option<Value>) -> Result<Box<dyn RowStream>
 
 /// What is trained on.
 pub enum TrainData {
-    /// Samples in memory, of which batches are planned for each epoch.
-    Samples(Vec<Sample>),
+    /// Samples, in memory or elsewhere, of which batches are planned for each
+    /// epoch.
+    Samples(Box<dyn SampleSource>),
     /// Rows that are packed already. `max_steps` sets the length of the run.
     Stream(OpenStream),
 }
 
-impl From<Vec<Sample>> for TrainData {
-    fn from(samples: Vec<Sample>) -> Self {
-        Self::Samples(samples)
+impl<S: Into<Box<dyn SampleSource>>> From<S> for TrainData {
+    fn from(samples: S) -> Self {
+        Self::Samples(samples.into())
     }
 }
 
@@ -295,7 +296,7 @@ mod tests {
     #[test]
     fn samples_go_round_and_epochs_end_with_what_is_left() {
         let options = BatchOptions::training(&config(), 0);
-        let samples = (1..=7).map(sample).collect();
+        let samples: Vec<_> = (1..=7).map(sample).collect();
         let mut feed = Feed::samples(Batches::new(samples, options).unwrap());
         let seen: Vec<_> = (0..4)
             .map(|_| {
@@ -355,7 +356,7 @@ mod tests {
             ..config()
         };
         let feed = || {
-            let samples = (1..=7).map(sample).collect();
+            let samples: Vec<_> = (1..=7).map(sample).collect();
             let options = BatchOptions::training(&config, 0);
             Feed::samples(Batches::new(samples, options).unwrap())
         };

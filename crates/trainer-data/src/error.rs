@@ -200,7 +200,7 @@ pub enum DataError {
         suggestion: &'static str,
     },
     /// A file without rows.
-    #[error("data set {} has no rows", path.display())]
+    #[error("data set {} has no rows; give a file with rows, or remove the data set", path.display())]
     EmptyDataset {
         /// The file.
         path: PathBuf,
@@ -234,7 +234,7 @@ pub enum DataError {
         /// The beginning of its text.
         text: String,
         /// What to change.
-        advice: &'static str,
+        advice: String,
     },
     /// A row longer than the limit under `excess_length_strategy: raise`.
     #[error(

@@ -33,6 +33,7 @@ mod error;
 mod export;
 mod ledger;
 mod order;
+mod pipeline;
 mod preference;
 mod prepare;
 pub mod preview;
@@ -45,7 +46,7 @@ mod tokenizer;
 
 pub use cache::{
     CacheOutcome, Difference, Explanation, Fingerprint, PreparedData, Samples, TokenFile,
-    explain_cache, prepare_cached,
+    explain_cache, prepare_cached, prepare_preferences_cached,
 };
 pub use error::{DataError, Place};
 pub use export::export_jsonl;

@@ -7,6 +7,12 @@ mod bundled;
 mod cache;
 #[path = "cases/chat.rs"]
 mod chat;
+#[path = "cases/chat_messages.rs"]
+mod chat_messages;
+#[path = "cases/chat_rules.rs"]
+mod chat_rules;
+#[path = "cases/conversations.rs"]
+mod conversations;
 #[path = "cases/errors.rs"]
 mod errors;
 #[path = "cases/hostile.rs"]

@@ -139,9 +139,18 @@ impl Packing {
     /// order not to train in.
     #[must_use]
     pub fn shuffle_bins(&self, seed: u64) -> Self {
+        self.in_order(&crate::order::permutation(self.ends.len() as u32, seed))
+    }
+
+    /// The bins that `order` names, in its order.
+    ///
+    /// # Panics
+    /// When `order` names a bin that there is not.
+    #[must_use]
+    pub fn in_order(&self, order: &[u32]) -> Self {
         let mut items = Vec::with_capacity(self.items.len());
-        let mut ends = Vec::with_capacity(self.ends.len());
-        for bin in crate::order::permutation(self.ends.len() as u32, seed) {
+        let mut ends = Vec::with_capacity(order.len());
+        for &bin in order {
             items.extend_from_slice(self.range(bin as usize));
             ends.push(items.len() as u32);
         }

@@ -59,11 +59,16 @@ fn planned(
     tokenizer: &Tokenizer,
     count: usize,
 ) -> Result<(Vec<PreviewRow>, PreviewReport), Failure> {
-    let samples = load_samples(config, tokenizer)?.0.train.into_vec()?;
+    let samples = load_samples(config, tokenizer)?.0.train;
     let options = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0));
     let (pad_to, packed) = (options.collate.pad_to, options.packing.is_some());
-    let lengths: Vec<usize> = samples.iter().map(Sample::len).collect();
-    let trained = samples.iter().map(Sample::trained_tokens).sum();
+    let lengths: Vec<usize> = (0..samples.len())
+        .filter_map(|index| samples.length(index))
+        .collect();
+    let mut trained = 0;
+    for sample in samples.iter() {
+        trained += sample?.trained_tokens();
+    }
     let batches = Batches::new(samples, options)?;
     let plan = batches.plan(0)?;
     let roles = Roles::read(config, tokenizer, ROLE_ROWS)?;
@@ -74,7 +79,7 @@ fn planned(
         if rows.len() >= count {
             break;
         }
-        let batch = batches.collate(batch)?;
+        let batch = batches.collate(&batch)?;
         let first = rows.len() + 1;
         rows.extend(PreviewRow::from_batch(&batch, first, tokenizer, &roles)?);
     }

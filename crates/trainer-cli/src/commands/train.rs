@@ -9,7 +9,7 @@ use serde_json::Value;
 use trainer_config::Config;
 use trainer_core::{OpenStream, RowStream, TrainData, Trained, TrainerError, setup_trainer};
 use trainer_data::stream::SampleStream;
-use trainer_data::{CacheOutcome, Ledger, Tokenizer};
+use trainer_data::{CacheOutcome, Ledger, Samples, Tokenizer};
 
 use crate::args::Run;
 use crate::progress::Progress;
@@ -71,7 +71,7 @@ pub(crate) fn train(config: &Config) -> Result<Trained, Failure> {
 /// What is trained and evaluated on.
 struct Data {
     train: TrainData,
-    eval: Vec<Sample>,
+    eval: Samples,
     /// The account of the data; that of a stream is complete at the end of the run.
     ledger: Option<Ledger>,
     /// The stream, once the trainer has opened it.
@@ -105,7 +105,7 @@ impl Data {
         if is_streamed(config) {
             return Self::stream(config, tokenizer);
         }
-        let prepared = prepared(config, tokenizer)?.into_memory()?;
+        let prepared = prepared(config, tokenizer)?;
         Ok(Self {
             train: prepared.train.into(),
             eval: prepared.eval,
@@ -126,7 +126,7 @@ impl Data {
         });
         let mut data = Self {
             train: TrainData::Stream(open),
-            eval: Vec::new(),
+            eval: Vec::new().into(),
             ledger: None,
             stream: opened,
         };
@@ -140,7 +140,7 @@ impl Data {
                 shuffle_merged_datasets: false,
                 ..config.clone()
             };
-            data.eval = prepared(&tests, tokenizer)?.train.into_vec()?;
+            data.eval = prepared(&tests, tokenizer)?.train;
         }
         Ok(data)
     }

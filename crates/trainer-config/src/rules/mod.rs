@@ -51,6 +51,7 @@ pub(crate) fn apply(
     rules.lengths();
     rules.packing();
     rules.sampling();
+    rules.balance();
     rules.pose();
     rules.evaluation();
     rules.evaluation_times();

@@ -2,7 +2,7 @@
 
 use super::Rules;
 use crate::diagnostic::Diagnostic;
-use crate::schema::AutoBool;
+use crate::schema::{AutoBool, PackingStrategy};
 
 impl Rules<'_> {
     /// `group_by_length` and `batch_flattening` against packing and file order.
@@ -60,6 +60,59 @@ impl Rules<'_> {
         }
     }
 
+    /// `balance_labels` against the keys that fix which rows stand together.
+    pub(super) fn balance(&mut self) {
+        let c = self.config;
+        let window = "label_balance_window_optim_steps";
+        if !c.sampling.balance_labels {
+            let steps = c.sampling.label_balance_window_optim_steps;
+            if steps > 1 && self.usable(&["balance_labels", window]) {
+                let label = self.value(window, "has no effect");
+                self.error(
+                    &format!("`{window}` needs `balance_labels`"),
+                    [label],
+                    "add `balance_labels: true`, or remove the key",
+                );
+            }
+            return;
+        }
+        let sequential = c.packing_strategy == PackingStrategy::Sequential;
+        for (key, on, note) in [
+            (
+                "curriculum_sampling",
+                c.curriculum_sampling,
+                "asks for file order",
+            ),
+            (
+                "sample_packing_sequentially",
+                c.sample_packing && c.sample_packing_sequentially,
+                "keeps the order of the rows",
+            ),
+            (
+                "packing_strategy",
+                c.sample_packing && sequential && !c.sample_packing_sequentially,
+                "keeps the order of the rows",
+            ),
+            (
+                "group_by_length",
+                c.group_by_length && !c.sample_packing,
+                "takes rows of similar length for a batch",
+            ),
+        ] {
+            if on && self.usable(&["balance_labels", key]) {
+                let labels = [
+                    self.key("balance_labels", "deals rows to batches"),
+                    self.key(key, note),
+                ];
+                self.error(
+                    &format!("`balance_labels` and `{key}` contradict each other"),
+                    labels,
+                    "keep one of them",
+                );
+            }
+        }
+    }
+
     /// The `pose_*` keys.
     pub(super) fn pose(&mut self) {
         let c = self.config;
@@ -68,6 +121,7 @@ impl Rules<'_> {
                 "pose_max_context_len",
                 "pose_num_chunks",
                 "pose_split_on_token_ids",
+                "pose_variant",
             ] {
                 if self.is_set(key) && self.usable(&["use_pose", key]) {
                     let label = self.key(key, "has no effect");

@@ -43,7 +43,7 @@ impl Rules<'_> {
             );
         }
         // What needs all samples at once.
-        let whole: [(&str, bool, &str); 8] = [
+        let whole: [(&str, bool, &str); 9] = [
             (
                 "val_set_size",
                 c.val_set_size > 0.0,
@@ -71,6 +71,7 @@ impl Rules<'_> {
             ),
             ("group_by_length", c.group_by_length, "remove it"),
             ("use_pose", c.use_pose, "remove it"),
+            ("balance_labels", c.sampling.balance_labels, "remove it"),
             (
                 "shuffle_before_merging_datasets",
                 c.shuffle_before_merging_datasets,

@@ -15,6 +15,7 @@ mod dataset;
 mod guard;
 mod generation;
 mod optimizer;
+mod sampling;
 mod values;
 mod vocabulary;
 
@@ -29,6 +30,7 @@ pub use dataset::{Dataset, PretrainingDataset, SpecialTokens};
 pub use guard::GuardConfig;
 pub use generation::GenerationConfig;
 pub use optimizer::{LrGroup, OptimArgs, OptimizationConfig, Optimizer};
+pub use sampling::SamplingConfig;
 pub(crate) use values::names;
 pub use values::*;
 pub use vocabulary::VocabularyConfig;
@@ -194,6 +196,9 @@ pub struct Config {
     /// Token ids at which `use_pose` starts a new chunk, instead of counting
     /// chunks.
     pub pose_split_on_token_ids: Vec<u32>,
+    /// Even shares for the batches, and how positions are drawn.
+    #[serde(flatten)]
+    pub sampling: SamplingConfig,
 
     // ---- optimization ----------------------------------------------------
     /// Passes over the training data.
@@ -366,6 +371,7 @@ impl Default for Config {
             evals_per_epoch: None,
             eval_on_start: true,
             logging_steps: None,
+            sampling: SamplingConfig::default(),
             checkpoint: CheckpointConfig::default(),
             guard: GuardConfig::default(),
             generation: GenerationConfig::default(),

@@ -15,17 +15,24 @@ pub const CHAT_TEMPLATES: &[&str] = &[
     "deepseek_v2",
     "deepseek_v3",
     "exaone",
+    "exaone4",
+    "falcon_h1",
     "gemma",
     "gemma3",
     "gemma3n",
+    "gemma4",
+    "gemma4_unified",
+    "jamba",
     "llama3",
     "llama3_2_vision",
     "llama4",
+    "llava",
     "metharme",
     "mistral_v1",
     "mistral_v2v3",
     "mistral_v3_tekken",
     "mistral_v7_tekken",
+    "nemotron_h",
     "phi_3",
     "phi_35",
     "pixtral",
@@ -149,6 +156,15 @@ names! {
         FirstFit = "first_fit",
         /// In sampling order, one open row.
         Sequential = "sequential",
+    }
+}
+names! {
+    /// How positions are spread over a longer context.
+    PoseVariant {
+        /// Chunks of equal length; each gap is drawn from what those before it left.
+        Axolotl = "axolotl",
+        /// Chunks and gaps of random size, none favoured (arXiv 2309.10400).
+        Paper = "paper",
     }
 }
 names! {

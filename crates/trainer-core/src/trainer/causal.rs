@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use seqprep::{Batch, Sample};
+use seqprep::{Batch, SampleSource};
 use serde_json::{Value, json};
 use trainer_config::Config;
 use trainer_model::{
@@ -32,7 +32,7 @@ impl CausalTrainer {
     pub(super) fn new(
         config: &Config,
         train: TrainData,
-        eval: Vec<Sample>,
+        eval: Box<dyn SampleSource>,
         model: CausalLm,
         tokenizer: Arc<dyn TrainerTokenizer>,
         total_steps: Option<usize>,

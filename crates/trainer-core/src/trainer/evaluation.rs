@@ -22,7 +22,7 @@ pub(super) fn evaluate(model: &CausalLm, batches: &Batches) -> Result<LogRow> {
     let (mut row_sum, mut rows_seen) = (0.0, 0_u32);
     let (mut token_sum, mut tokens_seen) = (0.0, 0_usize);
     for rows in plan.batches() {
-        let batch = batches.collate(rows)?;
+        let batch = batches.collate(&rows)?;
         let targets = Targets::from_labels(&batch.labels, batch.width);
         if targets.is_empty() {
             continue;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use seqprep::Sample;
+use seqprep::SampleSource;
 use trainer_config::Config;
 use trainer_model::CausalLm;
 
@@ -47,7 +47,7 @@ pub enum Adapter {}
 pub fn setup_trainer(
     config: &Config,
     train: impl Into<TrainData>,
-    eval: Vec<Sample>,
+    eval: impl Into<Box<dyn SampleSource>>,
     model: CausalLm,
     tokenizer: Arc<dyn TrainerTokenizer>,
     total_steps: Option<usize>,
@@ -68,7 +68,7 @@ pub fn setup_trainer(
     let trainer = CausalTrainer::new(
         config,
         train.into(),
-        eval,
+        eval.into(),
         model,
         tokenizer,
         total_steps,

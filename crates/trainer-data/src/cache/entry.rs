@@ -5,16 +5,19 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use seqprep::Sample;
 use serde::{Deserialize, Serialize};
 use trainer_config::Config;
 
 use super::atomic::{self, io};
 use super::key::{self, Fingerprint};
+use super::record::Record;
 use super::samples::{PreparedData, Samples};
 use super::tokens::{TokenFile, TokenWriter, read_varint, varint};
 use crate::ledger::LEDGER_FILE;
-use crate::prepare::{Plan, prepare_into};
-use crate::{DataError, Ledger, Tokenizer};
+use crate::pipeline::{self, Kind};
+use crate::prepare::in_pool;
+use crate::{DataError, Ledger, Plan, Tokenizer};
 
 const MANIFEST: &str = "manifest.json";
 const SAMPLES: &str = "samples.tokens";
@@ -63,12 +66,45 @@ pub(super) fn check(entry: &Path, fingerprint: &Fingerprint) -> Result<bool, Str
     Ok(true)
 }
 
-/// The samples of an entry, `None` if there is no entry, or what is wrong.
-pub(super) fn load(
+/// An entry that is there.
+pub(super) struct Stored<K> {
+    path: PathBuf,
+    file: TokenFile<K>,
+    /// Places in the file, in the order of use.
+    pub(super) train: Vec<u32>,
+    pub(super) eval: Vec<u32>,
+    pub(super) ledger: Ledger,
+}
+
+impl<K: Record> Stored<K> {
+    /// Samples by their places in the file.
+    pub(super) fn read(&self, order: &[u32]) -> Result<Vec<K>, DataError> {
+        order
+            .iter()
+            .map(|place| self.file.get(*place as usize))
+            .collect::<std::io::Result<_>>()
+            .map_err(|error| io("read", &self.path)(error))
+    }
+}
+
+impl Stored<Sample> {
+    /// Samples that stay in the file.
+    pub(super) fn samples(self) -> PreparedData {
+        let file = Arc::new(self.file);
+        PreparedData {
+            train: Samples::in_file(self.path.clone(), Arc::clone(&file), self.train),
+            eval: Samples::in_file(self.path, file, self.eval),
+            ledger: self.ledger,
+        }
+    }
+}
+
+/// An entry, `None` if there is none, or what is wrong with it.
+pub(super) fn load<K: Record>(
     entry: &Path,
     fingerprint: &Fingerprint,
     config: &Config,
-) -> Result<Option<PreparedData>, String> {
+) -> Result<Option<Stored<K>>, String> {
     if !check(entry, fingerprint)? {
         return Ok(None);
     }
@@ -85,18 +121,18 @@ pub(super) fn load(
     }
     let path = entry.join(SAMPLES);
     let file = TokenFile::open(&path).map_err(|error| format!("{SAMPLES}: {error}"))?;
-    let file = Arc::new(file);
-    let samples = |name: &str| -> Result<Samples, String> {
+    let places = |name: &str| -> Result<Vec<u32>, String> {
         let order = order_from(&read(name)?).filter(|order| {
             let outside = |place: &u32| *place as usize >= file.len();
             !order.iter().any(outside)
         });
-        let order = order.ok_or_else(|| format!("{name}: it is damaged"))?;
-        Ok(Samples::in_file(path.clone(), Arc::clone(&file), order))
+        order.ok_or_else(|| format!("{name}: it is damaged"))
     };
-    Ok(Some(PreparedData {
-        train: samples(TRAIN)?,
-        eval: samples(EVAL)?,
+    Ok(Some(Stored {
+        train: places(TRAIN)?,
+        eval: places(EVAL)?,
+        path,
+        file,
         ledger,
     }))
 }
@@ -110,14 +146,15 @@ pub(super) enum NotWritten {
 }
 
 /// Prepares the data into a folder beside the entry's place and moves it there.
-pub(super) fn write(
+pub(super) fn write<K: Kind + Record>(
     entry: &Path,
     fingerprint: &Fingerprint,
     config: &Config,
     tokenizer: &Tokenizer,
+    purpose: K::Purpose,
 ) -> Result<(), NotWritten> {
     let temporary = atomic::temporary(entry);
-    let result = fill(&temporary, fingerprint, config, tokenizer)
+    let result = fill::<K>(&temporary, fingerprint, config, tokenizer, purpose)
         .and_then(|()| replace(&temporary, entry, fingerprint).map_err(NotWritten::Disk));
     if result.is_err() {
         // That it cannot be removed is no news: the next writer tries again.
@@ -126,11 +163,12 @@ pub(super) fn write(
     result
 }
 
-fn fill(
+fn fill<K: Kind + Record>(
     folder: &Path,
     fingerprint: &Fingerprint,
     config: &Config,
     tokenizer: &Tokenizer,
+    purpose: K::Purpose,
 ) -> Result<(), NotWritten> {
     fs::create_dir(folder)
         .map_err(io("create", folder))
@@ -141,12 +179,16 @@ fn fill(
     let out = BufWriter::with_capacity(1 << 20, file);
     let mut writer = TokenWriter::new(out).map_err(on_disk)?;
     let mut failed = false;
-    let plan = prepare_into(config, tokenizer, &mut |sample| {
+    let mut sink = |sample: K| {
         writer.push(&sample).map_err(|error| {
             failed = true;
             io("write", &path)(error)
         })
+    };
+    let plan = in_pool(config, || {
+        pipeline::run(config, tokenizer, purpose, &mut sink)
     });
+    let plan = plan.and_then(|plan| plan);
     let plan = plan.map_err(|error| match failed {
         true => NotWritten::Disk(error),
         false => NotWritten::Data(error),

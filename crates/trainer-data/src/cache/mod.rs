@@ -3,7 +3,7 @@
 //! ```text
 //! dataset_prepared_path/
 //!   3f1c...e2/            named by the Fingerprint of everything it depends on
-//!     samples.tokens      samples, in the order of the files (see `tokens`)
+//!     samples.tokens      samples of one kind, in the order of the files (see `tokens`)
 //!     train.order         which of them are trained on, in which order
 //!     eval.order          which of them are evaluated on
 //!     data_ledger.json    the account of the preparation
@@ -26,19 +26,23 @@ pub(crate) mod atomic;
 mod entry;
 mod explain;
 mod key;
+mod record;
 mod samples;
 mod tokens;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use seqprep::Sample;
 use trainer_config::Config;
 
-use crate::{DataError, Tokenizer, prepare};
+use crate::pipeline::{Kind, Purpose};
+use crate::{DataError, PreferenceObjective, Preferences, PreparedPreferences, Tokenizer};
 use atomic::io;
-use entry::NotWritten;
+use entry::{NotWritten, Stored};
 pub use explain::{Explanation, explain_cache};
 pub use key::{Difference, Fingerprint};
+use record::Record;
 pub use samples::{PreparedData, Samples};
 pub use tokens::TokenFile;
 
@@ -67,47 +71,106 @@ pub enum CacheOutcome {
     },
 }
 
-/// As [`prepare`], but uses the samples that were prepared before, and keeps them
-/// where there are none. Kept samples stay in their file.
+/// As [`prepare`](crate::prepare()), but uses the samples that were prepared
+/// before, and keeps them where there are none. Kept samples stay in their file.
 ///
 /// # Errors
-/// As [`prepare`]. That the samples cannot be kept is no error, but in the
-/// outcome; they are then in memory.
+/// As [`prepare`](crate::prepare()). That the samples cannot be kept is no error,
+/// but in the outcome; they are then in memory.
 pub fn prepare_cached(
     config: &Config,
     tokenizer: &Tokenizer,
 ) -> Result<(PreparedData, CacheOutcome), DataError> {
-    let in_memory = |outcome| Ok((prepare(config, tokenizer)?.into(), outcome));
-    let Some(root) = folder(config) else {
-        return in_memory(CacheOutcome::Off);
+    let (stored, outcome) = cached::<Sample>(config, tokenizer, ())?;
+    let prepared = match stored {
+        None => crate::prepare(config, tokenizer)?.into(),
+        Some(stored) => stored.samples(),
     };
-    let fingerprint = Fingerprint::new(config, tokenizer)?;
+    Ok((prepared, outcome))
+}
+
+/// As [`prepare_preferences`](crate::prepare_preferences), but uses the samples
+/// that were prepared before for the same objective, and keeps them where there
+/// are none. The samples are in memory.
+///
+/// # Errors
+/// As [`prepare_preferences`](crate::prepare_preferences). That the samples cannot
+/// be kept is no error, but in the outcome.
+pub fn prepare_preferences_cached(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    objective: PreferenceObjective,
+) -> Result<(PreparedPreferences, CacheOutcome), DataError> {
+    match objective {
+        PreferenceObjective::Kto => preferences(config, tokenizer, objective, Preferences::Kto),
+        PreferenceObjective::ProcessRewardModel => {
+            preferences(config, tokenizer, objective, Preferences::Steps)
+        }
+        PreferenceObjective::Pairwise
+        | PreferenceObjective::Orpo
+        | PreferenceObjective::RewardModel => {
+            preferences(config, tokenizer, objective, Preferences::Pairs)
+        }
+    }
+}
+
+fn preferences<K: Kind<Purpose = PreferenceObjective> + Record>(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    objective: PreferenceObjective,
+    wrap: fn(Vec<K>) -> Preferences,
+) -> Result<(PreparedPreferences, CacheOutcome), DataError> {
+    let (stored, outcome) = cached::<K>(config, tokenizer, objective)?;
+    let prepared = match stored {
+        None => crate::prepare_preferences(config, tokenizer, objective)?,
+        Some(stored) => PreparedPreferences {
+            train: wrap(stored.read(&stored.train)?),
+            eval: wrap(stored.read(&stored.eval)?),
+            ledger: stored.ledger,
+        },
+    };
+    Ok((prepared, outcome))
+}
+
+/// The entry of a run, prepared if there is none; nothing where it cannot be kept.
+fn cached<K: Kind + Record>(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    purpose: K::Purpose,
+) -> Result<(Option<Stored<K>>, CacheOutcome), DataError> {
+    let Some(root) = folder(config) else {
+        return Ok((None, CacheOutcome::Off));
+    };
+    let mut fingerprint = Fingerprint::new(config, tokenizer)?;
+    if let Some(name) = purpose.name() {
+        fingerprint.add("objective", name.to_owned());
+    }
     let entry = root.join(fingerprint.key());
     let load = || entry::load(&entry, &fingerprint, config);
-    if let Ok(Some(prepared)) = load() {
-        return Ok((prepared, CacheOutcome::Loaded { entry }));
+    if let Ok(Some(stored)) = load() {
+        return Ok((Some(stored), CacheOutcome::Loaded { entry }));
     }
     if let Err(error) = fs::create_dir_all(root).map_err(io("create", root)) {
-        return in_memory(CacheOutcome::NotStored { error });
+        return Ok((None, CacheOutcome::NotStored { error }));
     }
     let _lock = entry::lock(&entry);
     // Another process may have been at it in the meantime.
     let damaged = match load() {
-        Ok(Some(prepared)) => return Ok((prepared, CacheOutcome::Loaded { entry })),
+        Ok(Some(stored)) => return Ok((Some(stored), CacheOutcome::Loaded { entry })),
         Ok(None) => None,
         Err(reason) => Some(reason),
     };
-    match entry::write(&entry, &fingerprint, config, tokenizer) {
+    match entry::write::<K>(&entry, &fingerprint, config, tokenizer, purpose) {
         Ok(()) => {}
         Err(NotWritten::Data(error)) => return Err(error),
-        Err(NotWritten::Disk(error)) => return in_memory(CacheOutcome::NotStored { error }),
+        Err(NotWritten::Disk(error)) => return Ok((None, CacheOutcome::NotStored { error })),
     }
-    match load() {
-        Ok(Some(prepared)) => Ok((prepared, CacheOutcome::Stored { entry, damaged })),
+    Ok(match load() {
+        Ok(Some(stored)) => (Some(stored), CacheOutcome::Stored { entry, damaged }),
         // A disk that does not give back what it was given.
-        Ok(None) => in_memory(not_stored(&entry, "it is gone")),
-        Err(reason) => in_memory(not_stored(&entry, &reason)),
-    }
+        Ok(None) => (None, not_stored(&entry, "it is gone")),
+        Err(reason) => (None, not_stored(&entry, &reason)),
+    })
 }
 
 fn not_stored(entry: &Path, reason: &str) -> CacheOutcome {

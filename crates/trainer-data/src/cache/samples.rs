@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use seqprep::Sample;
+use seqprep::{Sample, SampleSource, SourceError};
 
 use super::tokens::TokenFile;
 use crate::{DataError, Ledger, Prepared};
@@ -114,6 +114,33 @@ fn failed(path: PathBuf, source: io::Error) -> DataError {
         action: "read",
         path,
         source,
+    }
+}
+
+impl SampleSource for Samples {
+    fn len(&self) -> usize {
+        self.len()
+    }
+
+    fn length(&self, index: usize) -> Option<usize> {
+        self.length(index)
+    }
+
+    fn sample(&self, index: usize) -> Result<Cow<'_, Sample>, SourceError> {
+        Ok(self.get(index)?)
+    }
+
+    fn largest_id(&self) -> Option<u32> {
+        match &self.0 {
+            Place::Memory(_) => None,
+            Place::File { file, .. } => Some(file.largest_id()),
+        }
+    }
+}
+
+impl From<Samples> for Box<dyn SampleSource> {
+    fn from(samples: Samples) -> Self {
+        Box::new(samples)
     }
 }
 

@@ -1,106 +1,73 @@
 //! Samples on disk, compact: about 4.2 bytes a token.
 //!
 //! ```text
-//! header   8 bytes: MAGIC
-//! samples  one after the other: ids (4 bytes each, little endian),
-//!          mask (1 bit a token, set where the label is not -100),
-//!          extra (labels that are trained but not the id; runs of positions)
+//! header   8 bytes: the kind of samples
+//! samples  one after the other: ids (4 bytes each, little endian), and what
+//!          else belongs to a sample of this kind (see `record`): where ids are
+//!          trained on, 1 bit a token that says whether it is a target
 //! index    for each sample a varint of tokens << 2 | flags,
-//!          and with flags a varint of the bytes of `extra`
-//! footer   24 bytes: place of the index, number of samples, MAGIC
+//!          and with flags a varint of the bytes beyond those of a plain sample
+//! footer   32 bytes: place of the index, number of samples, largest id, the kind
 //! ```
 //!
 //! The footer is written last, so that a file without one is known to be cut.
-//! A [`TokenFile`] holds the index in memory (12 bytes a sample) and reads each
+//! A [`TokenFile`] holds the index in memory (16 bytes a sample) and reads each
 //! sample by its place, so that any number of samples can be opened.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::marker::PhantomData;
 use std::path::Path;
 
-use seqprep::{IGNORE_INDEX, Sample};
+use seqprep::Sample;
 
-const MAGIC: [u8; 8] = *b"TOKENS01";
-const FOOTER: u64 = 24;
-/// The labels of trained tokens differ from their ids somewhere.
-const LABELS: u64 = 1;
-/// The sample brings its own positions.
-const POSITIONS: u64 = 2;
+use super::record::Record;
+
+const FOOTER: u64 = 32;
+/// The bits of an entry that are flags.
+const FLAGS: u64 = 3;
 
 /// Writes samples one at a time; memory holds one sample and the index.
-pub(crate) struct TokenWriter<W: Write> {
+pub(crate) struct TokenWriter<W: Write, R> {
     out: W,
     place: u64,
     index: Vec<u8>,
     count: u64,
+    largest_id: u32,
     record: Vec<u8>,
+    kind: PhantomData<fn(R)>,
 }
 
-impl<W: Write> TokenWriter<W> {
+impl<W: Write, R: Record> TokenWriter<W, R> {
     pub(crate) fn new(mut out: W) -> io::Result<Self> {
-        out.write_all(&MAGIC)?;
+        out.write_all(&R::MAGIC)?;
         Ok(Self {
             out,
-            place: MAGIC.len() as u64,
+            place: R::MAGIC.len() as u64,
             index: Vec::new(),
             count: 0,
+            largest_id: 0,
             record: Vec::new(),
+            kind: PhantomData,
         })
     }
 
-    pub(crate) fn push(&mut self, sample: &Sample) -> io::Result<()> {
-        // No `..`: a new field has to be stored too.
-        let Sample {
-            input_ids,
-            labels,
-            position_ids,
-        } = sample;
-        let tokens = input_ids.len();
-        if labels.len() != tokens || position_ids.as_ref().is_some_and(|p| p.len() != tokens) {
-            return Err(invalid("a sample whose fields differ in length"));
-        }
+    pub(crate) fn push(&mut self, sample: &R) -> io::Result<()> {
         let record = &mut self.record;
         record.clear();
-        record.extend(input_ids.iter().flat_map(|id| id.to_le_bytes()));
-        record.extend(labels.chunks(8).map(|labels| {
-            let bits = labels.iter().enumerate();
-            bits.fold(0u8, |byte, (bit, label)| {
-                byte | u8::from(*label != IGNORE_INDEX) << bit
-            })
-        }));
-        let start_of_extra = record.len();
-        let mut flags = 0;
-        let others = || {
-            (0u64..)
-                .zip(input_ids.iter().zip(labels))
-                .filter(|(_, (id, label))| {
-                    **label != IGNORE_INDEX && i64::from(**label) != i64::from(**id)
-                })
-                .map(|(place, (_, label))| (place, *label))
-        };
-        let count = others().count();
-        if count > 0 {
-            flags |= LABELS;
-            varint(record, count as u64);
-            let mut last = 0;
-            for (place, label) in others() {
-                varint(record, place - last);
-                record.extend(label.to_le_bytes());
-                last = place;
-            }
+        let mut tokens = 0;
+        for ids in sample.ids() {
+            tokens += ids.len() as u64;
+            record.extend(ids.iter().flat_map(|id| id.to_le_bytes()));
+            let largest = ids.iter().copied().max();
+            self.largest_id = self.largest_id.max(largest.unwrap_or(0));
         }
-        if let Some(positions) = position_ids {
-            flags |= POSITIONS;
-            let runs = positions.chunk_by(|a, b| a.checked_add(1) == Some(*b));
-            varint(record, runs.clone().count() as u64);
-            for run in runs {
-                varint(record, u64::from(run[0]));
-                varint(record, run.len() as u64);
-            }
-        }
-        varint(&mut self.index, (tokens as u64) << 2 | flags);
+        let ids_end = record.len();
+        let flags = u64::from(sample.write(record)?);
+        varint(&mut self.index, tokens << 2 | flags);
         if flags != 0 {
-            varint(&mut self.index, (record.len() - start_of_extra) as u64);
+            let rest = (record.len() - ids_end) as u64;
+            varint(&mut self.index, rest - R::plain(tokens));
         }
         self.out.write_all(record)?;
         self.place += record.len() as u64;
@@ -113,7 +80,9 @@ impl<W: Write> TokenWriter<W> {
         self.out.write_all(&self.index)?;
         self.out.write_all(&self.place.to_le_bytes())?;
         self.out.write_all(&self.count.to_le_bytes())?;
-        self.out.write_all(&MAGIC)?;
+        let largest_id = u64::from(self.largest_id);
+        self.out.write_all(&largest_id.to_le_bytes())?;
+        self.out.write_all(&R::MAGIC)?;
         self.out.flush()?;
         Ok(self.out)
     }
@@ -121,11 +90,13 @@ impl<W: Write> TokenWriter<W> {
 
 /// The samples of a file, read by their place.
 #[derive(Debug)]
-pub struct TokenFile {
+pub struct TokenFile<R = Sample> {
     file: File,
     entries: Vec<Entry>,
     end: u64,
     tokens: u64,
+    largest_id: u32,
+    kind: PhantomData<fn() -> R>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -135,7 +106,11 @@ struct Entry {
     tokens: u32,
 }
 
-impl TokenFile {
+#[expect(
+    private_bounds,
+    reason = "the kinds of samples are those of this crate"
+)]
+impl<R: Record> TokenFile<R> {
     /// Opens a file and reads its index.
     ///
     /// # Errors
@@ -156,9 +131,10 @@ impl TokenFile {
             u64::from_le_bytes(bytes)
         };
         let (end, count) = (number(0), number(8));
-        if magic != MAGIC || footer[16..] != MAGIC || end > last {
+        if magic != R::MAGIC || footer[24..] != R::MAGIC || end > last {
             return Err(cut());
         }
+        let largest_id = u32::try_from(number(16)).map_err(|_| cut())?;
         file.seek(SeekFrom::Start(end))?;
         let mut index = Vec::new();
         Read::by_ref(&mut file)
@@ -168,18 +144,18 @@ impl TokenFile {
         // Each entry takes a byte or more, so a damaged count asks for no more
         // memory than the file has bytes.
         let mut entries = Vec::with_capacity(usize::try_from(count).unwrap_or(0).min(index.len()));
-        let mut place = MAGIC.len() as u64;
+        let mut place = R::MAGIC.len() as u64;
         let mut total = 0;
         for _ in 0..count {
             let word = read_varint(&mut index)?;
-            let extra = match word & (LABELS | POSITIONS) {
+            let extra = match word & FLAGS {
                 0 => 0,
                 _ => read_varint(&mut index)?,
             };
             let tokens = u32::try_from(word).map_err(|_| cut())?;
             let count = u64::from(tokens >> 2);
             entries.push(Entry { place, tokens });
-            let size = 4 * count + count.div_ceil(8);
+            let size = 4 * count + R::plain(count);
             place = place
                 .checked_add(size)
                 .and_then(|p| p.checked_add(extra))
@@ -194,6 +170,8 @@ impl TokenFile {
             entries,
             end,
             tokens: total,
+            largest_id,
+            kind: PhantomData,
         })
     }
 
@@ -215,6 +193,12 @@ impl TokenFile {
         self.tokens
     }
 
+    /// The largest token id in any sample; 0 where there is no token.
+    #[must_use]
+    pub fn largest_id(&self) -> u32 {
+        self.largest_id
+    }
+
     /// Number of tokens of a sample, or `None` past the last; reads nothing.
     #[must_use]
     pub fn length(&self, index: usize) -> Option<usize> {
@@ -226,71 +210,20 @@ impl TokenFile {
     /// # Errors
     /// What the file system reports, `InvalidInput` past the last sample, and
     /// `InvalidData` where the file is damaged.
-    pub fn get(&self, index: usize) -> io::Result<Sample> {
+    pub fn get(&self, index: usize) -> io::Result<R> {
         let outside = || io::Error::new(io::ErrorKind::InvalidInput, "no such sample");
         let entry = *self.entries.get(index).ok_or_else(outside)?;
         let next = self.entries.get(index + 1).map_or(self.end, |e| e.place);
         let mut record = vec![0; usize::try_from(next - entry.place).map_err(|_| cut())?];
         read_at(&self.file, &mut record, entry.place)?;
-        decode(&record, entry.tokens)
+        let tokens = (entry.tokens >> 2) as usize;
+        let (ids, rest) = record.split_at_checked(tokens * 4).ok_or_else(cut)?;
+        let ids = ids
+            .chunks_exact(4)
+            .map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
+            .collect();
+        R::read(ids, rest, (u64::from(entry.tokens) & FLAGS) as u8)
     }
-}
-
-fn decode(record: &[u8], word: u32) -> io::Result<Sample> {
-    let tokens = (word >> 2) as usize;
-    let flags = u64::from(word) & (LABELS | POSITIONS);
-    let (ids, rest) = record.split_at_checked(tokens * 4).ok_or_else(cut)?;
-    let (mask, mut extra) = rest.split_at_checked(tokens.div_ceil(8)).ok_or_else(cut)?;
-    let input_ids: Vec<u32> = ids
-        .chunks_exact(4)
-        .map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]))
-        .collect();
-    let mut labels: Vec<i32> = input_ids
-        .iter()
-        .enumerate()
-        .map(|(place, id)| {
-            if mask[place / 8] >> (place % 8) & 1 == 1 {
-                // An id beyond `i32` never equals its label, which is then in `extra`.
-                *id as i32
-            } else {
-                IGNORE_INDEX
-            }
-        })
-        .collect();
-    if flags & LABELS != 0 {
-        let mut place = 0;
-        for _ in 0..read_varint(&mut extra)? {
-            place += read_varint(&mut extra)?;
-            let (bytes, rest) = extra.split_first_chunk::<4>().ok_or_else(cut)?;
-            extra = rest;
-            let label = usize::try_from(place).ok().and_then(|p| labels.get_mut(p));
-            *label.ok_or_else(cut)? = i32::from_le_bytes(*bytes);
-        }
-    }
-    let mut position_ids = None;
-    if flags & POSITIONS != 0 {
-        let mut positions: Vec<u32> = Vec::with_capacity(tokens);
-        for _ in 0..read_varint(&mut extra)? {
-            let start = u32::try_from(read_varint(&mut extra)?).map_err(|_| cut())?;
-            let length = u32::try_from(read_varint(&mut extra)?).map_err(|_| cut())?;
-            if positions.len() + length as usize > tokens {
-                return Err(cut());
-            }
-            positions.extend((0..length).map(|i| start.wrapping_add(i)));
-        }
-        if positions.len() != tokens {
-            return Err(cut());
-        }
-        position_ids = Some(positions);
-    }
-    if !extra.is_empty() {
-        return Err(cut());
-    }
-    Ok(Sample {
-        input_ids,
-        labels,
-        position_ids,
-    })
 }
 
 pub(super) fn varint(out: &mut Vec<u8>, mut value: u64) {
@@ -333,11 +266,11 @@ fn read_at(file: &File, mut buffer: &mut [u8], mut place: u64) -> io::Result<()>
     Ok(())
 }
 
-fn cut() -> io::Error {
+pub(super) fn cut() -> io::Error {
     invalid("the file is cut or damaged")
 }
 
-fn invalid(message: &'static str) -> io::Error {
+pub(super) fn invalid(message: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, message)
 }
 
@@ -345,8 +278,9 @@ fn invalid(message: &'static str) -> io::Error {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+    use seqprep::{KtoSample, PreferencePair, StepSample};
 
-    fn bytes(samples: &[Sample]) -> Vec<u8> {
+    fn bytes<R: Record>(samples: &[R]) -> Vec<u8> {
         let mut writer = TokenWriter::new(Vec::new()).unwrap();
         for sample in samples {
             writer.push(sample).unwrap();
@@ -354,7 +288,7 @@ mod tests {
         writer.finish().unwrap()
     }
 
-    fn open(bytes: &[u8]) -> (tempfile::TempDir, io::Result<TokenFile>) {
+    fn open<R: Record>(bytes: &[u8]) -> (tempfile::TempDir, io::Result<TokenFile<R>>) {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
         std::fs::write(&path, bytes).unwrap();
@@ -397,9 +331,60 @@ mod tests {
         pose.position_ids = Some(vec![0, 1, 2, 7, 8, 9, 10, 20, 21]);
         let whole = bytes(&[masked(5, 2), pose, masked(1, 0)]);
         for length in 0..whole.len() {
-            let (_folder, file) = open(&whole[..length]);
+            let (_folder, file) = open::<Sample>(&whole[..length]);
             assert!(file.is_err(), "{length} of {} bytes", whole.len());
         }
+    }
+
+    /// Writes and reads; whatever byte is damaged, nothing panics.
+    fn there_and_back<R: Record + PartialEq + std::fmt::Debug>(samples: &[R]) {
+        let whole = bytes(samples);
+        let (_folder, file) = open::<R>(&whole);
+        let file = file.unwrap();
+        let back: Vec<R> = (0..file.len()).map(|i| file.get(i).unwrap()).collect();
+        assert_eq!(back, samples);
+        for place in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[place] ^= 0x55;
+            if let (_folder, Ok(file)) = open::<R>(&damaged) {
+                for index in 0..file.len().min(20) {
+                    let _ = file.get(index);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn preferences_are_kept() {
+        let pair = PreferencePair {
+            prompt: vec![5; 40],
+            chosen: vec![1, 2],
+            rejected: vec![3],
+            margin: None,
+        };
+        let margin = PreferencePair {
+            margin: Some(-0.5),
+            ..pair.clone()
+        };
+        // The prompt is there once.
+        assert!(bytes(std::slice::from_ref(&pair)).len() < 43 * 4 + 50);
+        there_and_back(&[pair, PreferencePair::default(), margin]);
+        let kto = KtoSample {
+            prompt: vec![1, 2],
+            completion: vec![3],
+            desirable: true,
+        };
+        let other = KtoSample {
+            desirable: false,
+            ..kto.clone()
+        };
+        there_and_back(&[kto, other]);
+        there_and_back(&[StepSample {
+            input_ids: vec![7, 8, 1, 9],
+            labels: vec![-100, 0, 1, -100],
+        }]);
+        // One kind is not read as another.
+        assert!(open::<PreferencePair>(&bytes(&[masked(2, 1)])).1.is_err());
     }
 
     fn samples() -> impl Strategy<Value = Vec<Sample>> {
@@ -444,9 +429,11 @@ mod tests {
 
         #[test]
         fn what_is_written_is_read(samples in samples()) {
-            let (_folder, file) = open(&bytes(&samples));
+            let (_folder, file) = open::<Sample>(&bytes(&samples));
             let file = file.unwrap();
             prop_assert_eq!(file.len(), samples.len());
+            let ids = samples.iter().flat_map(|s| &s.input_ids);
+            prop_assert_eq!(file.largest_id(), ids.copied().max().unwrap_or(0));
             prop_assert_eq!(file.tokens(), samples.iter().map(|s| s.len() as u64).sum::<u64>());
             for (index, sample) in samples.iter().enumerate().rev() {
                 prop_assert_eq!(file.length(index), Some(sample.len()));
@@ -463,7 +450,7 @@ mod tests {
                 let place = place.index(bytes.len());
                 bytes[place] = byte;
             }
-            if let (_folder, Ok(file)) = open(&bytes) {
+            if let (_folder, Ok(file)) = open::<Sample>(&bytes) {
                 for index in 0..file.len().min(20) {
                     let _ = file.get(index);
                 }

@@ -11,7 +11,7 @@ use crate::strategy::plain::Plain;
 use crate::{DataError, Tokenizer};
 
 /// How the texts of an objective become tokens.
-pub(super) struct Encoder<'a> {
+pub(crate) struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     objective: PreferenceObjective,
     plain: Plain,

@@ -79,7 +79,7 @@ struct Own<'a> {
 }
 
 /// How the rows of a data set are read.
-pub(super) struct Layout<'a> {
+pub(crate) struct Layout<'a> {
     pub(super) name: &'static str,
     kind: Kind<'a>,
     plain: Plain,

@@ -14,13 +14,14 @@
 
 mod chat;
 mod encode;
+mod kinds;
 mod layouts;
-mod pipeline;
 mod steps;
 
 use seqprep::{KtoSample, PreferencePair, StepSample};
 use trainer_config::Config;
 
+use crate::pipeline::{self, Kind, Purpose};
 use crate::prepare::in_pool;
 use crate::{DataError, Ledger, Tokenizer};
 
@@ -56,6 +57,12 @@ impl PreferenceObjective {
     /// Whether its samples are pairs.
     fn pairs(self) -> bool {
         matches!(self, Self::Pairwise | Self::Orpo | Self::RewardModel)
+    }
+}
+
+impl Purpose for PreferenceObjective {
+    fn name(self) -> Option<&'static str> {
+        Some(self.name())
     }
 }
 
@@ -126,13 +133,13 @@ pub fn prepare_preferences(
     })?
 }
 
-fn of_kind<K: pipeline::Kind>(
+fn of_kind<K: Kind<Purpose = PreferenceObjective>>(
     config: &Config,
     tokenizer: &Tokenizer,
     objective: PreferenceObjective,
     wrap: fn(Vec<K>) -> Preferences,
 ) -> Result<PreparedPreferences, DataError> {
-    let (train, eval, ledger) = pipeline::run(config, tokenizer, objective)?;
+    let (train, eval, ledger) = pipeline::collect(config, tokenizer, objective)?;
     Ok(PreparedPreferences {
         train: wrap(train),
         eval: wrap(eval),

@@ -13,7 +13,7 @@ use crate::{DataError, Tokenizer};
 const NAME: &str = "stepwise_supervised";
 
 /// How the rows of a data set are read.
-pub(super) struct Steps<'a> {
+pub(crate) struct Steps<'a> {
     tokenizer: &'a Tokenizer,
     separator: Vec<u32>,
     longest: usize,

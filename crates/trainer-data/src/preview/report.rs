@@ -44,25 +44,31 @@ impl PreviewReport {
     /// in all of them, in the batches of one epoch: each is a list of rows, each
     /// a list of indices of samples.
     #[must_use]
-    pub fn new<'a>(
+    pub fn new<B>(
         lengths: &[usize],
         trained: usize,
-        batches: impl IntoIterator<Item = &'a [Vec<u32>]>,
+        batches: impl IntoIterator<Item = B>,
         pad_to: PadTo,
         packed: bool,
-    ) -> Self {
-        let length = |index: u32| lengths.get(index as usize).copied().unwrap_or(0);
+    ) -> Self
+    where
+        B: IntoIterator<Item: AsRef<[u32]>>,
+    {
+        let length = |index: &u32| lengths.get(*index as usize).copied().unwrap_or(0);
         let (mut rows, mut slots) = (0, 0);
         for batch in batches {
-            let tokens = batch.iter().map(|row| row.iter().map(|&i| length(i)).sum());
-            let longest: usize = tokens.max().unwrap_or(0);
+            let (mut count, mut longest) = (0, 0);
+            for row in batch {
+                count += 1;
+                longest = longest.max(row.as_ref().iter().map(length).sum());
+            }
             let width = match pad_to {
                 PadTo::Longest => longest,
                 PadTo::MultipleOf(multiple) => longest.next_multiple_of(multiple.max(1)),
                 PadTo::Fixed(width) => width,
             };
-            rows += batch.len();
-            slots += batch.len() * width;
+            rows += count;
+            slots += count * width;
         }
         let mut sorted = lengths.to_vec();
         sorted.sort_unstable();
@@ -237,7 +243,7 @@ lengths     1 to 6 tokens, median 4
 
     #[test]
     fn of_nothing() {
-        let report = PreviewReport::new(&[], 0, [], PadTo::Longest, false);
+        let report = PreviewReport::new::<[&[u32]; 0]>(&[], 0, [], PadTo::Longest, false);
         assert_eq!(report.efficiency(), 1.0);
         assert_eq!(
             report.to_string(),

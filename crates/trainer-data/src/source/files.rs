@@ -112,12 +112,12 @@ pub(super) fn resolve(dataset: &Dataset) -> Result<Layout, DataError> {
         };
         return data_files(&dataset, Path::new(""));
     }
-    if text.contains(['*', '?', '[']) {
+    if text.contains(WILD) {
         let found = matches(dataset, &text)?;
         if found.is_empty() {
             return Err(error(
                 path,
-                format!("no file matches this pattern{}", working_directory(path)),
+                format!("no file matches this pattern{}", unmatched(path)),
             ));
         }
         let files = found.iter().map(|path| file(dataset, path));
@@ -230,6 +230,47 @@ fn file(dataset: &Dataset, path: &Path) -> Result<DataFile, DataError> {
     })
 }
 
+/// Characters that make a pattern of a path.
+const WILD: [char; 3] = ['*', '?', '['];
+
+/// Names of files that a message shows.
+const SHOWN: usize = 5;
+
+/// What to look at where no file matches: the folder in front of the pattern.
+fn unmatched(pattern: &Path) -> String {
+    let plain =
+        |part: &std::path::Component<'_>| !part.as_os_str().to_string_lossy().contains(WILD);
+    let folder: PathBuf = pattern.components().take_while(plain).collect();
+    let read = match folder.as_os_str().is_empty() {
+        true => std::fs::read_dir("."),
+        false => std::fs::read_dir(&folder),
+    };
+    let Ok(entries) = read else {
+        return format!(
+            ": there is no folder {}{}",
+            folder.display(),
+            working_directory(&folder)
+        );
+    };
+    let mut names: Vec<String> = entries
+        .flatten()
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .filter(|name| !name.starts_with('.'))
+        .collect();
+    names.sort();
+    let more = if names.len() > SHOWN { ", ..." } else { "" };
+    names.truncate(SHOWN);
+    let holds = match names.is_empty() {
+        true => "nothing".to_owned(),
+        false => format!("{}{more}", names.join(", ")),
+    };
+    let place = match folder.as_os_str().is_empty() {
+        true => "the working directory".to_owned(),
+        false => folder.display().to_string(),
+    };
+    format!("; {place} holds {holds} (`*` stands for a part of one name, `**` for any folders)")
+}
+
 /// The files that match a pattern, sorted.
 fn matches(dataset: &Dataset, pattern: &str) -> Result<Vec<PathBuf>, DataError> {
     let options = glob::MatchOptions {
@@ -278,7 +319,14 @@ fn data_files(dataset: &Dataset, folder: &Path) -> Result<Layout, DataError> {
         if found.is_empty() {
             return Err(error(
                 &dataset.path,
-                format!("`data_files`: no file {}{}", path.display(), nearest(&path)),
+                match name.contains(WILD) {
+                    true => format!(
+                        "`data_files`: no file {}{}",
+                        path.display(),
+                        unmatched(&path)
+                    ),
+                    false => format!("`data_files`: no file {}{}", path.display(), nearest(&path)),
+                },
             ));
         }
         for path in found {

@@ -6,12 +6,11 @@
 //! the business of the pipeline, which counts what it cuts.
 
 mod chat;
-mod completion;
 mod input_output;
 mod instruct;
 pub(crate) mod plain;
 mod pretokenized;
-mod pretrain;
+mod text;
 mod turns;
 pub(crate) mod user_defined;
 
@@ -103,14 +102,14 @@ pub fn build<'a>(
     }
     Ok(match strategy {
         PromptStrategy::ChatTemplate => Box::new(chat::Chat::new(config, dataset, tokenizer)?),
-        PromptStrategy::Completion => Box::new(completion::Completion::new(
+        PromptStrategy::Completion => Box::new(text::Text::completion(
             config,
             dataset,
             tokenizer,
             sequence_len,
         )),
         PromptStrategy::Pretrain => {
-            Box::new(pretrain::Pretrain::new(dataset, tokenizer, sequence_len))
+            Box::new(text::Text::pretrain(dataset, tokenizer, sequence_len))
         }
         PromptStrategy::InputOutput => Box::new(Suggesting(input_output::InputOutput::new(
             config, tokenizer,

@@ -10,8 +10,8 @@
 use std::fmt::Write as _;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde};
-use minijinja::{Environment, Error, ErrorKind, Value};
+use minijinja::value::{Kwargs, Serde, from_args};
+use minijinja::{Environment, Error, ErrorKind, State, Value};
 use serde::Serialize;
 
 /// Instructions that one rendering may take; the longest conversations of real
@@ -29,11 +29,34 @@ pub(super) fn environment() -> Result<Environment<'static>, Error> {
     );
     environment.set_fuel(Some(FUEL));
     environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.set_unknown_method_callback(method);
     environment.add_function("raise_exception", raise_exception);
     environment.add_function("strftime_now", strftime_now);
     environment.add_filter("tojson", tojson);
     Ok(environment)
+}
+
+/// A method of Python's types.
+fn method(
+    state: &mut State<'_, '_>,
+    value: &Value,
+    name: &str,
+    arguments: &[Value],
+) -> Result<Value, Error> {
+    let strip = match name {
+        "removeprefix" => str::strip_prefix::<&str>,
+        "removesuffix" => str::strip_suffix::<&str>,
+        _ => {
+            return minijinja_contrib::pycompat::unknown_method_callback(
+                state, value, name, arguments,
+            );
+        }
+    };
+    let Some(text) = value.as_str() else {
+        return Err(Error::from(ErrorKind::UnknownMethod));
+    };
+    let (part,): (&str,) = from_args(arguments)?;
+    Ok(Value::from(strip(text, part).unwrap_or(text)))
 }
 
 /// What an error says: the text of `raise_exception`, or the engine's.

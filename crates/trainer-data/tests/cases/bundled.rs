@@ -9,7 +9,11 @@ use trainer_data::{ChatTemplate, Tokenizer, prepare};
 use crate::support::{Lab, config, tokenizer_json, trained};
 
 /// Templates that share a file with another one.
-const SHARED: [(&str, &str); 2] = [("aya", "cohere"), ("gemma3n", "gemma3")];
+const SHARED: [(&str, &str); 3] = [
+    ("aya", "cohere"),
+    ("gemma3n", "gemma3"),
+    ("gemma4_unified", "gemma4"),
+];
 
 fn template(tokenizer: &Tokenizer, name: &str) -> ChatTemplate {
     let config = Config {
@@ -106,6 +110,8 @@ fn what_is_trained() {
         "<|eot|>",
         "[INST]",
         "[/INST]",
+        "<turn|>",
+        "<|eom|>",
     ];
     for (index, token) in more.into_iter().enumerate() {
         added.push(
@@ -130,18 +136,21 @@ fn what_is_trained() {
         let prepared = prepare(&config, &tokenizer).unwrap();
         let spans = trained(&prepared.train[0], &tokenizer);
         let end = match name {
-            "chatml" | "qwen_25" | "qwen2_vl" | "qwen3" | "qwen3_5" => "<|im_end|>",
+            "falcon_h1" | "nemotron_h" | "chatml" | "qwen_25" | "qwen2_vl" | "qwen3"
+            | "qwen3_5" => "<|im_end|>",
             "llama3" | "llama3_2_vision" => "<|eot_id|>",
             "llama4" => "<|eot|>",
             "gemma" | "gemma3" | "gemma3n" => "<end_of_turn>",
             "cohere" | "aya" => "<|END_OF_TURN_TOKEN|>",
-            "exaone" => "[|endofturn|]",
+            "exaone" | "exaone4" => "[|endofturn|]",
+            "gemma4" | "gemma4_unified" => "<turn|>",
+            "jamba" => "<|eom|>",
             "phi_3" | "phi_35" => "<|end|>",
             _ => "</s>",
         };
         // What the model generates behind the prompt: a blank, or empty reasoning.
         let before = match name {
-            "mistral_v1" | "mistral_v2v3" | "deepseek_v2" => [" ", " "],
+            "mistral_v1" | "mistral_v2v3" | "deepseek_v2" | "jamba" | "llava" => [" ", " "],
             "qwen3" => ["", "<think>\n\n</think>\n\n"],
             // The prompt opens the reasoning.
             "qwen3_5" => ["", "\n</think>\n\n"],

@@ -7,7 +7,8 @@ use std::sync::Barrier;
 use serde_json::{Value, json};
 use trainer_config::{Config, ExcessLength, PromptStrategy};
 use trainer_data::{
-    CacheOutcome, Fingerprint, Prepared, Tokenizer, explain_cache, prepare, prepare_cached,
+    CacheOutcome, Fingerprint, PreferenceObjective, Prepared, Tokenizer, explain_cache, prepare,
+    prepare_cached, prepare_preferences, prepare_preferences_cached,
 };
 
 use crate::support::{Lab, config};
@@ -333,5 +334,55 @@ fn the_explanation_as_text() {
          the nearest of 1 others is FIRST:\n  \
          setting eval_sequence_len: absent there, 64 here\n  \
          setting sequence_len: 256 there, 100 here\n"
+    );
+}
+
+#[test]
+fn preferences_are_kept_by_their_objective() {
+    let lab = Lab::new("</s>");
+    let row = |i: usize| {
+        json!({"prompt": format!("question {i}"), "chosen": "yes ".repeat(i + 1),
+               "rejected": "no", "label": i % 2 == 0, "completion": format!("answer {i}"),
+               "completions": ["a", "b"], "labels": [true, false], "margin": 0.5})
+    };
+    let rows: Vec<Value> = (0..20).map(row).collect();
+    let strategy = |name: &str| serde_json::from_value(json!(name)).unwrap();
+    for (name, objective) in [
+        ("chatml.prompt_pairs", PreferenceObjective::Pairwise),
+        ("chatml.prompt_pairs", PreferenceObjective::Orpo),
+        ("chatml.ultra", PreferenceObjective::Kto),
+        (
+            "stepwise_supervised",
+            PreferenceObjective::ProcessRewardModel,
+        ),
+    ] {
+        let mut config = config(lab.rows(strategy(name), &rows));
+        config.chat_template = Some("chatml".to_owned());
+        config.val_set_size = 3.0;
+        config.shuffle_merged_datasets = true;
+        config.dataset_prepared_path = Some(lab.path().join("prepared"));
+        let tokenizer = lab.tokenizer();
+        let plain = prepare_preferences(&config, &tokenizer, objective).unwrap();
+        let run = || prepare_preferences_cached(&config, &tokenizer, objective).unwrap();
+        let (first, outcome) = run();
+        let (entry, damaged) = stored(&outcome);
+        assert_eq!((&first, damaged), (&plain, None), "{name}");
+        let (again, outcome) = run();
+        assert!(loaded(&outcome), "{name}");
+        assert_eq!(again, plain);
+        assert_eq!((again.train.len(), again.eval.len()), (17, 3));
+        let file = entry.join("samples.tokens");
+        let mut bytes = fs::read(&file).unwrap();
+        bytes[20] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        let (mended, outcome) = run();
+        assert!(stored(&outcome).1.is_some(), "{name}");
+        assert_eq!(mended, plain);
+    }
+    // Nothing is shared: pairs for DPO are not those for ORPO.
+    let names = names(&lab.path().join("prepared"));
+    assert_eq!(
+        names.iter().filter(|name| !name.starts_with('.')).count(),
+        4
     );
 }

@@ -221,9 +221,18 @@ fn values_of_another_type() {
 
 #[test]
 fn data_sets_that_are_empty_or_all_dropped() {
-    assert_eq!(file("a.jsonl", "\n\n"), "data set a.jsonl has no rows");
-    assert_eq!(file("a.json", "[]"), "data set a.json has no rows");
-    assert_eq!(file("a.csv", "text\n"), "data set a.csv has no rows");
+    assert_eq!(
+        file("a.jsonl", "\n\n"),
+        "data set a.jsonl has no rows; give a file with rows, or remove the data set"
+    );
+    assert_eq!(
+        file("a.json", "[]"),
+        "data set a.json has no rows; give a file with rows, or remove the data set"
+    );
+    assert_eq!(
+        file("a.csv", "text\n"),
+        "data set a.csv has no rows; give a file with rows, or remove the data set"
+    );
     assert_eq!(
         rows(
             PromptStrategy::Alpaca,

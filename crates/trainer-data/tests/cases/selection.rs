@@ -162,7 +162,7 @@ fn files_of_a_data_set() {
             "plain/*.csv",
             None,
             &[],
-            "data set plain/*.csv: no file matches this pattern",
+            "data set plain/*.csv: no file matches this pattern; plain holds a.jsonl, b.jsonl, deep (`*` stands for a part of one name, `**` for any folders)",
         ),
         (
             "plain/[.jsonl",
@@ -180,7 +180,13 @@ fn files_of_a_data_set() {
             "plain",
             None,
             &["q*"],
-            "data set plain: `data_files`: no file plain/q*",
+            "data set plain: `data_files`: no file plain/q*; plain holds a.jsonl, b.jsonl, deep (`*` stands for a part of one name, `**` for any folders)",
+        ),
+        (
+            "nowhere/*.jsonl",
+            None,
+            &[],
+            "data set nowhere/*.jsonl: no file matches this pattern: there is no folder nowhere",
         ),
         (
             "plain/a.jsonl",

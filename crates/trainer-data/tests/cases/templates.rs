@@ -98,6 +98,11 @@ fn python_methods_and_loop_controls() {
         "2"
     );
     assert_eq!(render("{{ 'ab'.startswith('a') }}").unwrap(), "True");
+    assert_eq!(
+        render("{{ 'abcab'.removeprefix('ab') }} {{ 'abcab'.removesuffix('ab') }} {{ 'b'.removeprefix('a') }}").unwrap(),
+        "cab abc b"
+    );
+    assert!(render("{{ [1].removeprefix('a') }}").is_err());
 }
 
 #[test]
@@ -210,7 +215,7 @@ fn a_template_that_cannot_be_found() {
     );
     assert_eq!(
         message([Some("chatmel"), None]),
-        "chat template `chatmel` is not bundled; choose tokenizer_default, one of alpaca, aya, chatml, cohere, deepseek_v2, deepseek_v3, exaone, gemma, gemma3, gemma3n, llama3, llama3_2_vision, llama4, metharme, mistral_v1, mistral_v2v3, mistral_v3_tekken, mistral_v7_tekken, phi_3, phi_35, pixtral, qwen2_vl, qwen3, qwen3_5, qwen_25, or give the template as `chat_template_jinja`"
+        "chat template `chatmel` is not bundled; choose tokenizer_default, one of alpaca, aya, chatml, cohere, deepseek_v2, deepseek_v3, exaone, exaone4, falcon_h1, gemma, gemma3, gemma3n, gemma4, gemma4_unified, jamba, llama3, llama3_2_vision, llama4, llava, metharme, mistral_v1, mistral_v2v3, mistral_v3_tekken, mistral_v7_tekken, nemotron_h, phi_3, phi_35, pixtral, qwen2_vl, qwen3, qwen3_5, qwen_25, or give the template as `chat_template_jinja`"
     );
     assert_eq!(
         message([Some("jinja"), None]),

@@ -224,7 +224,7 @@ mod tests {
             .unwrap()
             .device
             .autodiff();
-        let samples = (0..5).map(|id| Sample::all_trained(vec![id, id])).collect();
+        let samples: Vec<_> = (0..5).map(|id| Sample::all_trained(vec![id, id])).collect();
         let batches = Batches::new(samples, BatchOptions::training(&config, 0))?;
         let run = Run::new(
             &config,

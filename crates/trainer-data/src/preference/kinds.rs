@@ -1,0 +1,265 @@
+//! The kinds of samples, as the [`pipeline`](crate::pipeline) makes them: pairs,
+//! answers with a verdict, judged steps.
+
+use seqprep::{
+    KtoSample, LengthOutcome, PreferencePair, StepSample, drop_long_kto, drop_long_pair,
+    truncate_kto, truncate_pair, truncate_steps,
+};
+use serde_json::Value;
+use trainer_config::ExcessLength;
+
+use super::PreferenceObjective;
+use super::encode::Encoder;
+use super::layouts::Layout;
+use super::steps::Steps;
+use crate::ledger::DropReason;
+use crate::pipeline::{Hasher, Kind, Read, Size, Task, by_length};
+use crate::source::Row;
+use crate::{DataError, Place};
+
+type PreferenceTask<'a> = Task<'a, PreferenceObjective>;
+
+/// Limits of a sequence in tokens, the longest and the shortest.
+fn limits(task: &PreferenceTask<'_>) -> (usize, usize) {
+    (task.limit, task.config.min_sample_len)
+}
+
+/// Whether what is too long is cut. For a reward model it always is, short of
+/// `raise`.
+fn cuts(task: &PreferenceTask<'_>) -> bool {
+    let reward = matches!(
+        task.purpose,
+        PreferenceObjective::RewardModel | PreferenceObjective::ProcessRewardModel
+    );
+    match task.config.excess_length_strategy {
+        ExcessLength::Truncate => true,
+        ExcessLength::Drop => reward,
+        ExcessLength::Raise => false,
+    }
+}
+
+/// What became of a sample whose longest sequence had `length` tokens, and of
+/// which a cut may have left nothing to learn.
+fn judged<K: Kind>(
+    task: &PreferenceTask<'_>,
+    at: &Place,
+    sample: &K,
+    length: usize,
+    outcome: LengthOutcome,
+    teaches: bool,
+) -> Result<Option<DropReason>, DataError> {
+    let dropped = by_length(task, at, length, outcome)?;
+    let cut = matches!(outcome, LengthOutcome::Truncated { .. });
+    let nothing = (cut && !teaches) || sample.size().trained == 0;
+    Ok(dropped.or_else(|| nothing.then_some(DropReason::NothingToTrain)))
+}
+
+fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
+    match reason {
+        DropReason::Empty => "prompts and answers have to hold text".to_owned(),
+        _ => format!(
+            "what `sequence_len` (now {}) leaves of them teaches nothing: raise it",
+            task.limit
+        ),
+    }
+}
+
+impl Kind for PreferencePair {
+    type Reader<'a> = (Layout<'a>, Encoder<'a>);
+    type Purpose = PreferenceObjective;
+
+    fn reader<'a>(task: &PreferenceTask<'a>, first: &Row) -> Result<Self::Reader<'a>, DataError> {
+        let (config, tokenizer, purpose) = (task.config, task.tokenizer, task.purpose);
+        Ok((
+            Layout::new(config, task.dataset, first, tokenizer, purpose)?,
+            Encoder::new(config, tokenizer, purpose)?,
+        ))
+    }
+
+    fn name((layout, _): &Self::Reader<'_>) -> &'static str {
+        layout.name
+    }
+
+    fn read((layout, encoder): &Self::Reader<'_>, row: &Row) -> Result<Read<Self>, DataError> {
+        let texts = layout.texts(row)?;
+        if texts.prompt.is_empty() || texts.answers.iter().any(String::is_empty) {
+            return Ok(Vec::new());
+        }
+        let mut pair = encoder.pair(&texts).map_err(|error| error.at(&row.at))?;
+        pair.margin = match row.columns.get("margin") {
+            None | Some(Value::Null) => None,
+            Some(value) => {
+                let margin = value.as_f64().filter(|margin| margin.is_finite());
+                let margin = margin.ok_or_else(|| row.wrong_type("margin", "a number", value))?;
+                Some(margin as f32)
+            }
+        };
+        Ok(vec![(pair, 0)])
+    }
+
+    fn size(&self) -> Size {
+        Size {
+            tokens: self.tokens(),
+            longest: self.len(),
+            trained: self.chosen.len() + self.rejected.len(),
+        }
+    }
+
+    fn judge(
+        &mut self,
+        task: &PreferenceTask<'_>,
+        (_, encoder): &Self::Reader<'_>,
+        at: &Place,
+    ) -> Result<Option<DropReason>, DataError> {
+        let length = self.len();
+        let (limit, shortest) = limits(task);
+        let mut outcome = drop_long_pair(self, limit, shortest);
+        if cuts(task) && outcome == LengthOutcome::TooLong {
+            let ends = match task.purpose {
+                // A plain cut: the reward is read wherever the text ends.
+                PreferenceObjective::RewardModel => (0, 0),
+                _ => (encoder.ends(&self.chosen), encoder.ends(&self.rejected)),
+            };
+            outcome = truncate_pair(self, limit, shortest, ends);
+        }
+        judged(
+            task,
+            at,
+            self,
+            length,
+            outcome,
+            self.chosen != self.rejected,
+        )
+    }
+
+    fn hash(&self, hasher: &mut Hasher) {
+        hasher.ids(&self.prompt);
+        hasher.ids(&self.chosen);
+        hasher.ids(&self.rejected);
+        hasher.field(self.margin.iter().map(|margin| margin.to_le_bytes()));
+    }
+
+    fn shown(&self) -> Option<&[u32]> {
+        None
+    }
+
+    fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
+        advice(task, reason)
+    }
+}
+
+impl Kind for KtoSample {
+    type Reader<'a> = (Layout<'a>, Encoder<'a>);
+    type Purpose = PreferenceObjective;
+
+    fn reader<'a>(task: &PreferenceTask<'a>, first: &Row) -> Result<Self::Reader<'a>, DataError> {
+        PreferencePair::reader(task, first)
+    }
+
+    fn name((layout, _): &Self::Reader<'_>) -> &'static str {
+        layout.name
+    }
+
+    fn read((layout, encoder): &Self::Reader<'_>, row: &Row) -> Result<Read<Self>, DataError> {
+        let texts = layout.texts(row)?;
+        let desirable = layout.verdict(row)?;
+        if texts.prompt.is_empty() || texts.answers[0].is_empty() {
+            return Ok(Vec::new());
+        }
+        let sample = encoder.kto(&texts, desirable);
+        Ok(vec![(sample.map_err(|error| error.at(&row.at))?, 0)])
+    }
+
+    fn size(&self) -> Size {
+        Size {
+            tokens: self.len(),
+            longest: self.len(),
+            trained: self.completion.len(),
+        }
+    }
+
+    fn judge(
+        &mut self,
+        task: &PreferenceTask<'_>,
+        (_, encoder): &Self::Reader<'_>,
+        at: &Place,
+    ) -> Result<Option<DropReason>, DataError> {
+        let length = self.len();
+        let (limit, shortest) = limits(task);
+        let outcome = if cuts(task) {
+            let end = encoder.ends(&self.completion);
+            truncate_kto(self, limit, shortest, end)
+        } else {
+            drop_long_kto(self, limit, shortest)
+        };
+        judged(task, at, self, length, outcome, true)
+    }
+
+    fn hash(&self, hasher: &mut Hasher) {
+        hasher.ids(&self.prompt);
+        hasher.ids(&self.completion);
+        hasher.ids(&[u32::from(self.desirable)]);
+    }
+
+    fn shown(&self) -> Option<&[u32]> {
+        None
+    }
+
+    fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
+        advice(task, reason)
+    }
+}
+
+impl Kind for StepSample {
+    type Reader<'a> = Steps<'a>;
+    type Purpose = PreferenceObjective;
+
+    fn reader<'a>(task: &PreferenceTask<'a>, _: &Row) -> Result<Self::Reader<'a>, DataError> {
+        Steps::new(task.dataset, task.tokenizer)
+    }
+
+    fn name(_: &Self::Reader<'_>) -> &'static str {
+        "stepwise_supervised"
+    }
+
+    fn read(reader: &Self::Reader<'_>, row: &Row) -> Result<Read<Self>, DataError> {
+        Ok(vec![reader.sample(row)?])
+    }
+
+    fn size(&self) -> Size {
+        Size {
+            tokens: self.len(),
+            longest: self.len(),
+            trained: self.judged(),
+        }
+    }
+
+    fn judge(
+        &mut self,
+        task: &PreferenceTask<'_>,
+        _: &Self::Reader<'_>,
+        at: &Place,
+    ) -> Result<Option<DropReason>, DataError> {
+        let length = self.len();
+        let (limit, shortest) = limits(task);
+        let outcome = if cuts(task) || length <= limit {
+            truncate_steps(self, limit, shortest)
+        } else {
+            LengthOutcome::TooLong
+        };
+        judged(task, at, self, length, outcome, self.judged() > 0)
+    }
+
+    fn hash(&self, hasher: &mut Hasher) {
+        hasher.ids(&self.input_ids);
+        hasher.labels(&self.labels);
+    }
+
+    fn shown(&self) -> Option<&[u32]> {
+        None
+    }
+
+    fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
+        advice(task, reason)
+    }
+}

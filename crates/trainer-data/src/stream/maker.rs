@@ -1,0 +1,313 @@
+//! The thread of a stream: reads, tokenizes, shuffles and packs block after block.
+
+use std::sync::mpsc::SyncSender;
+
+use rayon::prelude::*;
+use seqprep::{
+    FirstFitOptions, Packing, PackingError, Sample, SeedStream, best_fit_decreasing_limited,
+    first_fit, permutation, sequential, sequential_order, trained_tokens,
+};
+use trainer_config::{Config, PackingStrategy};
+
+use super::{Block, Position, StreamOptions, StreamSource};
+use crate::ledger::{DatasetLedger, DropReason, SkipReason};
+use crate::pipeline::Task;
+use crate::prepare::judge;
+use crate::source::{self, Record};
+use crate::{DataError, Place, Tokenizer, strategy};
+
+/// Samples in the first block; each further one may be twice as large.
+const FIRST_BLOCK: usize = 64;
+
+/// A block ends after this many tokens, however few samples that are.
+const BLOCK_TOKENS: usize = 1 << 22;
+
+/// Rows that are tokenized at a time.
+const CHUNK: usize = 512;
+
+/// A row's place, its samples, and how often these are repeated.
+type Made = (Place, Vec<Sample>, u32);
+
+/// Why no more blocks are made.
+pub(super) enum Stop {
+    Error(DataError),
+    /// The stream was dropped.
+    Unwanted,
+}
+
+impl From<DataError> for Stop {
+    fn from(error: DataError) -> Self {
+        Self::Error(error)
+    }
+}
+
+/// Makes the blocks.
+pub(super) struct Maker<'a> {
+    pub(super) config: &'a Config,
+    pub(super) tokenizer: &'a Tokenizer,
+    pub(super) options: &'a StreamOptions,
+    pub(super) sender: &'a SyncSender<Result<Block, DataError>>,
+    /// What is read next.
+    pub(super) position: Position,
+    pub(super) number: u64,
+    pub(super) block: Vec<Sample>,
+    pub(super) tokens: usize,
+    pub(super) start: Position,
+    pub(super) ledger_before: Vec<DatasetLedger>,
+    pub(super) ledger: Vec<DatasetLedger>,
+}
+
+impl Maker<'_> {
+    pub(super) fn run(mut self) -> Stop {
+        loop {
+            if let Err(stop) = self.epoch() {
+                return stop;
+            }
+        }
+    }
+
+    /// The rest of a pass over the data.
+    fn epoch(&mut self) -> Result<(), Stop> {
+        let whole =
+            self.position.source == 0 && self.position.row == 0 && self.position.sample == 0;
+        let kept = |ledger: &[DatasetLedger]| -> usize {
+            ledger.iter().map(|account| account.kept.samples).sum()
+        };
+        let before = kept(&self.ledger);
+        while let Some(source) = self.options.sources.get(self.position.source) {
+            self.source(source)?;
+            self.position.source += 1;
+            self.position.row = 0;
+            self.position.sample = 0;
+        }
+        if whole && kept(&self.ledger) == before {
+            return Err(Stop::Error(self.nothing()));
+        }
+        self.position = Position {
+            epoch: self.position.epoch + 1,
+            ..Position::default()
+        };
+        self.flush()
+    }
+
+    /// The rest of a data set.
+    fn source(&mut self, source: &StreamSource) -> Result<(), Stop> {
+        let dataset = &source.dataset;
+        let seeds = SeedStream::new(self.config.seed);
+        let empty = || DataError::EmptyDataset {
+            path: dataset.path.clone(),
+        };
+        let selected = source::select(dataset, seeds)?;
+        let mut records = selected.records.peekable();
+        // The strategy may have to be told from the first row.
+        let (first, copies) = records.next().ok_or_else(empty)??;
+        let first = first.row()?;
+        let limit = self.config.sequence_len;
+        let strategy = strategy::build(self.config, dataset, &first, self.tokenizer, limit)?;
+        let account = &mut self.ledger[self.position.source];
+        strategy.name().clone_into(&mut account.strategy);
+        if self.position.row == 0 && self.position.sample == 0 {
+            for (reason, rows) in selected.skipped {
+                *account.skipped.entry(reason).or_default() += rows;
+            }
+            if source.skip > 0 {
+                *account.skipped.entry(SkipReason::Slice).or_default() += source.skip;
+            }
+        }
+        let read = usize::try_from(self.position.row).unwrap_or(usize::MAX);
+        let mut records = std::iter::once(Ok((Record::Ready(first), copies)))
+            .chain(records)
+            .skip(source.skip.saturating_add(read));
+        loop {
+            let mut failed = None;
+            let mut chunk = Vec::new();
+            for record in records.by_ref().take(CHUNK.min(self.target())) {
+                match record {
+                    Ok(record) => chunk.push(record),
+                    Err(error) => {
+                        failed = Some(error);
+                        break;
+                    }
+                }
+            }
+            let made: Vec<Result<Made, DataError>> = chunk
+                .into_par_iter()
+                .map(|(record, copies)| {
+                    let row = record.row()?;
+                    let samples = strategy.samples(&row)?;
+                    Ok((row.at, samples, copies))
+                })
+                .collect();
+            let ended = made.is_empty();
+            for row in made {
+                let (at, samples, copies) = row?;
+                self.row(&at, samples, copies)?;
+            }
+            match failed {
+                Some(error) => return Err(error.into()),
+                None if ended => return Ok(()),
+                None => {}
+            }
+        }
+    }
+
+    fn row(&mut self, at: &Place, samples: Vec<Sample>, copies: u32) -> Result<(), Stop> {
+        let count = samples.len();
+        let account = &mut self.ledger[self.position.source];
+        if self.position.sample == 0 {
+            account.rows += 1;
+            match count {
+                0 => {
+                    account.made.add(0);
+                    account.drop(DropReason::Empty, 0);
+                }
+                1 => {}
+                several => {
+                    account.split.rows += 1;
+                    account.split.samples += several;
+                }
+            }
+        }
+        if count == 0 {
+            self.position.row += 1;
+            return Ok(());
+        }
+        let task = Task {
+            config: self.config,
+            dataset: &self.options.sources[self.position.source].dataset,
+            tokenizer: self.tokenizer,
+            limit: self.config.sequence_len,
+            purpose: (),
+        };
+        for mut sample in samples.into_iter().skip(self.position.sample) {
+            let length = sample.len();
+            let dropped = judge(&task, at, &mut sample)?;
+            let account = &mut self.ledger[self.position.source];
+            account.made.add(length);
+            match dropped {
+                Some(reason) => account.drop(reason, length),
+                None => {
+                    if sample.len() < length {
+                        account.truncated.add(length - sample.len());
+                    }
+                    account.kept.add(sample.len());
+                    account.trained_tokens += trained_tokens(&sample.labels);
+                    account.repeated += copies as usize;
+                    for _ in 0..copies {
+                        self.tokens += sample.len();
+                        self.block.push(sample.clone());
+                    }
+                    self.tokens += sample.len();
+                    self.block.push(sample);
+                }
+            }
+            self.position.sample += 1;
+            if self.position.sample == count {
+                self.position.sample = 0;
+                self.position.row += 1;
+            }
+            if self.block.len() >= self.target() || self.tokens >= BLOCK_TOKENS {
+                self.flush()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Samples in the present block.
+    fn target(&self) -> usize {
+        let doubled = FIRST_BLOCK << self.number.min(24);
+        self.options.buffer.clamp(1, doubled)
+    }
+
+    /// Sends the block, which ends here.
+    fn flush(&mut self) -> Result<(), Stop> {
+        if !self.block.is_empty() {
+            let rows = self.rows()?;
+            let block = Block {
+                start: self.start,
+                number: self.number,
+                rows,
+                ledger_before: std::mem::replace(&mut self.ledger_before, self.ledger.clone()),
+                ledger_after: self.ledger.clone(),
+            };
+            self.sender.send(Ok(block)).map_err(|_| Stop::Unwanted)?;
+            self.number += 1;
+        }
+        self.tokens = 0;
+        self.start = self.position;
+        Ok(())
+    }
+
+    /// Shuffles and packs the samples of the block.
+    fn rows(&mut self) -> Result<Vec<Vec<Sample>>, DataError> {
+        let seeds = SeedStream::new(self.config.seed);
+        let mut samples = std::mem::take(&mut self.block);
+        let count = u32::try_from(samples.len()).map_err(|_| DataError::TooManySamples {
+            rows: samples.len(),
+        })?;
+        let order = match self.options.shuffle {
+            true => permutation(count, seeds.derive("stream block", self.number)),
+            false => sequential_order(count),
+        };
+        let lengths: Vec<u32> = order
+            .iter()
+            .map(|&index| u32::try_from(samples[index as usize].len()).unwrap_or(u32::MAX))
+            .collect();
+        let mut take = |index: u32| std::mem::take(&mut samples[index as usize]);
+        let Some(strategy) = self.options.packing else {
+            return Ok(order.into_iter().map(|index| vec![take(index)]).collect());
+        };
+        // Samples that are too long were dropped, cut or refused already.
+        let packing = self
+            .pack(strategy, &lengths)
+            .map_err(|error| DataError::Encode {
+                message: error.to_string(),
+            })?;
+        let packing = match self.options.shuffle {
+            true => packing.shuffle_bins(seeds.derive("stream bins", self.number)),
+            false => packing,
+        };
+        Ok(packing
+            .map_items(&order)
+            .bins()
+            .map(|bin| bin.iter().map(|&index| take(index)).collect())
+            .collect())
+    }
+
+    fn pack(&self, strategy: PackingStrategy, lengths: &[u32]) -> Result<Packing, PackingError> {
+        let capacity = u32::try_from(self.config.sequence_len).unwrap_or(u32::MAX);
+        match strategy {
+            PackingStrategy::BestFitDecreasing => {
+                let documents = self.config.sample_packing_bin_size;
+                best_fit_decreasing_limited(lengths, capacity, documents)
+            }
+            PackingStrategy::Sequential => sequential(lengths, capacity),
+            PackingStrategy::FirstFit => {
+                let limits = FirstFitOptions {
+                    group_size: self.config.sample_packing_group_size,
+                    bin_size: self.config.sample_packing_bin_size,
+                };
+                first_fit(lengths, capacity, limits)
+            }
+        }
+    }
+
+    /// A whole pass gave nothing: another would give nothing again.
+    fn nothing(&self) -> DataError {
+        let rows = self.ledger.iter().map(|account| account.rows).sum();
+        let mut reasons = std::collections::BTreeMap::<DropReason, usize>::new();
+        for (reason, count) in self.ledger.iter().flat_map(|account| &account.dropped) {
+            *reasons.entry(*reason).or_default() += count.samples;
+        }
+        let path = self.ledger.first().map(|account| account.path.clone());
+        DataError::AllDropped {
+            path: path.unwrap_or_default(),
+            rows,
+            reasons: reasons
+                .iter()
+                .map(|(reason, count)| format!("{count} {reason}"))
+                .collect(),
+            advice: "`trainer preprocess` on a part of the data says more".to_owned(),
+        }
+    }
+}
