@@ -75,7 +75,7 @@ impl DecoderLayer {
         }
     }
 
-    fn forward(
+    pub(crate) fn forward(
         &self,
         x_btd: Tensor<3>,
         input: &ModelInput,
@@ -189,8 +189,7 @@ impl Decoder {
     /// `[1]`, times its coefficient, where the configuration asks for one.
     #[must_use]
     pub fn hidden_and_balance(&self, input: &ModelInput) -> (Tensor<3>, Option<Tensor<1>>) {
-        let experts = self.config.experts.as_ref();
-        let Some(coefficient) = experts.and_then(|experts| experts.balance) else {
+        let Some(coefficient) = self.balance_coefficient() else {
             return (self.hidden(input), None);
         };
         let mut balance = Balance::default();
@@ -198,9 +197,20 @@ impl Decoder {
         (hidden_btd, balance.loss().map(|loss| loss * coefficient))
     }
 
+    /// Factor of the load-balancing loss; `None` without one.
+    pub(crate) fn balance_coefficient(&self) -> Option<f64> {
+        self.config.experts.as_ref()?.balance
+    }
+
     /// As [`hidden`](Self::hidden), continuing after the cached tokens.
     pub(crate) fn hidden_cached(&self, input: &ModelInput, caches: &mut [KvCache]) -> Tensor<3> {
         self.run(input, Some(caches), None)
+    }
+
+    /// What the first layer takes, `[b, t, d]`.
+    pub(crate) fn embed(&self, input: &ModelInput) -> Tensor<3> {
+        let x_btd = self.embed_tokens.forward(input.ids_bt.clone());
+        scaled(x_btd, self.config.multipliers.embedding)
     }
 
     fn run(
@@ -209,8 +219,7 @@ impl Decoder {
         mut caches: Option<&mut [KvCache]>,
         mut balance: Option<&mut Balance>,
     ) -> Tensor<3> {
-        let x_btd = self.embed_tokens.forward(input.ids_bt.clone());
-        let mut x_btd = scaled(x_btd, self.config.multipliers.embedding);
+        let mut x_btd = self.embed(input);
         for (index, layer) in self.layers.iter().enumerate() {
             let cache = caches.as_mut().map(|caches| &mut caches[index]);
             x_btd = layer.forward(x_btd, input, cache, balance.as_deref_mut());
@@ -322,7 +331,7 @@ impl CausalLm {
 
     /// A factor of the logits is one of the hidden states before them, which are
     /// fewer numbers.
-    fn for_head(&self, hidden_btd: Tensor<3>) -> Tensor<3> {
+    pub(crate) fn for_head(&self, hidden_btd: Tensor<3>) -> Tensor<3> {
         scaled(hidden_btd, self.config().multipliers.logits)
     }
 

@@ -300,6 +300,17 @@ impl Balance {
         });
     }
 
+    /// Sum of each expert's probabilities, `[e]`; `None` where no layer has experts.
+    pub(crate) fn probabilities(self) -> Option<Tensor<1>> {
+        self.probs_e
+    }
+
+    /// The same with other sums of probabilities, which the loss then depends on.
+    pub(crate) fn map_probabilities(mut self, f: impl FnOnce(Tensor<1>) -> Tensor<1>) -> Self {
+        self.probs_e = self.probs_e.map(f);
+        self
+    }
+
     /// `e · Σ share · probability`, `[1]`: `k` for a perfect balance. `None` where
     /// no layer has experts or no token counts.
     pub(crate) fn loss(self) -> Option<Tensor<1>> {

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod attention;
+mod backward;
 mod config;
 mod decoder;
 mod error;
@@ -18,6 +19,7 @@ mod reward;
 mod rotary;
 
 pub use attention::Attention;
+pub use backward::{Activations, Backward, DecoderModel, backward};
 pub use config::{
     Activation, AttentionConfig, ExpertsConfig, LayerConfig, MlpConfig, MlpLayout, ModelConfig,
     Multipliers, NormConfig, NormPlacement, QkNorm, RopeConfig, RopeScaling,

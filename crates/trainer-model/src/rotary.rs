@@ -155,6 +155,14 @@ impl RopeTables {
         }
     }
 
+    /// The tables as constants to operations that are recorded.
+    pub(crate) fn without_autodiff(self) -> Self {
+        Self {
+            cos_bt1r: self.cos_bt1r.without_autodiff(),
+            sin_bt1r: self.sin_bt1r.without_autodiff(),
+        }
+    }
+
     /// Rotates the leading dimensions of queries or keys by their positions.
     #[must_use]
     pub fn rotate(&self, x_bthk: Tensor<4>) -> Tensor<4> {

@@ -10,7 +10,8 @@ use seqprep::{Batch, Sample};
 use serde_json::{Value, json};
 use trainer_config::Config;
 use trainer_model::{
-    CausalLm, ParameterGradients, SaveDtype, Targets, Tokens, load_causal_lm, save_model,
+    Activations, CausalLm, ParameterGradients, SaveDtype, Targets, Tokens, backward,
+    load_causal_lm, save_model,
 };
 
 use super::evaluation::evaluate;
@@ -60,6 +61,7 @@ impl CausalTrainer {
             Some(eval)
         };
         let objective = NextToken {
+            activations: activations(config),
             eval,
             save_dtype: save_dtype(config),
         };
@@ -78,6 +80,7 @@ impl CausalTrainer {
 
 /// Cross entropy of the token that follows.
 pub(super) struct NextToken {
+    activations: Activations,
     eval: Option<Batches>,
     save_dtype: SaveDtype,
 }
@@ -101,15 +104,14 @@ impl Objective for NextToken {
                 continue;
             }
             let input = model.input(&tokens(batch));
-            let (hidden_btd, balance) = model.hidden_and_balance(&input);
-            let mut batch_loss = model.loss_sum(hidden_btd, &targets) / trained_tokens as f64;
-            // As in transformers, each batch adds its own: it is a property of the
-            // tokens that the experts of a layer see together.
-            if let Some(balance) = balance {
-                batch_loss = batch_loss + balance;
-            }
-            loss += f64::from(batch_loss.clone().into_scalar::<f32>());
-            gradients.add(ParameterGradients::take(model, &mut batch_loss.backward()));
+            // As in transformers, each batch adds a balance of experts of its own: it is
+            // a property of the tokens that the experts of a layer see together.
+            let back = backward(model, &input, self.activations, |hidden_btd| {
+                let loss = model.loss_sum(hidden_btd, &targets) / trained_tokens as f64;
+                (loss, ())
+            });
+            loss += back.loss;
+            gradients.add(back.gradients);
         }
         Ok(Accumulated {
             loss,
@@ -169,6 +171,13 @@ fn real_tokens(batch: &Batch) -> usize {
         .iter()
         .filter(|&&segment| segment != 0)
         .count()
+}
+
+pub(super) fn activations(config: &Config) -> Activations {
+    match config.compute.gradient_checkpointing {
+        true => Activations::Recomputed,
+        false => Activations::Kept,
+    }
 }
 
 pub(super) fn save_dtype(config: &Config) -> SaveDtype {

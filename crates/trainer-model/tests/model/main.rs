@@ -4,6 +4,7 @@ mod families;
 mod files;
 mod gradients;
 mod heads;
+mod recompute;
 mod reference;
 
 use std::path::PathBuf;
