@@ -18,7 +18,7 @@ use std::collections::HashMap;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::prelude::*;
-use burn::tensor::Gradients;
+use burn::tensor::{FloatDType, Gradients};
 
 use crate::decoder::{CausalLm, Decoder};
 use crate::feed_forward::Balance;
@@ -229,7 +229,7 @@ fn leaf<const D: usize>(x: Tensor<D>, wants_gradient: bool) -> Tensor<D> {
 
 /// A number whose gradient with respect to `output` is `upstream`.
 fn back_from<const D: usize>(output: Tensor<D>, upstream: Tensor<D>) -> Tensor<1> {
-    (output * upstream).sum()
+    (output * upstream).sum().cast(FloatDType::F32)
 }
 
 fn scalar(loss: &Tensor<1>) -> f64 {

@@ -11,8 +11,8 @@
 
 use burn::module::Module;
 use burn::prelude::*;
-use burn::tensor::TensorData;
 use burn::tensor::activation::log_softmax;
+use burn::tensor::{FloatDType, TensorData};
 
 use crate::attention::{Attention, KvCache};
 use crate::config::{LayerConfig, ModelConfig, NormPlacement};
@@ -21,6 +21,7 @@ use crate::input::{ModelInput, Tokens};
 use crate::linear::{Embedding, Linear};
 use crate::norm::RmsNorm;
 use crate::ops::linear_cross_entropy;
+use crate::precision::as_in;
 
 /// One layer: attention and MLP, each added to the stream, with norms before,
 /// behind or on both sides of them. Of `mlp` and `block_sparse_moe` there is one.
@@ -142,6 +143,9 @@ pub struct Decoder {
     pub norm: RmsNorm,
     #[module(skip)]
     config: ModelConfig,
+    /// Number format of the hidden states.
+    #[module(skip)]
+    compute: FloatDType,
 }
 
 impl Decoder {
@@ -158,7 +162,16 @@ impl Decoder {
                 .collect(),
             norm: RmsNorm::new(d, &config.norm, device),
             config: config.clone(),
+            compute: FloatDType::F32,
         }
+    }
+
+    /// The same decoder, computing in this number format from now on. Weights stay
+    /// `f32`.
+    #[must_use]
+    pub fn computing_in(mut self, format: FloatDType) -> Self {
+        self.compute = format;
+        self
     }
 
     /// The configuration that the model was built from.
@@ -210,7 +223,7 @@ impl Decoder {
     /// What the first layer takes, `[b, t, d]`.
     pub(crate) fn embed(&self, input: &ModelInput) -> Tensor<3> {
         let x_btd = self.embed_tokens.forward(input.ids_bt.clone());
-        scaled(x_btd, self.config.multipliers.embedding)
+        scaled(x_btd, self.config.multipliers.embedding).cast(self.compute)
     }
 
     fn run(
@@ -293,6 +306,14 @@ impl CausalLm {
         }
     }
 
+    /// The same model, computing in this number format from now on. Weights stay
+    /// `f32`, and so do logits and losses.
+    #[must_use]
+    pub fn computing_in(mut self, format: FloatDType) -> Self {
+        self.model = self.model.computing_in(format);
+        self
+    }
+
     /// The configuration that the model was built from.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
@@ -344,7 +365,8 @@ impl CausalLm {
     }
 
     fn logits_of(&self, hidden_nd: Tensor<2>) -> Tensor<2> {
-        let logits_nv = hidden_nd.matmul(self.head_vd().transpose());
+        let head_vd = as_in(self.head_vd(), hidden_nd.dtype());
+        let logits_nv = hidden_nd.matmul(head_vd.transpose()).cast(FloatDType::F32);
         match self.config().final_softcap {
             Some(cap) => (logits_nv / cap).tanh() * cap,
             None => logits_nv,

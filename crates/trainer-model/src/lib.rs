@@ -14,6 +14,7 @@ mod linear;
 mod norm;
 mod ops;
 mod parameters;
+mod precision;
 mod pretrained;
 mod reward;
 mod rotary;

@@ -4,6 +4,7 @@ mod families;
 mod files;
 mod gradients;
 mod heads;
+mod precision;
 mod recompute;
 mod reference;
 

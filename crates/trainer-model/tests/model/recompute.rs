@@ -94,7 +94,7 @@ impl Rows {
     }
 }
 
-fn next_token(model: &CausalLm, activations: Activations) -> Backward<usize> {
+pub(crate) fn next_token(model: &CausalLm, activations: Activations) -> Backward<usize> {
     let (rows, input) = (Rows::new(), model.input(&Rows::new().tokens()));
     let targets = rows.targets();
     backward(model, &input, activations, |hidden_btd| {
