@@ -163,9 +163,11 @@ pub(crate) fn load_model(config: &Config, device: &Device) -> Result<CausalLm, F
     Ok(load_causal_lm(&config.base_model, &model_config, &device)?)
 }
 
-/// A working device, by the configuration.
+/// A working device that has what the configuration asks for.
 pub(crate) fn select_device(config: &Config) -> Result<backend::Selected, Failure> {
-    Ok(backend::select(config.backend)?)
+    let selected = backend::select(config.backend)?;
+    backend::compute_format(config, &selected.device)?;
+    Ok(selected)
 }
 
 /// The tokenizer as the trainer uses it.

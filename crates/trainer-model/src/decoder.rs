@@ -143,9 +143,6 @@ pub struct Decoder {
     pub norm: RmsNorm,
     #[module(skip)]
     config: ModelConfig,
-    /// Number format of the hidden states.
-    #[module(skip)]
-    compute: FloatDType,
 }
 
 impl Decoder {
@@ -162,7 +159,6 @@ impl Decoder {
                 .collect(),
             norm: RmsNorm::new(d, &config.norm, device),
             config: config.clone(),
-            compute: FloatDType::F32,
         }
     }
 
@@ -170,7 +166,7 @@ impl Decoder {
     /// `f32`.
     #[must_use]
     pub fn computing_in(mut self, format: FloatDType) -> Self {
-        self.compute = format;
+        self.config.compute = format;
         self
     }
 
@@ -223,7 +219,7 @@ impl Decoder {
     /// What the first layer takes, `[b, t, d]`.
     pub(crate) fn embed(&self, input: &ModelInput) -> Tensor<3> {
         let x_btd = self.embed_tokens.forward(input.ids_bt.clone());
-        scaled(x_btd, self.config.multipliers.embedding).cast(self.compute)
+        scaled(x_btd, self.config.multipliers.embedding).cast(self.config.compute)
     }
 
     fn run(
