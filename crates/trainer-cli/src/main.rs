@@ -13,8 +13,8 @@ mod args;
 mod commands;
 mod progress;
 mod session;
-mod wishes;
 mod text;
+mod wishes;
 
 use std::process::ExitCode;
 

@@ -255,9 +255,11 @@ pub(crate) fn load_trained_model(
     })
 }
 
-/// A working device, by the configuration.
+/// A working device that has what the configuration asks for.
 pub(crate) fn select_device(config: &Config) -> Result<backend::Selected, Failure> {
-    Ok(backend::select(config.backend)?)
+    let selected = backend::select(config.backend)?;
+    backend::compute_format(config, &selected.device)?;
+    Ok(selected)
 }
 
 /// The tokenizer as the trainer uses it.

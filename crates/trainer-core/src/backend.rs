@@ -6,7 +6,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use burn::prelude::*;
-use trainer_config::Backend;
+use burn::tensor::FloatDType;
+use trainer_config::{AutoBool, Backend, Config};
 
 use crate::error::{Result, TrainerError};
 
@@ -75,6 +76,36 @@ pub fn in_host_memory(device: &Device) -> bool {
         Device::ndarray(),
     ];
     hosts.contains(&device)
+}
+
+/// The number format that a run computes in; weights are `f32` in any case.
+///
+/// # Errors
+/// When the device lacks what the configuration asks for.
+pub fn compute_format(config: &Config, device: &Device) -> Result<FloatDType> {
+    let compute = &config.compute;
+    let has_bf16 = device.supports_dtype(FloatDType::BF16);
+    let on_cpu = in_host_memory(device);
+    if compute.tf32 == AutoBool::Bool(true) && (on_cpu || config.backend == Backend::Wgpu) {
+        return Err(TrainerError::setting(
+            "tf32",
+            "TensorFloat-32 is a mode of NVIDIA GPUs, which this run does not use: write `backend: \
+             cuda`, or `tf32: auto`"
+                .into(),
+        ));
+    }
+    match compute.bf16 {
+        AutoBool::Bool(true) if !has_bf16 => Err(TrainerError::setting(
+            "bf16",
+            "the backend of this run computes in float32 only: write `backend: flex` or `backend: \
+             cuda`, which have bfloat16, or `bf16: auto`"
+                .into(),
+        )),
+        AutoBool::Bool(true) => Ok(FloatDType::BF16),
+        // On a CPU, numbers are converted for every product.
+        AutoBool::Auto(_) if has_bf16 && !on_cpu => Ok(FloatDType::BF16),
+        AutoBool::Auto(_) | AutoBool::Bool(false) => Ok(FloatDType::F32),
+    }
 }
 
 fn open(backend: Backend) -> Result<Device> {

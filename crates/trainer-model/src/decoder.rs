@@ -11,8 +11,8 @@
 
 use burn::module::Module;
 use burn::prelude::*;
-use burn::tensor::TensorData;
 use burn::tensor::activation::log_softmax;
+use burn::tensor::{FloatDType, TensorData};
 
 use crate::attention::Attention;
 use crate::config::{LayerConfig, ModelConfig, NormPlacement};
@@ -22,6 +22,7 @@ use crate::input::{ModelInput, Tokens};
 use crate::linear::{Embedding, Linear};
 use crate::norm::RmsNorm;
 use crate::ops::linear_cross_entropy;
+use crate::precision::as_in;
 
 /// One layer: attention and MLP, each added to the stream, with norms before,
 /// behind or on both sides of them. Of `mlp` and `block_sparse_moe` there is one.
@@ -76,7 +77,7 @@ impl DecoderLayer {
         }
     }
 
-    fn forward(
+    pub(crate) fn forward(
         &self,
         x_btd: Tensor<3>,
         input: &ModelInput,
@@ -162,6 +163,14 @@ impl Decoder {
         }
     }
 
+    /// The same decoder, computing in this number format from now on. Weights stay
+    /// `f32`.
+    #[must_use]
+    pub fn computing_in(mut self, format: FloatDType) -> Self {
+        self.config.compute = format;
+        self
+    }
+
     /// The configuration that the model was built from.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
@@ -194,8 +203,7 @@ impl Decoder {
     /// `[1]`, times its coefficient, where the configuration asks for one.
     #[must_use]
     pub fn hidden_and_balance(&self, input: &ModelInput) -> (Tensor<3>, Option<Tensor<1>>) {
-        let experts = self.config.experts.as_ref();
-        let Some(coefficient) = experts.and_then(|experts| experts.balance) else {
+        let Some(coefficient) = self.balance_coefficient() else {
             return (self.hidden(input), None);
         };
         let mut balance = Balance::default();
@@ -203,9 +211,20 @@ impl Decoder {
         (hidden_btd, balance.loss().map(|loss| loss * coefficient))
     }
 
+    /// Factor of the load-balancing loss; `None` without one.
+    pub(crate) fn balance_coefficient(&self) -> Option<f64> {
+        self.config.experts.as_ref()?.balance
+    }
+
     /// As [`hidden`](Self::hidden), continuing after the cached tokens.
     pub(crate) fn hidden_cached(&self, input: &ModelInput, caches: &mut [KvCache]) -> Tensor<3> {
         self.run(input, Some(caches), None)
+    }
+
+    /// What the first layer takes, `[b, t, d]`.
+    pub(crate) fn embed(&self, input: &ModelInput) -> Tensor<3> {
+        let x_btd = self.embed_tokens.forward(input.ids_bt.clone());
+        scaled(x_btd, self.config.multipliers.embedding).cast(self.config.compute)
     }
 
     fn run(
@@ -214,8 +233,7 @@ impl Decoder {
         mut caches: Option<&mut [KvCache]>,
         mut balance: Option<&mut Balance>,
     ) -> Tensor<3> {
-        let x_btd = self.embed_tokens.forward(input.ids_bt.clone());
-        let mut x_btd = scaled(x_btd, self.config.multipliers.embedding);
+        let mut x_btd = self.embed(input);
         for (index, layer) in self.layers.iter().enumerate() {
             let cache = caches.as_mut().map(|caches| &mut caches[index]);
             x_btd = layer.forward(x_btd, input, cache, balance.as_deref_mut());
@@ -289,6 +307,14 @@ impl CausalLm {
         }
     }
 
+    /// The same model, computing in this number format from now on. Weights stay
+    /// `f32`, and so do logits and losses.
+    #[must_use]
+    pub fn computing_in(mut self, format: FloatDType) -> Self {
+        self.model = self.model.computing_in(format);
+        self
+    }
+
     /// The configuration that the model was built from.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
@@ -327,7 +353,7 @@ impl CausalLm {
 
     /// A factor of the logits is one of the hidden states before them, which are
     /// fewer numbers.
-    fn for_head(&self, hidden_btd: Tensor<3>) -> Tensor<3> {
+    pub(crate) fn for_head(&self, hidden_btd: Tensor<3>) -> Tensor<3> {
         scaled(hidden_btd, self.config().multipliers.logits)
     }
 
@@ -340,7 +366,8 @@ impl CausalLm {
     }
 
     fn logits_of(&self, hidden_nd: Tensor<2>) -> Tensor<2> {
-        let logits_nv = hidden_nd.matmul(self.head_vd().transpose());
+        let head_vd = as_in(self.head_vd(), hidden_nd.dtype());
+        let logits_nv = hidden_nd.matmul(head_vd.transpose()).cast(FloatDType::F32);
         match self.config().final_softcap {
             Some(cap) => (logits_nv / cap).tanh() * cap,
             None => logits_nv,

@@ -10,11 +10,12 @@ use burn::module::{Content, Devices, Module, ModuleDisplay, ModuleDisplayDefault
 use burn::module::{ModuleMapper, ModuleVisitor};
 use burn::prelude::*;
 use burn::tensor::activation::softmax;
-use burn::tensor::{IndexingUpdateOp, TensorData};
+use burn::tensor::{FloatDType, IndexingUpdateOp, TensorData};
 
 use crate::config::{Activation, ExpertsConfig, MlpConfig, MlpLayout, ModelConfig};
 use crate::linear::Linear;
 use crate::ops::{geglu, swiglu};
+use crate::precision::{as_in, in_f32};
 
 /// Gated MLP, `down(act(gate(x)) · up(x))` (arXiv 2002.05202), or experts.
 #[derive(Debug, Clone)]
@@ -172,10 +173,11 @@ impl FeedForward {
 }
 
 fn gated(activation: Activation, gate: Tensor<2>, up: Tensor<2>) -> Tensor<2> {
-    match activation {
+    let up = up.cast(FloatDType::F32);
+    in_f32(gate, |gate| match activation {
         Activation::Silu => swiglu(gate, up),
         Activation::GeluTanh => geglu(gate, up),
-    }
+    })
 }
 
 /// A mixture of experts: each token is sent to the `k` experts that the router
@@ -213,7 +215,8 @@ impl SparseMoe {
         let device = x_nd.device();
         let [n, _] = x_nd.dims();
         let (e, k) = (self.experts.len(), self.per_token);
-        let probs_ne = softmax(self.gate.forward(x_nd.clone()), 1);
+        let scores_ne = self.gate.forward(x_nd.clone());
+        let probs_ne = softmax(scores_ne.cast(FloatDType::F32), 1);
         // Which expert gets which token is decided on the host, once a layer.
         let host: Vec<f32> = probs_ne.clone().into_data().iter().collect();
         let chosen: Vec<usize> = host.chunks(e).flat_map(|row| largest(row, k)).collect();
@@ -225,7 +228,7 @@ impl SparseMoe {
         if self.normalized {
             weights_nk = weights_nk.clone() / weights_nk.sum_dim(1);
         }
-        let weights_n1 = weights_nk.reshape([n * k, 1]);
+        let weights_n1 = as_in(weights_nk, x_nd.dtype()).reshape([n * k, 1]);
 
         let mut slots_of = vec![Vec::new(); e];
         for (slot, &expert) in chosen.iter().enumerate() {
@@ -298,6 +301,17 @@ impl Balance {
             Some(sum) => sum + sum_e,
             None => sum_e,
         });
+    }
+
+    /// Sum of each expert's probabilities, `[e]`; `None` where no layer has experts.
+    pub(crate) fn probabilities(self) -> Option<Tensor<1>> {
+        self.probs_e
+    }
+
+    /// The same with other sums of probabilities, which the loss then depends on.
+    pub(crate) fn map_probabilities(mut self, f: impl FnOnce(Tensor<1>) -> Tensor<1>) -> Self {
+        self.probs_e = self.probs_e.map(f);
+        self
     }
 
     /// `e · Σ share · probability`, `[1]`: `k` for a perfect balance. `None` where

@@ -130,6 +130,20 @@ impl ModelInput {
         }
     }
 
+    /// The batch as constants to operations that are recorded.
+    pub(crate) fn without_autodiff(self) -> Self {
+        let tables = self.ropes.into_iter().map(RopeTables::without_autodiff);
+        let starts = self.starts_bt.into_iter();
+        Self {
+            ids_bt: self.ids_bt.without_autodiff(),
+            ropes: tables.collect(),
+            starts_bt: starts
+                .map(|(window, starts_bt)| (window, starts_bt.without_autodiff()))
+                .collect(),
+            real: self.real,
+        }
+    }
+
     /// First token that each token sees through a window.
     pub(crate) fn starts(&self, window: Option<usize>) -> Tensor<2, Int> {
         let found = self.starts_bt.iter().find(|(known, _)| *known == window);

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 
 mod attention;
+mod backward;
 mod config;
 mod decoder;
 mod error;
@@ -13,12 +14,14 @@ mod linear;
 mod norm;
 mod ops;
 mod parameters;
+mod precision;
 mod pretrained;
 mod reward;
 mod rotary;
 mod vocabulary;
 
 pub use attention::Attention;
+pub use backward::{Activations, Backward, DecoderModel, backward};
 pub use config::{
     Activation, AttentionConfig, ExpertsConfig, LayerConfig, MlpConfig, MlpLayout, ModelConfig,
     Multipliers, NormConfig, NormPlacement, QkNorm, RopeConfig, RopeScaling,

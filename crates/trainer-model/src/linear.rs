@@ -10,6 +10,8 @@
 use burn::module::{Initializer, Module, Param};
 use burn::prelude::*;
 
+use crate::precision::as_in;
+
 fn normal(std: f64) -> Initializer {
     Initializer::Normal { mean: 0.0, std }
 }
@@ -33,17 +35,17 @@ impl Linear {
         }
     }
 
-    /// Applies the map to the last dimension.
+    /// Applies the map to the last dimension, in the number format of `x`.
     #[must_use]
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let mut dims = x.dims();
         let input = dims[D - 1];
         let rows = dims[..D - 1].iter().product::<usize>();
-        let y_no = x
-            .reshape([rows, input])
-            .matmul(self.weight.val().transpose());
+        let dtype = x.dtype();
+        let weight_io = as_in(self.weight.val(), dtype).transpose();
+        let y_no = x.reshape([rows, input]).matmul(weight_io);
         let y_no = match &self.bias {
-            Some(bias) => y_no + bias.val().unsqueeze(),
+            Some(bias) => y_no + as_in(bias.val(), dtype).unsqueeze(),
             None => y_no,
         };
         dims[D - 1] = y_no.dims()[1];

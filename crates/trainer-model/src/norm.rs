@@ -5,6 +5,7 @@ use burn::prelude::*;
 
 use crate::config::NormConfig;
 use crate::ops;
+use crate::precision::in_f32;
 
 /// `x / sqrt(mean(x²) + eps) · weight` (arXiv 1910.07467).
 #[derive(Module, Debug)]
@@ -42,7 +43,7 @@ impl RmsNorm {
         } else {
             weight
         };
-        ops::rms_norm(x, weight, self.eps)
+        in_f32(x, |x| ops::rms_norm(x, weight, self.eps))
     }
 
     /// Normalizes each head of `[b, t, h, k]`, or all of a token's heads

@@ -172,7 +172,7 @@ impl ModuleVisitor for Collect<'_> {
 }
 
 /// Flattening for any rank, one included.
-trait FlattenAll {
+pub(crate) trait FlattenAll {
     fn flatten_all(self) -> Tensor<1>;
 }
 

@@ -11,6 +11,7 @@
 
 use burn::module::Module;
 use burn::prelude::*;
+use burn::tensor::FloatDType;
 
 use crate::config::ModelConfig;
 use crate::decoder::{Decoder, indices};
@@ -55,6 +56,14 @@ impl RewardModel {
         }
     }
 
+    /// The same model, computing in this number format from now on. Weights stay
+    /// `f32`, and so do the values of the head.
+    #[must_use]
+    pub fn computing_in(mut self, format: FloatDType) -> Self {
+        self.model = self.model.computing_in(format);
+        self
+    }
+
     /// What the head judges.
     #[must_use]
     pub fn task(&self) -> RewardTask {
@@ -93,6 +102,6 @@ impl RewardModel {
         let [b, t, d] = hidden_btd.dims();
         let positions_n = indices(positions, &hidden_btd.device());
         let hidden_nd = hidden_btd.reshape([b * t, d]).select(0, positions_n);
-        self.score.forward(hidden_nd)
+        self.score.forward(hidden_nd.cast(FloatDType::F32))
     }
 }

@@ -13,6 +13,7 @@ use burn::tensor::TensorData;
 
 use crate::config::{RopeConfig, RopeScaling};
 use crate::ops;
+use crate::precision::in_f32;
 
 /// Angular frequency of each pair of dimensions, `rotary_dim / 2` values, for
 /// sequences of up to `length` tokens.
@@ -155,9 +156,18 @@ impl RopeTables {
         }
     }
 
+    /// The tables as constants to operations that are recorded.
+    pub(crate) fn without_autodiff(self) -> Self {
+        Self {
+            cos_bt1r: self.cos_bt1r.without_autodiff(),
+            sin_bt1r: self.sin_bt1r.without_autodiff(),
+        }
+    }
+
     /// Rotates the leading dimensions of queries or keys by their positions.
     #[must_use]
     pub fn rotate(&self, x_bthk: Tensor<4>) -> Tensor<4> {
-        ops::rope(x_bthk, self.cos_bt1r.clone(), self.sin_bt1r.clone())
+        let (cos_bt1r, sin_bt1r) = (self.cos_bt1r.clone(), self.sin_bt1r.clone());
+        in_f32(x_bthk, |x_bthk| ops::rope(x_bthk, cos_bt1r, sin_bt1r))
     }
 }

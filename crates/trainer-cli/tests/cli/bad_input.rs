@@ -286,6 +286,15 @@ fn backend_that_is_not_compiled_in() {
     assert!(text.contains("--features cuda"), "{text}");
 }
 
+/// What a backend lacks is known before anything is prepared.
+#[test]
+fn number_formats_that_a_backend_lacks() {
+    let bench = Bench::new();
+    insta::assert_snapshot!(bench.message_with(&["--tf32", "true"]));
+    #[cfg(feature = "ndarray")]
+    insta::assert_snapshot!(bench.message_with(&["--bf16", "true", "--backend", "ndarray"]));
+}
+
 #[test]
 fn override_that_is_no_key() {
     let bench = Bench::new();

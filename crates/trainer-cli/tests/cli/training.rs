@@ -28,7 +28,11 @@ fn train(out: &Path, extra: &[&str]) -> Vec<Value> {
 }
 
 fn losses(rows: &[Value]) -> Vec<f64> {
-    rows.iter().filter_map(|row| row["loss"].as_f64()).collect()
+    values(rows, "loss")
+}
+
+fn values(rows: &[Value], key: &str) -> Vec<f64> {
+    rows.iter().filter_map(|row| row[key].as_f64()).collect()
 }
 
 /// The rows of a window count by their tokens, however they are divided into
@@ -36,7 +40,7 @@ fn losses(rows: &[Value]) -> Vec<f64> {
 #[test]
 fn accumulation_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let runs: Vec<Vec<f64>> = [("1", "4"), ("2", "2"), ("4", "1")]
+    let runs: Vec<[Vec<f64>; 2]> = [("1", "8"), ("2", "4"), ("8", "1")]
         .into_iter()
         .map(|(rows, windows)| {
             let out = folder.path().join(rows);
@@ -47,15 +51,55 @@ fn accumulation_changes_nothing() {
                 windows,
                 "--max_steps",
                 "4",
+                "--logging_steps",
+                "1",
             ];
-            losses(&train(&out, &extra))
+            let log = train(&out, &extra);
+            ["loss", "grad_norm"].map(|key| values(&log, key))
         })
         .collect();
-    assert_eq!(runs[0].len(), 4);
+    assert_eq!(runs[0][0].len(), 4);
     for run in &runs[1..] {
-        for (a, b) in runs[0].iter().zip(run) {
+        for (a, b) in runs[0].iter().flatten().zip(run.iter().flatten()) {
             assert!((a - b).abs() <= 1e-6 * a.abs(), "{runs:?}");
         }
+    }
+}
+
+/// Computing layers again takes less memory and changes not a bit, on packed rows and
+/// over accumulated batches too.
+#[test]
+fn gradient_checkpointing_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str| {
+        let extra = [
+            "--max_steps=3",
+            "--sample_packing=true",
+            "--gradient_accumulation_steps=2",
+            "--gradient_checkpointing",
+            name,
+        ];
+        let out = folder.path().join(name);
+        let log = train(&out, &extra);
+        let weights = fs::read(out.join("model.safetensors")).unwrap();
+        (values(&log, "loss"), values(&log, "grad_norm"), weights)
+    };
+    assert!(run("true") == run("false"));
+}
+
+/// On flex, which has bfloat16, a run in it ends near that in float32.
+#[cfg(feature = "flex")]
+#[test]
+fn a_run_in_bfloat16_learns_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |name: &str, format: &str| {
+        let extra = ["--backend=flex", "--max_steps=6", format];
+        losses(&train(&folder.path().join(name), &extra))
+    };
+    let (half, full) = (run("half", "--bf16=true"), run("full", "--bf16=auto"));
+    assert_ne!(half, full);
+    for (a, b) in half.iter().zip(&full) {
+        assert!((a - b).abs() <= 5e-3 * b, "{half:?} {full:?}");
     }
 }
 

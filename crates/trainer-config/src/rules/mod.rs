@@ -19,7 +19,7 @@ use std::path::PathBuf;
 
 use crate::diagnostic::{Diagnostic, Label};
 use crate::load::Origins;
-use crate::schema::{AutoBool, Config, OptimArgs, Optimizer, PackingStrategy};
+use crate::schema::{AutoBool, Backend, Config, OptimArgs, Optimizer, PackingStrategy};
 use crate::shape::{ROOT, Shape};
 use crate::source::Site;
 use crate::validate::Findings;
@@ -283,29 +283,26 @@ impl Rules<'_> {
         site.map(|(_, site)| site.at_key(note))
     }
 
+    /// What a backend can do is found out when there is one.
     fn precision(&mut self) {
-        if self.config.bf16 == AutoBool::Bool(true) {
-            let label = self.value("bf16", "asks for bfloat16");
-            self.error(
-                "training in bfloat16 is not supported yet",
-                [label],
-                "write `bf16: auto`: training then uses float32",
-            );
-        }
-        if self.config.fp16 {
+        let compute = &self.config.compute;
+        if compute.fp16 {
             let label = self.value("fp16", "asks for float16");
             self.error(
-                "training in float16 is not supported yet",
+                "no backend trains in float16, whose gradients vanish unless they are scaled",
                 [label],
-                "write `fp16: false`: training then uses float32",
+                "write `bf16: true`, which has the range of float32, or `fp16: false`",
             );
         }
-        if self.config.tf32 == AutoBool::Bool(true) {
-            let label = self.value("tf32", "ignored");
-            self.report(
-                Diagnostic::warning("`tf32` has no effect"),
-                [label],
-                "matrix products are computed as the backend does by default",
+        if compute.bf16 == AutoBool::Bool(true) && self.config.backend == Backend::Ndarray {
+            let labels = [
+                self.value("bf16", "asks for bfloat16"),
+                self.value("backend", "has float32 only"),
+            ];
+            self.error(
+                "the backend `ndarray` cannot compute in bfloat16",
+                labels,
+                "write `backend: flex` or `backend: cuda`, or `bf16: auto`",
             );
         }
     }

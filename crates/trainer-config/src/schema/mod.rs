@@ -11,9 +11,10 @@
 //! stays flat.
 
 mod checkpoint;
+mod compute;
 mod dataset;
-mod guard;
 mod generation;
+mod guard;
 mod optimizer;
 mod sampling;
 mod values;
@@ -26,9 +27,10 @@ use serde::{Deserialize, Serialize};
 
 pub use checkpoint::CheckpointConfig;
 pub(crate) use checkpoint::bytes;
+pub use compute::ComputeConfig;
 pub use dataset::{Dataset, PretrainingDataset, SpecialTokens};
-pub use guard::GuardConfig;
 pub use generation::GenerationConfig;
+pub use guard::GuardConfig;
 pub use optimizer::{LrGroup, OptimArgs, OptimizationConfig, Optimizer};
 pub use sampling::SamplingConfig;
 pub(crate) use values::names;
@@ -65,12 +67,9 @@ pub struct Config {
     // ---- backend and precision ------------------------------------------
     /// Where tensors live: the fastest that works, or one by name.
     pub backend: Backend,
-    /// Train in bfloat16. Not available yet: `false` or `auto`.
-    pub bf16: AutoBool,
-    /// Train in float16. Not available yet: `false`.
-    pub fp16: bool,
-    /// TensorFloat-32 on NVIDIA GPUs; has no meaning on a CPU.
-    pub tf32: AutoBool,
+    /// Number formats and memory.
+    #[serde(flatten)]
+    pub compute: ComputeConfig,
     /// Attention implementation; all of them keep packed documents apart.
     pub attn_implementation: Option<AttnImplementation>,
 
@@ -298,9 +297,7 @@ impl Default for Config {
             special_tokens: SpecialTokens::default(),
             vocabulary: VocabularyConfig::default(),
             backend: Backend::Auto,
-            bf16: AutoBool::Auto(Auto::Auto),
-            fp16: false,
-            tf32: AutoBool::Auto(Auto::Auto),
+            compute: ComputeConfig::default(),
             attn_implementation: None,
             datasets: Vec::new(),
             test_datasets: None,

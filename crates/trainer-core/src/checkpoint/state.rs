@@ -107,7 +107,8 @@ impl SavedRun {
 }
 
 /// Keys that may change between a checkpoint and the run that goes on from it:
-/// they change neither a weight nor a row of the log, only what is written when.
+/// they change neither a weight nor a row of the log, only what is written when, and
+/// the memory it takes.
 const HARMLESS: &[&str] = &[
     "output_dir",
     "logging_steps",
@@ -122,6 +123,7 @@ const HARMLESS: &[&str] = &[
     "save_only_model",
     "save_first_step",
     "save_dtype",
+    "gradient_checkpointing",
     "loss_watchdog_threshold",
     "loss_watchdog_patience",
     "early_stopping_patience",

@@ -10,8 +10,8 @@ use seqprep::{Batch, SampleSource};
 use serde_json::{Value, json};
 use trainer_config::Config;
 use trainer_model::{
-    CausalLm, ParameterGradients, SaveDtype, SaveOptions, Targets, Tokens, load_causal_lm,
-    save_model,
+    Activations, CausalLm, ParameterGradients, SaveDtype, SaveOptions, Targets, Tokens, backward,
+    load_causal_lm, save_model,
 };
 
 use super::evaluation::evaluate;
@@ -61,6 +61,7 @@ impl CausalTrainer {
             Some(eval)
         };
         let objective = NextToken {
+            activations: activations(config),
             eval,
             save: save_options(config),
         };
@@ -79,6 +80,7 @@ impl CausalTrainer {
 
 /// Cross entropy of the token that follows.
 pub(super) struct NextToken {
+    activations: Activations,
     eval: Option<Batches>,
     save: SaveOptions,
 }
@@ -102,15 +104,14 @@ impl Objective for NextToken {
                 continue;
             }
             let input = model.input(&tokens(batch));
-            let (hidden_btd, balance) = model.hidden_and_balance(&input);
-            let mut batch_loss = model.loss_sum(hidden_btd, &targets) / trained_tokens as f64;
-            // As in transformers, each batch adds its own: it is a property of the
-            // tokens that the experts of a layer see together.
-            if let Some(balance) = balance {
-                batch_loss = batch_loss + balance;
-            }
-            loss += f64::from(batch_loss.clone().into_scalar::<f32>());
-            gradients.add(ParameterGradients::take(model, &mut batch_loss.backward()));
+            // As in transformers, each batch adds a balance of experts of its own: it is
+            // a property of the tokens that the experts of a layer see together.
+            let back = backward(model, &input, self.activations, |hidden_btd| {
+                let loss = model.loss_sum(hidden_btd, &targets) / trained_tokens as f64;
+                (loss, ())
+            });
+            loss += back.loss;
+            gradients.add(back.gradients);
         }
         Ok(Accumulated {
             loss,
@@ -171,6 +172,13 @@ fn real_tokens(batch: &Batch) -> usize {
         .iter()
         .filter(|&&segment| segment != 0)
         .count()
+}
+
+pub(super) fn activations(config: &Config) -> Activations {
+    match config.compute.gradient_checkpointing {
+        true => Activations::Recomputed,
+        false => Activations::Kept,
+    }
 }
 
 /// How the weights of a run are saved.

@@ -9,6 +9,7 @@ use trainer_model::CausalLm;
 
 use super::resume::Resume;
 use super::{CausalTrainer, Trainer};
+use crate::backend::compute_format;
 use crate::error::{Result, TrainerError};
 use crate::feed::TrainData;
 
@@ -33,7 +34,8 @@ pub enum Adapter {}
 /// Builds the trainer that the configuration asks for, as Axolotl's function of
 /// this name does.
 ///
-/// `model` must be on an autodiff device. `total_steps` sets the length of run
+/// `model` must be on an autodiff device; it computes in the number format that the
+/// configuration asks for. `total_steps` sets the length of run
 /// and schedule; `None` counts the steps from the data. `reference_model` is
 /// the frozen model of preference losses. What is trained on is samples, or a
 /// stream of rows.
@@ -54,6 +56,8 @@ pub fn setup_trainer(
     reference_model: Option<CausalLm>,
     adapter: Option<Adapter>,
 ) -> Result<Trainer> {
+    let format = compute_format(config, &model.device())?;
+    let model = model.computing_in(format);
     if let Some(adapter) = adapter {
         match adapter {}
     }

@@ -37,6 +37,7 @@ const NO_INFLUENCE: &[&str] = &[
     "bf16",
     "fp16",
     "tf32",
+    "gradient_checkpointing",
     "attn_implementation",
     "dataset_prepared_path",
     "dataset_num_proc",

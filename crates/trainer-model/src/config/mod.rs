@@ -14,6 +14,7 @@ mod rope;
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::FloatDType;
 use serde_json::{Map, Value};
 
 use crate::error::{ModelError, Result};
@@ -72,6 +73,8 @@ pub struct ModelConfig {
     pub tie_word_embeddings: bool,
     /// Outputs of a classification head.
     pub num_labels: usize,
+    /// Number format of the hidden states; weights are `f32`. Not from the file.
+    pub compute: FloatDType,
     /// Standard deviation of freshly drawn weights.
     pub initializer_range: f64,
     /// The file as read, with overrides: what is written back beside trained weights.
@@ -335,6 +338,7 @@ impl ModelConfig {
             final_softcap: None,
             tie_word_embeddings: read.flag("tie_word_embeddings")?.unwrap_or(defaults.tied),
             num_labels: read.num_labels()?,
+            compute: FloatDType::F32,
             initializer_range: read.number("initializer_range")?.unwrap_or(0.02),
             raw: Map::new(),
             generation: Map::new(),

@@ -6,6 +6,10 @@
 //! logits: `dlogits = softmax - onehot`, `dx = dlogits · W`,
 //! `dW = dlogitsᵀ · x`; the backward pass only scales them.
 //!
+//! `x` may be of less precision than `f32`: matrix products are then computed in its
+//! format, the softmax and all sums in `f32`, and the gradient of the weights is `f32`
+//! as they are.
+//!
 //! Shape suffixes: `n` tokens, `c` tokens of a chunk, `d` width, `v` vocabulary.
 
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
@@ -14,7 +18,7 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::prelude::*;
-use burn::tensor::{IndexingUpdateOp, Shape, Slice};
+use burn::tensor::{DType, IndexingUpdateOp, Shape, Slice};
 
 /// Most logits that exist at a time, in elements.
 const CHUNK_ELEMENTS: usize = 1 << 22;
@@ -130,6 +134,8 @@ fn forward<B: SoftmaxCrossEntropy>(
     let [v, _] = w_vd.shape().dims::<2>();
     let device = x_nd.device();
     let chunk = (CHUNK_ELEMENTS / v).max(16);
+    let (format, full) = (x_nd.dtype(), w_vd.dtype());
+    let w_vd = cast::<B>(w_vd, format);
 
     let mut loss: Option<FloatTensor<B>> = None;
     let mut dx_chunks = Vec::new();
@@ -142,14 +148,16 @@ fn forward<B: SoftmaxCrossEntropy>(
         let targets_c = B::int_slice(targets_n.clone(), &rows);
         let logits_cv = B::float_matmul(x_cd.clone(), B::float_transpose(w_vd.clone()));
         let (chunk_loss, dlogits_cv) =
-            B::softmax_cross_entropy(logits_cv, targets_c, with_gradients);
+            B::softmax_cross_entropy(cast::<B>(logits_cv, full), targets_c, with_gradients);
         loss = Some(match loss {
             Some(sum) => B::float_add(sum, chunk_loss),
             None => chunk_loss,
         });
         if with_gradients {
+            let dlogits_cv = cast::<B>(dlogits_cv, format);
             dx_chunks.push(B::float_matmul(dlogits_cv.clone(), w_vd.clone()));
             let dw_chunk = B::float_matmul(B::float_transpose(dlogits_cv), x_cd);
+            let dw_chunk = cast::<B>(dw_chunk, full);
             dw_vd = Some(match dw_vd {
                 Some(sum) => B::float_add(sum, dw_chunk),
                 None => dw_chunk,
@@ -157,9 +165,16 @@ fn forward<B: SoftmaxCrossEntropy>(
         }
         start = end;
     }
-    let loss =
-        loss.unwrap_or_else(|| B::float_zeros(Shape::new([1]), &device, x_nd.dtype().into()));
+    let loss = loss.unwrap_or_else(|| B::float_zeros(Shape::new([1]), &device, full.into()));
     (loss, dw_vd.map(|dw| (B::float_cat(dx_chunks, 0), dw)))
+}
+
+fn cast<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+    if x.dtype() == dtype {
+        x
+    } else {
+        B::float_cast(x, dtype.into())
+    }
 }
 
 impl<B: LinearCrossEntropyBackend + SoftmaxCrossEntropy, C: CheckpointStrategy>
@@ -187,7 +202,8 @@ impl<B: LinearCrossEntropyBackend + SoftmaxCrossEntropy, C: CheckpointStrategy>
                 let upstream_11 = B::float_reshape(upstream, Shape::new([1, 1]));
                 let (dx, dw) = ops.state;
                 if let Some(node) = x {
-                    grads.register::<B>(node.id, B::float_mul(dx, upstream_11.clone()));
+                    let scale = cast::<B>(upstream_11.clone(), dx.dtype());
+                    grads.register::<B>(node.id, B::float_mul(dx, scale));
                 }
                 if let Some(node) = w {
                     grads.register::<B>(node.id, B::float_mul(dw, upstream_11));

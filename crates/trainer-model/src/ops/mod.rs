@@ -17,8 +17,10 @@ mod host;
 pub mod plain;
 
 use burn::prelude::*;
+use burn::tensor::{DType, FloatDType};
 
 use crate::config::Activation;
+use crate::precision::in_f32;
 
 pub use cross_entropy::linear_cross_entropy;
 
@@ -115,16 +117,30 @@ pub fn causal_attention(
     rule: ScoreRule,
 ) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if flex::applies(&q_bthk.device(), q_bthk.dtype()) {
-        return Tensor::from_dispatch(
-            <burn::backend::Dispatch as flex::FlexOps>::causal_attention(
-                q_bthk.into_dispatch(),
-                k_bsgk.into_dispatch(),
-                v_bsgk.into_dispatch(),
-                starts_bt.into_dispatch(),
-                rule,
-            ),
-        );
+    if flex::applies(&q_bthk.device(), DType::F32) {
+        let [k_bsgk, v_bsgk] = [k_bsgk, v_bsgk].map(|x| x.cast(FloatDType::F32));
+        return in_f32(q_bthk, |q_bthk| {
+            flex_attention(q_bthk, k_bsgk, v_bsgk, starts_bt, rule)
+        });
     }
     plain::causal_attention(q_bthk, k_bsgk, v_bsgk, starts_bt, rule)
+}
+
+#[cfg(feature = "flex")]
+fn flex_attention(
+    q_bthk: Tensor<4>,
+    k_bsgk: Tensor<4>,
+    v_bsgk: Tensor<4>,
+    starts_bt: Tensor<2, Int>,
+    rule: ScoreRule,
+) -> Tensor<4> {
+    Tensor::from_dispatch(
+        <burn::backend::Dispatch as flex::FlexOps>::causal_attention(
+            q_bthk.into_dispatch(),
+            k_bsgk.into_dispatch(),
+            v_bsgk.into_dispatch(),
+            starts_bt.into_dispatch(),
+            rule,
+        ),
+    )
 }

@@ -6,9 +6,10 @@
 //! part of a head.
 
 use burn::prelude::*;
-use burn::tensor::activation;
+use burn::tensor::{FloatDType, activation};
 
 use super::ScoreRule;
+use crate::precision::as_in;
 
 /// See [`crate::swiglu`].
 #[must_use]
@@ -76,6 +77,8 @@ pub fn causal_attention(
     let q_bhtk = (q_bthk * rule.scale).swap_dims(1, 2);
     let (k_bgsk, v_bgsk) = (k_bsgk.swap_dims(1, 2), v_bsgk.swap_dims(1, 2));
     let scores_bgrts = q_bhtk.reshape([b, g, r * t, k]).matmul(k_bgsk.transpose());
+    let dtype = scores_bgrts.dtype();
+    let scores_bgrts = scores_bgrts.cast(FloatDType::F32);
     let scores_bgrts = match rule.softcap {
         Some(cap) => (scores_bgrts / cap).tanh() * cap,
         None => scores_bgrts,
@@ -84,7 +87,7 @@ pub fn causal_attention(
         .reshape([b, h, t, s])
         .mask_fill(hidden_b1ts.expand([b, h, t, s]), f32::NEG_INFINITY);
     let weights_bgrts = activation::softmax(scores_bhts, 3).reshape([b, g, r * t, s]);
-    weights_bgrts
+    as_in(weights_bgrts, dtype)
         .matmul(v_bgsk)
         .reshape([b, h, t, k])
         .swap_dims(1, 2)

@@ -6,6 +6,8 @@ mod generation;
 mod gguf;
 mod gradients;
 mod heads;
+mod precision;
+mod recompute;
 mod reference;
 mod vocabulary;
 
