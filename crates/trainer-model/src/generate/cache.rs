@@ -49,7 +49,8 @@ impl Buffer {
             Some(buffer) if length <= buffer.dims()[1] => buffer,
             old => {
                 let capacity = length + length / 2 + ROOM;
-                let fresh = Tensor::zeros([b, capacity, g, k], &new_btgk.device());
+                let fresh =
+                    Tensor::zeros([b, capacity, g, k], (&new_btgk.device(), new_btgk.dtype()));
                 match old {
                     Some(old) => {
                         fresh.slice_assign(s![.., 0..self.length], old.narrow(1, 0, self.length))

@@ -109,7 +109,9 @@ fn generation_works() {
         };
         let logits = half.logits(half.hidden(&half.input(&tokens)));
         assert_eq!(logits.dtype(), DType::F32);
-        let answers = half.generate_greedy(&[ids.to_vec()], 4, &[]);
-        assert_eq!(answers[0].len(), 4, "{name}");
+        let options = trainer_model::GenerationOptions::greedy(4, Vec::new());
+        let go_on = |_, _| std::ops::ControlFlow::Continue(());
+        let answers = half.generate(&[ids.to_vec()], &options, go_on).unwrap();
+        assert_eq!(answers[0].ids.len(), 4, "{name}");
     }
 }
