@@ -4,8 +4,8 @@
 use burn::tensor::{Distribution, Int, Tensor, TensorData};
 use proptest::prelude::*;
 use trainer_model::{
-    ParameterGradients, ScoreRule, Targets, Tokens, causal_attention, geglu, linear_cross_entropy,
-    plain, rms_norm, rope, swiglu,
+    CausalLm, ParameterGradients, ScoreRule, Targets, Tokens, causal_attention, geglu,
+    linear_cross_entropy, plain, rms_norm, rope, swiglu,
 };
 
 use crate::{cpu, folder, load};
@@ -191,81 +191,172 @@ proptest! {
     }
 }
 
-/// Two documents in one row give the loss and the gradients that they give in
-/// rows of their own, and a token of one does not touch the other.
-#[test]
-fn packed_rows_are_unpacked_rows() {
-    let model = load(&folder("llama"), &cpu().autodiff());
-    let documents: [Vec<u32>; 2] = [
-        (10..30).collect(),
-        (500..513).map(|id| id * 7 % 1000).collect(),
-    ];
-    let gradients_of = |tokens: &Tokens<'_>, labels: &[i32]| {
-        let hidden = model.hidden(&model.input(tokens));
-        let loss = model.loss_sum(hidden, &Targets::from_labels(labels, tokens.width));
-        let mut gradients = loss.backward();
-        let value = loss.into_scalar::<f32>();
-        (value, ParameterGradients::take(&model, &mut gradients))
-    };
+/// Families with and without windows, bounds on scores and layers without positions.
+const FAMILIES: [&str; 7] = [
+    "llama",
+    "gemma3",
+    "mistral-swa",
+    "olmo2",
+    "phi3",
+    "qwen3-moe",
+    "smollm3",
+];
 
-    let (mut loss_apart, mut apart) = (0.0, ParameterGradients::default());
-    let (mut ids, mut positions, mut segments, mut labels) = (vec![], vec![], vec![], vec![]);
-    for (index, document) in documents.iter().enumerate() {
-        let n = document.len();
-        let own: Vec<u32> = (0..n as u32).collect();
-        let mut own_labels: Vec<i32> = document.iter().map(|&id| id as i32).collect();
-        own_labels[0] = -100;
-        let tokens = Tokens {
-            rows: 1,
-            width: n,
-            input_ids: document,
-            position_ids: &own,
-            segment_ids: &vec![1; n],
-        };
-        let (loss, gradients) = gradients_of(&tokens, &own_labels);
-        loss_apart += loss;
-        apart.add(gradients);
-        ids.extend(document);
-        positions.extend(own);
-        segments.extend(vec![index as u32 + 1; n]);
-        labels.extend(own_labels);
+/// Documents of one row, one behind the other.
+#[derive(Default)]
+struct Row {
+    ids: Vec<u32>,
+    positions: Vec<u32>,
+    segments: Vec<u32>,
+    labels: Vec<i32>,
+}
+
+impl Row {
+    fn add(&mut self, document: &[u32]) {
+        let segment = self.segments.last().map_or(1, |last| last + 1);
+        self.ids.extend(document);
+        self.positions.extend(0..document.len() as u32);
+        self.segments.extend(vec![segment; document.len()]);
+        self.labels.push(-100);
+        self.labels
+            .extend(document[1..].iter().map(|&id| id as i32));
     }
-    let tokens = Tokens {
-        rows: 1,
-        width: ids.len(),
-        input_ids: &ids,
-        position_ids: &positions,
-        segment_ids: &segments,
-    };
-    let (loss, packed) = gradients_of(&tokens, &labels);
-    assert!(
-        (loss - loss_apart).abs() <= 1e-5 * loss_apart,
-        "{loss} {loss_apart}"
-    );
-    for (a, b) in packed.flat.into_iter().zip(apart.flat) {
-        let (a, b) = (a.unwrap(), b.unwrap());
-        let scale = b.clone().abs().max().into_scalar::<f32>();
-        let difference = (a - b).abs().max().into_scalar::<f32>();
+
+    fn pad(&mut self, width: usize) {
+        for zeros in [&mut self.ids, &mut self.positions, &mut self.segments] {
+            zeros.resize(zeros.len().next_multiple_of(width), 0);
+        }
+        self.labels.resize(self.ids.len(), -100);
+    }
+
+    /// The same numbers as rows of this width.
+    fn tokens(&self, width: usize) -> Tokens<'_> {
+        Tokens {
+            rows: self.ids.len() / width,
+            width,
+            input_ids: &self.ids,
+            position_ids: &self.positions,
+            segment_ids: &self.segments,
+        }
+    }
+}
+
+/// Summed loss and its gradients.
+fn sums(model: &CausalLm, row: &Row, width: usize) -> (f64, ParameterGradients) {
+    let input = model.input(&row.tokens(width));
+    let targets = Targets::from_labels(&row.labels, width);
+    let hidden_btd = model.hidden(&input);
+    let loss = model.loss_sum(hidden_btd, &targets);
+    let mut gradients = loss.backward();
+    let value = f64::from(loss.into_scalar::<f32>());
+    (value, ParameterGradients::take(model, &mut gradients))
+}
+
+/// Asserts that the gradient of each parameter agrees to `tolerance` of its norm.
+fn assert_close(name: &str, got: ParameterGradients, want: &ParameterGradients, tolerance: f32) {
+    let norm = |x: Tensor<1>| x.square().sum().sqrt().into_scalar::<f32>();
+    for (index, (a, b)) in got.flat.into_iter().zip(&want.flat).enumerate() {
+        let (Some(a), Some(b)) = (&a, b) else {
+            assert_eq!(a.is_some(), b.is_some(), "{name}: parameter {index}");
+            continue;
+        };
+        let (difference, size) = (norm(a.clone() - b.clone()), norm(b.clone()));
         assert!(
-            difference <= 1e-5 * scale.max(1.0),
-            "{difference} of {scale}"
+            difference <= tolerance * size,
+            "{name}: parameter {index}: {difference} of {size}"
         );
     }
+}
 
-    let second_half = |ids: &[u32]| -> Vec<f32> {
-        let tokens = Tokens {
-            input_ids: ids,
-            ..tokens
+fn document(length: usize, seed: u32) -> Vec<u32> {
+    let ids = 0..length as u32;
+    ids.map(|i| (i * 37 + seed * 101) % 1000 + 3).collect()
+}
+
+/// Three documents in one row give the loss and the gradients that they give in
+/// rows of their own.
+#[test]
+fn packed_rows_are_unpacked_rows() {
+    for name in FAMILIES {
+        let model = load(&folder(name), &cpu().autodiff());
+        // Beyond the windows of 48 tokens, and beyond a block of 64 queries.
+        let documents = [document(70, 1), document(13, 2), document(55, 3)];
+        let (mut loss_apart, mut apart) = (0.0, ParameterGradients::default());
+        let mut packed = Row::default();
+        for document in &documents {
+            packed.add(document);
+            let mut own = Row::default();
+            own.add(document);
+            let (loss, gradients) = sums(&model, &own, document.len());
+            loss_apart += loss;
+            apart.add(gradients);
+        }
+        let (loss, gradients) = sums(&model, &packed, packed.ids.len());
+        let difference = (loss - loss_apart).abs();
+        assert!(
+            difference <= 1e-5 * loss_apart,
+            "{name}: {loss} {loss_apart}"
+        );
+        assert_close(name, gradients, &apart, 1e-5);
+    }
+}
+
+/// A token of one document does not touch a bit of another document's logits.
+#[test]
+fn documents_do_not_leak() {
+    for name in FAMILIES {
+        let model = load(&folder(name), &cpu());
+        let mut row = Row::default();
+        row.add(&document(70, 1));
+        row.add(&document(55, 2));
+        let second = |row: &Row| -> Vec<u32> {
+            let logits = model.logits(model.hidden(&model.input(&row.tokens(125))));
+            let logits = logits.narrow(1, 70, 55).into_data();
+            logits.iter::<f32>().map(f32::to_bits).collect()
         };
-        let logits = model.logits(model.hidden(&model.input(&tokens)));
-        logits.narrow(1, 20, 13).into_data().iter().collect()
-    };
-    let before = second_half(&ids);
-    let mut changed = ids.clone();
-    changed[5] = 999;
-    assert_eq!(
-        before,
-        second_half(&changed),
-        "documents leak into one another"
-    );
+        let before = second(&row);
+        for changed in [0, 5, 69] {
+            row.ids[changed] = 999 - row.ids[changed];
+            assert!(before == second(&row), "{name}: token {changed}");
+        }
+        row.ids[70] += 1;
+        assert!(before != second(&row), "{name}: a document sees itself");
+    }
+}
+
+/// Eight rows of unequal length give the same gradient as one batch, as four of two and
+/// as eight of one, each sum divided by the tokens of all.
+#[test]
+fn gradients_do_not_depend_on_the_batches() {
+    for name in ["llama", "gemma3", "mistral-swa", "phi3"] {
+        let model = load(&folder(name), &cpu().autodiff());
+        let documents: Vec<Vec<u32>> = [40, 3, 61, 17, 2, 29, 55, 8]
+            .into_iter()
+            .enumerate()
+            .map(|(seed, length)| document(length, seed as u32))
+            .collect();
+        let tokens: usize = documents.iter().map(|document| document.len() - 1).sum();
+        let runs = [8, 2, 1].map(|rows| {
+            let mut sum = (0.0, ParameterGradients::default());
+            for batch in documents.chunks(rows) {
+                let width = batch.iter().map(Vec::len).max().unwrap();
+                let mut padded = Row::default();
+                for document in batch {
+                    // A row starts anew with segment 1 as far as attention goes.
+                    padded.add(document);
+                    padded.pad(width);
+                }
+                let (loss, mut gradients) = sums(&model, &padded, width);
+                gradients.scale(1.0 / tokens as f64);
+                sum.0 += loss / tokens as f64;
+                sum.1.add(gradients);
+            }
+            sum
+        });
+        let [whole, twos, ones] = runs;
+        for (loss, gradients) in [twos, ones] {
+            assert!((loss - whole.0).abs() <= 1e-6 * whole.0, "{name}");
+            assert_close(name, gradients, &whole.1, 1e-6);
+        }
+    }
 }
