@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Check GGUF files that `trainer export` wrote, with the gguf package.
 
-    check_gguf.py FILE.gguf FOLDER [--transformers]
+    check_gguf.py FILE.gguf FOLDER [--transformers] [--llama-cpp LOGITS.jsonl]
     check_gguf.py --blocks TRAINER
 
 The first form compares FILE with the model in FOLDER (Hugging Face layout),
@@ -9,21 +9,26 @@ which it was exported from: every tensor is there, in the shape and order that
 llama.cpp expects; F32 tensors are equal, F16, BF16 and Q8_0 ones are what the
 gguf package makes of the same weights; tokens, kinds and ids are those of the
 tokenizer. With --transformers, transformers loads FILE, and gives the logits of
-FOLDER (1e-5 for F32).
+FOLDER (1e-5 for F32). With --llama-cpp, llama.cpp loads FILE, and gives the
+tokens and the log-probabilities of what `trainer inference --raw --logits
+--file PROMPTS.jsonl` wrote for the same model: to 0.02 for F32, since llama.cpp
+keeps keys and values in half precision.
 
 The second form makes files of random blocks of every number format that is
 read, imports them with TRAINER, and compares with what the gguf package reads.
 
-Exit status 1 if anything differs. Needs numpy, gguf and safetensors, the
-option torch and transformers.
+Exit status 1 if anything differs. Needs numpy, gguf, safetensors and torch; the
+options need transformers, or xllamacpp.
 """
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
 import tempfile
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -98,7 +103,7 @@ def folder_tensors(folder):
 
 
 def check_tensors(reader, folder, config, architecture):
-    """Tensors of the file are the folder's; returns how many bytes of them there are."""
+    """What is wrong with the tensors of the file, which should be those of the folder."""
     found = {tensor.name: tensor for tensor in reader.tensors}
     heads = {"q_proj": config["num_attention_heads"]}
     heads["k_proj"] = config.get("num_key_value_heads") or heads["q_proj"]
@@ -140,7 +145,7 @@ def check_tensors(reader, folder, config, architecture):
 
 
 def check_tokenizer(reader, folder, rows):
-    """Tokens and ids are those of tokenizer.json."""
+    """What is wrong with the tokenizer, which should be that of tokenizer.json."""
     fields = {key: field.contents() for key, field in reader.fields.items() if key.startswith("tokenizer.")}
     tokenizer = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
     expected = {i: token for token, i in tokenizer["model"]["vocab"].items()}
@@ -199,7 +204,41 @@ def check_transformers(path, folder, exact):
     return problems
 
 
-def check_file(path, folder, with_transformers):
+def check_llama_cpp(path, logits, exact):
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_ctx, params.n_parallel, params.n_gpu_layers, params.warmup = 512, 1, 0, False
+    server = xllamacpp.Server(params)
+
+    def post(route, body):
+        request = urllib.request.Request(server.listening_address + route, json.dumps(body).encode())
+        request.add_header("Content-Type", "application/json")
+        return json.loads(urllib.request.urlopen(request).read())
+
+    problems, worst, compared = [], 0.0, 0
+    for line in logits.read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        ids = post("/tokenize", {"content": row["prompt"], "add_special": True, "parse_special": True})["tokens"]
+        if ids != row["ids"]:
+            problems.append(f"{row['prompt']!r} is {ids} there, {row['ids']} here")
+        body = {"prompt": row["ids"], "n_predict": 1, "temperature": 0, "n_probs": 20, "cache_prompt": False}
+        found = post("/completion", body).get("completion_probabilities")
+        if not found:
+            continue  # the likeliest token ends the text, and nothing is told of it
+        compared += 1
+        largest = max(row["logits"])
+        total = largest + math.log(sum(math.exp(x - largest) for x in row["logits"]))
+        for token in found[0]["top_logprobs"]:
+            worst = max(worst, abs(token["logprob"] - (row["logits"][token["id"]] - total)))
+    print(f"  llama.cpp: log-probabilities after {compared} prompts differ by {worst:.1e}")
+    if compared == 0 or (exact and worst > 0.02):
+        problems.append(f"llama.cpp differs by {worst} in {compared} prompts")
+    return problems
+
+
+def check_file(path, folder, with_transformers, logits):
     reader = GGUFReader(path)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     architecture = reader.fields["general.architecture"].contents()
@@ -212,6 +251,8 @@ def check_file(path, folder, with_transformers):
         print("  transformers does not read all of this model's keys from GGUF: not compared")
     elif with_transformers:
         problems += check_transformers(path, folder, kinds == ["F32"])
+    if logits:
+        problems += check_llama_cpp(path, logits, kinds == ["F32"])
     return problems
 
 
@@ -297,12 +338,13 @@ def main():
     parser.add_argument("file", metavar="FILE.gguf", type=Path, nargs="?")
     parser.add_argument("folder", metavar="FOLDER", type=Path, nargs="?", help="the model it was exported from")
     parser.add_argument("--transformers", action="store_true", help="compare logits in transformers too")
+    parser.add_argument("--llama-cpp", metavar="LOGITS.jsonl", type=Path, help="compare with llama.cpp")
     parser.add_argument("--blocks", metavar="TRAINER", help="check what TRAINER reads instead")
     args = parser.parse_args()
     if args.blocks:
         problems = check_blocks(args.blocks)
     elif args.file and args.folder:
-        problems = check_file(args.file, args.folder, args.transformers)
+        problems = check_file(args.file, args.folder, args.transformers, args.llama_cpp)
     else:
         parser.error("name a GGUF file and a folder, or --blocks TRAINER")
     if problems:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fine-tunes SmolLM2-135M-Instruct for 20 steps on the CPU, then loads the
-# result in transformers and lets it answer two questions.
+# result in transformers, compares its logits, and lets it answer two questions.
 #
 #   scripts/smollm2.sh [FOLDER]      (default: target/smollm2)
 #

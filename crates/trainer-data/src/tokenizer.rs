@@ -153,24 +153,24 @@ impl Tokenizer {
         let mut inner = parse(&bytes)?;
         let mut config = object(&folder.join(CONFIG))?.unwrap_or_default();
         let mut special = object(&folder.join(SPECIAL))?;
-        let files = Files {
-            model: json_value(&path, &bytes)?,
-            config: &mut config,
-            special: special.as_mut(),
-            folder,
-        };
-        let id_of = |text: &str| inner.token_to_id(text);
-        let size = inner.get_vocab_size(false);
         let (mut changed, mut new_tokens) = (None, Vec::new());
-        if let Some(Changed { model, new }) = vocabulary::apply(files, changes, id_of, size)? {
-            let bytes = json_bytes(&path, &model)?;
-            inner = parse(&bytes)?;
-            let listed = object(&folder.join(ADDED))?;
-            changed = Some((
-                bytes,
-                listed.map(|old| relisted(old, &new, changes.overrides)),
-            ));
-            new_tokens = new;
+        if changes.any(|text| inner.token_to_id(text)) {
+            let files = Files {
+                model: json_value(&path, &bytes)?,
+                config: &mut config,
+                special: special.as_mut(),
+                folder,
+            };
+            let id_of = |text: &str| inner.token_to_id(text);
+            let size = inner.get_vocab_size(false);
+            if let Some(Changed { model, new }) = vocabulary::apply(files, changes, id_of, size)? {
+                let bytes = json_bytes(&path, &model)?;
+                inner = parse(&bytes)?;
+                let listed = object(&folder.join(ADDED))?;
+                let listed = listed.map(|old| relisted(old, &new, changes.overrides));
+                changed = Some((bytes, listed));
+                new_tokens = new;
+            }
         }
         inner.with_padding(None);
         let untruncated = inner.with_truncation(None).map(|_| ());

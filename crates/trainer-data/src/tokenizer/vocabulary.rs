@@ -23,6 +23,15 @@ pub(super) struct Changes<'a> {
 }
 
 impl Changes<'_> {
+    /// Whether there may be something to change.
+    pub(super) fn any(&self, id_of: impl Fn(&str) -> Option<u32>) -> bool {
+        let mut roles = self.roles().into_iter().flatten();
+        !self.overrides.is_empty()
+            || !self.tokens.is_empty()
+            || !self.special.additional_special_tokens.is_empty()
+            || roles.any(|text| id_of(text).is_none())
+    }
+
     /// Texts of the special tokens that play a part, in the order of `ROLES`.
     pub(super) fn roles(&self) -> [Option<&str>; 4] {
         [
