@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod adapters;
 mod attention;
 mod config;
 mod decoder;
@@ -17,6 +18,7 @@ mod pretrained;
 mod reward;
 mod rotary;
 
+pub use adapters::{Factor, Linears, LoraAdapter, LoraConfig, LoraInit, TargetModules};
 pub use attention::Attention;
 pub use config::{
     Activation, AttentionConfig, ExpertsConfig, LayerConfig, MlpConfig, MlpLayout, ModelConfig,

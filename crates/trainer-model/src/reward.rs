@@ -12,6 +12,7 @@
 use burn::module::Module;
 use burn::prelude::*;
 
+use crate::adapters::linears;
 use crate::config::ModelConfig;
 use crate::decoder::{Decoder, indices};
 use crate::input::{ModelInput, Tokens};
@@ -37,6 +38,8 @@ pub struct RewardModel {
     #[module(skip)]
     task: RewardTask,
 }
+
+linears!(RewardModel: model, score);
 
 impl RewardModel {
     /// A model with random weights, [`num_labels`](ModelConfig::num_labels) of

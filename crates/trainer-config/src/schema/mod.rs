@@ -10,6 +10,7 @@
 //! struct in a file of its own, flattened into [`Config`], so that the YAML file
 //! stays flat.
 
+mod adapter;
 mod checkpoint;
 mod dataset;
 mod guard;
@@ -21,6 +22,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use adapter::{AdapterConfig, AdapterKind, InitLoraWeights, LoraInitName};
 pub use checkpoint::CheckpointConfig;
 pub use dataset::{Dataset, PretrainingDataset, SpecialTokens};
 pub use guard::GuardConfig;
@@ -50,6 +52,11 @@ pub struct Config {
     pub reinit_weights: bool,
     /// Special tokens to use in place of the tokenizer's own.
     pub special_tokens: SpecialTokens,
+
+    // ---- what is trained ----------------------------------------------------
+    /// Adapters and frozen weights.
+    #[serde(flatten)]
+    pub adapters: AdapterConfig,
 
     // ---- backend and precision ------------------------------------------
     /// Where tensors live: the fastest that works, or one by name.
@@ -279,6 +286,7 @@ impl Default for Config {
             model_config: None,
             reinit_weights: false,
             special_tokens: SpecialTokens::default(),
+            adapters: AdapterConfig::default(),
             backend: Backend::Auto,
             bf16: AutoBool::Auto(Auto::Auto),
             fp16: false,

@@ -18,6 +18,7 @@ use super::objective::{Accumulated, Objective, Precision, StepSeed};
 use super::resume::Resume;
 use super::run::Run;
 use super::setup::TrainerTokenizer;
+use crate::adapter::Adapter;
 use crate::batches::{BatchOptions, BatchSource, Batches};
 use crate::checkpoint::SaveModel;
 use crate::error::{Result, TrainerError};
@@ -36,6 +37,7 @@ impl CausalTrainer {
         tokenizer: Arc<dyn TrainerTokenizer>,
         total_steps: Option<usize>,
         resume: Resume,
+        adapter: Option<Adapter>,
     ) -> Result<Self> {
         let vocab_size = model.config().vocab_size;
         let options = BatchOptions::training(config, tokenizer.pad_id());
@@ -61,6 +63,7 @@ impl CausalTrainer {
         };
         let objective = NextToken {
             eval,
+            adapter,
             save_dtype: save_dtype(config),
         };
         let run = Run::new(
@@ -79,6 +82,7 @@ impl CausalTrainer {
 /// Cross entropy of the token that follows.
 pub(super) struct NextToken {
     eval: Option<Batches>,
+    adapter: Option<Adapter>,
     save_dtype: SaveDtype,
 }
 
@@ -90,17 +94,17 @@ impl Objective for NextToken {
         &mut self,
         model: &CausalLm,
         window: &[Batch],
-        _step: StepSeed,
+        step: StepSeed,
     ) -> Result<Accumulated> {
         let trained_tokens = window.iter().map(Batch::trained_tokens).sum::<usize>();
         let mut loss = 0.0;
         let mut gradients = ParameterGradients::default();
-        for batch in window {
+        for (index, batch) in window.iter().enumerate() {
             let targets = Targets::from_labels(&batch.labels, batch.width);
             if targets.is_empty() {
                 continue;
             }
-            let input = model.input(&tokens(batch));
+            let input = model.input(&tokens(batch)).with_dropout(step.batch(index));
             let (hidden_btd, balance) = model.hidden_and_balance(&input);
             let mut batch_loss = model.loss_sum(hidden_btd, &targets) / trained_tokens as f64;
             // As in transformers, each batch adds its own: it is a property of the
@@ -140,6 +144,9 @@ impl Objective for NextToken {
     }
 
     fn saver(&self, model: CausalLm, precision: Precision) -> SaveModel {
+        if let Some(adapter) = self.adapter.clone() {
+            return Box::new(move |folder| adapter.save(&model, folder));
+        }
         let dtype = match precision {
             Precision::Exact => SaveDtype::F32,
             Precision::Configured => self.save_dtype,
@@ -148,7 +155,10 @@ impl Objective for NextToken {
     }
 
     fn restore(&self, model: CausalLm, folder: &Path) -> Result<CausalLm> {
-        Ok(load_causal_lm(folder, model.config(), &model.device())?)
+        match &self.adapter {
+            Some(adapter) => adapter.restore(model, folder),
+            None => Ok(load_causal_lm(folder, model.config(), &model.device())?),
+        }
     }
 }
 

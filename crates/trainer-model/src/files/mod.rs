@@ -13,4 +13,5 @@ mod save;
 pub use atomic::write_atomically;
 pub use folder::write_folder_atomically;
 pub use load::{has_score, load_causal_lm, load_reward_model};
+pub(crate) use safetensors::WeightFile;
 pub use save::{SaveDtype, save_model};
