@@ -74,6 +74,12 @@ pub(crate) enum Command {
         #[arg(default_value = "examples")]
         folder: PathBuf,
     },
+    /// Multiply the adapter of a run into its model and save that to output_dir/merged.
+    ///
+    /// The adapter is that of `lora_model_dir`, else of output_dir. `--out FOLDER`
+    /// saves elsewhere. The merged model must then give the adapter's logits.
+    #[command(name = "merge-lora")]
+    MergeLora(Run),
     /// Print the JSON schema of the configuration file, for editors.
     Schema,
 }
@@ -153,6 +159,7 @@ impl Command {
                 dtype,
             } => commands::export::import(&file, &folder, &dtype),
             Self::Demo { folder } => commands::demo::run(&folder),
+            Self::MergeLora(run) => commands::merge_lora::run(&run),
             Self::Schema => commands::schema::run(),
         }
     }

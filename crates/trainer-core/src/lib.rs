@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod adapter;
 mod allocator;
 pub mod backend;
 mod batches;
@@ -13,10 +14,11 @@ pub mod optimizer;
 mod schedule;
 mod trainer;
 
+pub use adapter::Adapter;
 pub use allocator::keep_freed_memory;
 pub use batches::{BatchOptions, BatchSource, Batches, EpochPlan, Order, PackingOptions};
 pub use error::{Result, TrainerError};
 pub use feed::{OpenStream, RowStream, TrainData};
 pub use history::{LogRow, Observer, Requests, RunPlan, Silent, StepReport};
 pub use schedule::{Schedule, warmup_steps};
-pub use trainer::{Adapter, CausalTrainer, Trained, Trainer, TrainerTokenizer, setup_trainer};
+pub use trainer::{CausalTrainer, Trained, Trainer, TrainerTokenizer, setup_trainer};

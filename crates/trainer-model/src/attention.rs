@@ -8,6 +8,7 @@
 use burn::module::Module;
 use burn::prelude::*;
 
+use crate::adapters::linears;
 use crate::config::{LayerConfig, ModelConfig, QkNorm};
 use crate::generate::KvCache;
 use crate::input::ModelInput;
@@ -36,6 +37,8 @@ pub struct Attention {
     #[module(skip)]
     shape: AttentionShape,
 }
+
+linears!(Attention: q_proj, k_proj, v_proj, qkv_proj, o_proj);
 
 /// What of an attention block is no parameter.
 #[derive(Debug, Clone, PartialEq)]

@@ -14,6 +14,7 @@ use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{FloatDType, TensorData};
 
+use crate::adapters::{DropoutScope, linears};
 use crate::attention::Attention;
 use crate::config::{LayerConfig, ModelConfig, NormPlacement};
 use crate::feed_forward::{Balance, FeedForward, SparseMoe};
@@ -48,6 +49,8 @@ pub struct DecoderLayer {
     #[module(skip)]
     residual: f64,
 }
+
+linears!(DecoderLayer: self_attn, mlp, block_sparse_moe);
 
 impl DecoderLayer {
     fn new(config: &ModelConfig, layer: &LayerConfig, device: &Device) -> Self {
@@ -84,6 +87,7 @@ impl DecoderLayer {
         cache: Option<&mut KvCache>,
         balance: Option<&mut Balance>,
     ) -> Tensor<3> {
+        let _dropout = DropoutScope::new(input.dropout_seed);
         let normed = normalized(self.input_layernorm.as_ref(), x_btd.clone());
         let mut change = self.self_attn.forward(normed, input, cache);
         let before_mlp = match self.placement {
@@ -145,6 +149,8 @@ pub struct Decoder {
     #[module(skip)]
     config: ModelConfig,
 }
+
+linears!(Decoder: layers);
 
 impl Decoder {
     /// Random weights: N(0, `initializer_range`²), norms that change nothing,
@@ -250,6 +256,8 @@ pub struct CausalLm {
     /// The output head; `None` when it is the embedding.
     pub lm_head: Option<Linear>,
 }
+
+linears!(CausalLm: model, lm_head);
 
 /// Which tokens a loss is taken over, and what each should predict.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -63,6 +63,22 @@ pub enum ModelError {
         /// What is wrong.
         message: String,
     },
+    /// A setting of an adapter does not fit the model.
+    #[error("{setting}: {message}")]
+    Adapter {
+        /// The setting, under PEFT's name.
+        setting: &'static str,
+        /// What is wrong and what there is.
+        message: String,
+    },
+    /// An adapter file does not hold the tensors of the adapter.
+    #[error("{}: the adapter does not fit the model:\n{}", folder.display(), problems.join("\n"))]
+    AdapterTensors {
+        /// The folder.
+        folder: PathBuf,
+        /// One line for each missing, unexpected or wrongly shaped tensor.
+        problems: Vec<String>,
+    },
     /// The weight files do not hold the tensors of the model.
     #[error("{}: the weights do not fit config.json:\n{}", folder.display(), problems.join("\n"))]
     Tensors {

@@ -12,7 +12,9 @@ use burn::prelude::*;
 use burn::tensor::activation::softmax;
 use burn::tensor::{FloatDType, IndexingUpdateOp, TensorData};
 
+use crate::adapters::{Linears, linears};
 use crate::config::{Activation, ExpertsConfig, MlpConfig, MlpLayout, ModelConfig};
+use crate::error::Result;
 use crate::linear::Linear;
 use crate::ops::{geglu, swiglu};
 use crate::precision::{as_in, in_f32};
@@ -104,6 +106,27 @@ macro_rules! transparent_module {
         }
         impl ModuleDisplay for $name {}
     };
+}
+
+linears!(SplitMlp: gate_proj, up_proj, down_proj);
+linears!(FusedMlp: gate_up_proj, down_proj);
+linears!(NumberedMlp: w1, w2, w3);
+// The router is no map that adapters change.
+linears!(SparseMoe: experts);
+
+impl Linears for FeedForward {
+    fn each_linear(
+        &mut self,
+        name: &str,
+        f: &mut dyn FnMut(&str, &mut Linear) -> Result<()>,
+    ) -> Result<()> {
+        match self {
+            Self::Split(mlp) => mlp.each_linear(name, f),
+            Self::Fused(mlp) => mlp.each_linear(name, f),
+            Self::Numbered(mlp) => mlp.each_linear(name, f),
+            Self::Experts(experts) => experts.each_linear(name, f),
+        }
+    }
 }
 
 transparent_module!(FeedForward: Split, Fused, Numbered, Experts);

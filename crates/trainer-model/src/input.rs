@@ -55,6 +55,8 @@ pub struct ModelInput {
     starts_bt: Vec<(Option<usize>, Tensor<2, Int>)>,
     /// Which tokens are no padding, row-major.
     pub(crate) real: Vec<bool>,
+    /// Seed of this forward pass's dropout; `None` turns it off.
+    pub(crate) dropout_seed: Option<u64>,
 }
 
 impl ModelInput {
@@ -74,6 +76,14 @@ impl ModelInput {
             }
         }
         Self::build(tokens, &starts, 0, config, device)
+    }
+
+    /// The batch for a forward pass in training: dropout is on and follows from
+    /// `seed` alone.
+    #[must_use]
+    pub fn with_dropout(mut self, seed: u64) -> Self {
+        self.dropout_seed = Some(seed);
+        self
     }
 
     /// One more token for every row, at place `past` among the cached ones, which
@@ -127,6 +137,7 @@ impl ModelInput {
             ropes: config.ropes.iter().map(table).collect(),
             starts_bt,
             real: tokens.segment_ids.iter().map(|&id| id != 0).collect(),
+            dropout_seed: None,
         }
     }
 
@@ -141,6 +152,7 @@ impl ModelInput {
                 .map(|(window, starts_bt)| (window, starts_bt.without_autodiff()))
                 .collect(),
             real: self.real,
+            dropout_seed: self.dropout_seed,
         }
     }
 

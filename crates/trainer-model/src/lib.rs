@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod adapters;
 mod attention;
 mod backward;
 mod config;
@@ -20,6 +21,7 @@ mod reward;
 mod rotary;
 mod vocabulary;
 
+pub use adapters::{Factor, Linears, LoraAdapter, LoraConfig, LoraInit, TargetModules};
 pub use attention::Attention;
 pub use backward::{Activations, Backward, DecoderModel, backward};
 pub use config::{

@@ -7,22 +7,34 @@
 //! Shape suffixes: `n` rows (tokens), `i` input and `o` output features,
 //! `b` rows of a batch, `t` tokens, `d` model width, `v` vocabulary.
 
+#![allow(
+    non_snake_case,
+    reason = "lora_A and lora_B are the names of tensors in adapter files"
+)]
+
 use burn::module::{Initializer, Module, Param};
 use burn::prelude::*;
 
+use crate::adapters::{Factor, LoraSettings};
 use crate::precision::as_in;
 
 fn normal(std: f64) -> Initializer {
     Initializer::Normal { mean: 0.0, std }
 }
 
-/// `y = x · Wᵀ + b`, with `W` stored as `[out, in]`.
+/// `y = x · Wᵀ + b`, with `W` stored as `[out, in]`, plus what an adapter adds.
 #[derive(Module, Debug)]
 pub struct Linear {
     /// `[out, in]`.
     pub weight: Param<Tensor<2>>,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
+    /// First factor of the adapter, `[rank, in]`.
+    pub lora_A: Option<Factor>,
+    /// Second factor of the adapter, `[out, rank]`. Present where the first is.
+    pub lora_B: Option<Factor>,
+    #[module(skip)]
+    pub(crate) lora: LoraSettings,
 }
 
 impl Linear {
@@ -32,6 +44,9 @@ impl Linear {
         Self {
             weight: normal(std).init([output, input], device),
             bias: bias.then(|| Initializer::Zeros.init([output], device)),
+            lora_A: None,
+            lora_B: None,
+            lora: LoraSettings::default(),
         }
     }
 
@@ -43,10 +58,15 @@ impl Linear {
         let rows = dims[..D - 1].iter().product::<usize>();
         let dtype = x.dtype();
         let weight_io = as_in(self.weight.val(), dtype).transpose();
-        let y_no = x.reshape([rows, input]).matmul(weight_io);
+        let x_ni = x.reshape([rows, input]);
+        let y_no = x_ni.clone().matmul(weight_io);
         let y_no = match &self.bias {
             Some(bias) => y_no + as_in(bias.val(), dtype).unsqueeze(),
             None => y_no,
+        };
+        let y_no = match (&self.lora_A, &self.lora_B) {
+            (Some(a), Some(b)) => y_no + self.lora.delta(x_ni, a, b),
+            _ => y_no,
         };
         dims[D - 1] = y_no.dims()[1];
         y_no.reshape(dims)

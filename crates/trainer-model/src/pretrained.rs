@@ -4,15 +4,24 @@
 use burn::module::Module;
 use serde_json::{Map, Value, json};
 
+use crate::adapters::Linears;
 use crate::config::ModelConfig;
 use crate::decoder::CausalLm;
 use crate::families;
 use crate::reward::{RewardModel, RewardTask};
 
 /// A model that is loaded from and saved to Hugging Face folders.
-pub trait Pretrained: Module {
+pub trait Pretrained: Module + Linears {
     /// The configuration that the model was built from.
     fn config(&self) -> &ModelConfig;
+
+    /// Whether the output head is the embedding.
+    fn is_tied(&self) -> bool {
+        false
+    }
+
+    /// What PEFT calls models with this head.
+    fn task_type(&self) -> &'static str;
 
     /// Whether files may lack the tensor of this name, which then keeps its first
     /// values.
@@ -40,6 +49,14 @@ impl Pretrained for CausalLm {
         self.config()
     }
 
+    fn is_tied(&self) -> bool {
+        self.lm_head.is_none()
+    }
+
+    fn task_type(&self) -> &'static str {
+        "CAUSAL_LM"
+    }
+
     fn may_lack(&self, _: &str) -> bool {
         false
     }
@@ -59,6 +76,13 @@ impl Pretrained for CausalLm {
 impl Pretrained for RewardModel {
     fn config(&self) -> &ModelConfig {
         self.config()
+    }
+
+    fn task_type(&self) -> &'static str {
+        match self.task() {
+            RewardTask::Sequence => "SEQ_CLS",
+            RewardTask::Token => "TOKEN_CLS",
+        }
     }
 
     fn may_lack(&self, name: &str) -> bool {

@@ -13,6 +13,7 @@ use burn::module::Module;
 use burn::prelude::*;
 use burn::tensor::FloatDType;
 
+use crate::adapters::linears;
 use crate::config::ModelConfig;
 use crate::decoder::{Decoder, indices};
 use crate::input::{ModelInput, Tokens};
@@ -38,6 +39,8 @@ pub struct RewardModel {
     #[module(skip)]
     task: RewardTask,
 }
+
+linears!(RewardModel: model, score);
 
 impl RewardModel {
     /// A model with random weights, [`num_labels`](ModelConfig::num_labels) of

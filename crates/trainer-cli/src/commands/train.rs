@@ -7,7 +7,9 @@ use std::sync::Arc;
 use seqprep::Sample;
 use serde_json::Value;
 use trainer_config::Config;
-use trainer_core::{OpenStream, RowStream, TrainData, Trained, TrainerError, setup_trainer};
+use trainer_core::{
+    Adapter, OpenStream, RowStream, TrainData, Trained, TrainerError, setup_trainer,
+};
 use trainer_data::stream::SampleStream;
 use trainer_data::{CacheOutcome, Ledger, Samples, Tokenizer};
 
@@ -36,6 +38,7 @@ pub(crate) fn train(config: &Config) -> Result<Trained, Failure> {
     let tokenizer = load_tokenizer(config)?;
     // Before the data, which may take long to tokenize for a model that is not there.
     let model = load_model(config, &tokenizer, &selected.device)?;
+    let (model, adapter) = Adapter::attach(config, model)?;
     let data = Data::load(config, &tokenizer)?;
     let trainer = setup_trainer(
         config,
@@ -45,7 +48,7 @@ pub(crate) fn train(config: &Config) -> Result<Trained, Failure> {
         Arc::new(SavedTokenizer(tokenizer)),
         None,
         None,
-        None,
+        adapter,
     )?;
     eprintln!("backend {}", selected.backend);
     // Only now is nothing wrong with the input.
@@ -64,7 +67,12 @@ pub(crate) fn train(config: &Config) -> Result<Trained, Failure> {
         eprintln!("{ledger}");
         ledger.save(&config.output_dir)?;
     }
-    eprintln!("model saved to {}", config.output_dir.display());
+    let what = if config.adapters.adapter.is_some() {
+        "adapter"
+    } else {
+        "model"
+    };
+    eprintln!("{what} saved to {}", config.output_dir.display());
     Ok(trained)
 }
 

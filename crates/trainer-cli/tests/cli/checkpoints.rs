@@ -43,6 +43,19 @@ const STREAM: &[&str] = &[
     "--streaming_multipack_buffer_size=20",
     "--max_steps=9",
 ];
+/// An adapter with dropout, and a module trained as a whole.
+const ADAPTER: &[&str] = &[
+    "--adapter=lora",
+    "--lora_r=4",
+    "--lora_alpha=8",
+    "--lora_dropout=0.2",
+    "--lora_target_linear=true",
+    "--lora_modules_to_save=[lm_head]",
+    "--gradient_accumulation_steps=2",
+    "--curriculum_sampling=false",
+    "--shuffle_merged_datasets=true",
+    "--max_steps=9",
+];
 
 const CASE: &str = "cases/sft-full-llama.yaml";
 
@@ -80,7 +93,9 @@ fn result(out: &Path) -> Result {
     });
     Result {
         rows: rows.collect(),
-        model: fs::read(out.join("model.safetensors")).unwrap(),
+        model: fs::read(out.join("model.safetensors"))
+            .or_else(|_| fs::read(out.join("adapter_model.safetensors")))
+            .unwrap(),
     }
 }
 
@@ -101,7 +116,12 @@ fn steps(out: &Path) -> Vec<usize> {
 #[test]
 fn a_run_goes_on_from_each_of_its_checkpoints() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, settings) in [("plain", PLAIN), ("packed", PACKED), ("stream", STREAM)] {
+    for (name, settings) in [
+        ("plain", PLAIN),
+        ("packed", PACKED),
+        ("stream", STREAM),
+        ("adapter", ADAPTER),
+    ] {
         let whole = folder.path().join(name);
         let keys = ["--save_steps=1", "--save_total_limit=100"];
         run(&whole, &[settings, &keys[..]].concat());

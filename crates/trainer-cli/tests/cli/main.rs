@@ -1,5 +1,6 @@
 //! Whole-process tests of `trainer`: what a user types, what comes out.
 
+mod adapters;
 mod bad_input;
 mod checkpoints;
 mod commands;

@@ -103,6 +103,7 @@ cases! { agrees:
     mixtral = "sft-full-mixtral",
     phi3 = "sft-full-phi3",
     qwen3 = "sft-full-qwen3",
+    adapter_that_exists = "sft-lora-llama",
 }
 
 cases! { prepares_the_same_rows:

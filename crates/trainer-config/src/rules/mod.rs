@@ -4,6 +4,7 @@
 //! at every line that takes part. Whether a key "is set" means that some layer
 //! gave it a value, not that it differs from its default.
 
+mod adapters;
 mod data;
 mod generation;
 mod optimizer;
@@ -46,6 +47,7 @@ pub(crate) fn apply(
         file,
     };
     rules.required();
+    rules.adapters();
     rules.precision();
     rules.batches();
     rules.lengths();

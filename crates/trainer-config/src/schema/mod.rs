@@ -10,6 +10,7 @@
 //! struct in a file of its own, flattened into [`Config`], so that the YAML file
 //! stays flat.
 
+mod adapter;
 mod checkpoint;
 mod compute;
 mod dataset;
@@ -25,6 +26,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use adapter::{AdapterConfig, AdapterKind, InitLoraWeights, LoraInitName};
 pub use checkpoint::CheckpointConfig;
 pub(crate) use checkpoint::bytes;
 pub use compute::ComputeConfig;
@@ -63,6 +65,11 @@ pub struct Config {
     /// Changes to the vocabulary.
     #[serde(flatten)]
     pub vocabulary: VocabularyConfig,
+
+    // ---- what is trained ----------------------------------------------------
+    /// Adapters and frozen weights.
+    #[serde(flatten)]
+    pub adapters: AdapterConfig,
 
     // ---- backend and precision ------------------------------------------
     /// Where tensors live: the fastest that works, or one by name.
@@ -296,6 +303,7 @@ impl Default for Config {
             reinit_weights: false,
             special_tokens: SpecialTokens::default(),
             vocabulary: VocabularyConfig::default(),
+            adapters: AdapterConfig::default(),
             backend: Backend::Auto,
             compute: ComputeConfig::default(),
             attn_implementation: None,

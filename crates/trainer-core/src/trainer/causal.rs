@@ -19,6 +19,7 @@ use super::objective::{Accumulated, Objective, Precision, StepSeed};
 use super::resume::Resume;
 use super::run::Run;
 use super::setup::TrainerTokenizer;
+use crate::adapter::Adapter;
 use crate::batches::{BatchOptions, BatchSource, Batches};
 use crate::checkpoint::SaveModel;
 use crate::error::{Result, TrainerError};
@@ -37,6 +38,7 @@ impl CausalTrainer {
         tokenizer: Arc<dyn TrainerTokenizer>,
         total_steps: Option<usize>,
         resume: Resume,
+        adapter: Option<Adapter>,
     ) -> Result<Self> {
         let vocab_size = model.config().vocab_size;
         let options = BatchOptions::training(config, tokenizer.pad_id());
@@ -63,6 +65,7 @@ impl CausalTrainer {
         let objective = NextToken {
             activations: activations(config),
             eval,
+            adapter,
             save: save_options(config),
         };
         let run = Run::new(
@@ -82,6 +85,7 @@ impl CausalTrainer {
 pub(super) struct NextToken {
     activations: Activations,
     eval: Option<Batches>,
+    adapter: Option<Adapter>,
     save: SaveOptions,
 }
 
@@ -93,17 +97,17 @@ impl Objective for NextToken {
         &mut self,
         model: &CausalLm,
         window: &[Batch],
-        _step: StepSeed,
+        step: StepSeed,
     ) -> Result<Accumulated> {
         let trained_tokens = window.iter().map(Batch::trained_tokens).sum::<usize>();
         let mut loss = 0.0;
         let mut gradients = ParameterGradients::default();
-        for batch in window {
+        for (index, batch) in window.iter().enumerate() {
             let targets = Targets::from_labels(&batch.labels, batch.width);
             if targets.is_empty() {
                 continue;
             }
-            let input = model.input(&tokens(batch));
+            let input = model.input(&tokens(batch)).with_dropout(step.batch(index));
             // As in transformers, each batch adds a balance of experts of its own: it is
             // a property of the tokens that the experts of a layer see together.
             let back = backward(model, &input, self.activations, |hidden_btd| {
@@ -142,6 +146,9 @@ impl Objective for NextToken {
     }
 
     fn saver(&self, model: CausalLm, precision: Precision) -> SaveModel {
+        if let Some(adapter) = self.adapter.clone() {
+            return Box::new(move |folder| adapter.save(&model, folder));
+        }
         let dtype = match precision {
             Precision::Exact => SaveDtype::F32,
             Precision::Configured => self.save.dtype,
@@ -151,7 +158,10 @@ impl Objective for NextToken {
     }
 
     fn restore(&self, model: CausalLm, folder: &Path) -> Result<CausalLm> {
-        Ok(load_causal_lm(folder, model.config(), &model.device())?)
+        match &self.adapter {
+            Some(adapter) => adapter.restore(model, folder),
+            None => Ok(load_causal_lm(folder, model.config(), &model.device())?),
+        }
     }
 }
 

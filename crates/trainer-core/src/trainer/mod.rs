@@ -12,7 +12,7 @@ mod run;
 mod setup;
 
 pub use causal::CausalTrainer;
-pub use setup::{Adapter, TrainerTokenizer, setup_trainer};
+pub use setup::{TrainerTokenizer, setup_trainer};
 
 use trainer_model::CausalLm;
 

@@ -9,6 +9,7 @@ use trainer_model::CausalLm;
 
 use super::resume::Resume;
 use super::{CausalTrainer, Trainer};
+use crate::adapter::Adapter;
 use crate::backend::compute_format;
 use crate::error::{Result, TrainerError};
 use crate::feed::TrainData;
@@ -25,20 +26,14 @@ pub trait TrainerTokenizer: Send + Sync {
     fn save(&self, folder: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
 }
 
-/// Weights trained in place of the model's own. There is no kind of adapter
-/// yet, so that no value of this type exists.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub enum Adapter {}
-
 /// Builds the trainer that the configuration asks for, as Axolotl's function of
 /// this name does.
 ///
 /// `model` must be on an autodiff device; it computes in the number format that the
 /// configuration asks for. `total_steps` sets the length of run
 /// and schedule; `None` counts the steps from the data. `reference_model` is
-/// the frozen model of preference losses. What is trained on is samples, or a
-/// stream of rows.
+/// the frozen model of preference losses, `adapter` what [`Adapter::attach`] gave
+/// with the model. What is trained on is samples, or a stream of rows.
 ///
 /// # Errors
 /// When the parts do not fit the configuration or one another.
@@ -58,8 +53,19 @@ pub fn setup_trainer(
 ) -> Result<Trainer> {
     let format = compute_format(config, &model.device())?;
     let model = model.computing_in(format);
-    if let Some(adapter) = adapter {
-        match adapter {}
+    match (&config.adapters.adapter, &adapter) {
+        (Some(kind), None) => {
+            return Err(TrainerError::Setup(format!(
+                "`adapter: {kind}`, but the model has none: make it with Adapter::attach"
+            )));
+        }
+        (None, Some(_)) => {
+            return Err(TrainerError::Setup(
+                "the model has an adapter, which the configuration does not ask for: set `adapter`"
+                    .into(),
+            ));
+        }
+        _ => {}
     }
     if reference_model.is_some() {
         return Err(TrainerError::Setup(
@@ -77,6 +83,7 @@ pub fn setup_trainer(
         tokenizer,
         total_steps,
         resume,
+        adapter,
     )?;
     Ok(Trainer::Causal(Box::new(trainer)))
 }

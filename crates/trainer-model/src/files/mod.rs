@@ -20,4 +20,5 @@ pub use gguf::{GgufExport, GgufImport, GgufType, GgufValue, export_gguf, open_gg
 pub(crate) use layout::{read_generation_config, refuse_file};
 pub use load::{has_score, load_causal_lm, load_reward_model};
 pub use safetensors::SaveDtype;
+pub(crate) use safetensors::WeightFile;
 pub use save::{SaveOptions, save_model};

@@ -16,7 +16,7 @@ use crate::error::{ModelError, Result};
 const PIECE: usize = 1 << 20;
 
 /// An open safetensors file.
-pub(super) struct WeightFile {
+pub(crate) struct WeightFile {
     path: PathBuf,
     file: File,
     data_start: u64,
@@ -24,7 +24,7 @@ pub(super) struct WeightFile {
 }
 
 impl WeightFile {
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(crate) fn open(path: &Path) -> Result<Self> {
         let mut file = File::open(path).map_err(ModelError::io(path))?;
         let length = file.metadata().map_err(ModelError::io(path))?.len();
         let header = Header::read(&mut file, length).map_err(|message| ModelError::Damaged {
@@ -43,16 +43,16 @@ impl WeightFile {
         &self.path
     }
 
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
         self.tensors.keys().map(String::as_str)
     }
 
-    pub(super) fn shape(&self, name: &str) -> Option<&[usize]> {
+    pub(crate) fn shape(&self, name: &str) -> Option<&[usize]> {
         self.tensors.get(name).map(|entry| entry.shape.as_slice())
     }
 
     /// Values of a tensor as `f32`.
-    pub(super) fn read_f32(&mut self, name: &str) -> Result<Vec<f32>> {
+    pub(crate) fn read_f32(&mut self, name: &str) -> Result<Vec<f32>> {
         let damaged = |message: String| ModelError::Damaged {
             path: self.path.clone(),
             message,

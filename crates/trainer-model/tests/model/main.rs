@@ -1,5 +1,6 @@
 //! Tests of models against recorded values and of model folders.
 
+mod adapters;
 mod differences;
 mod families;
 mod files;

@@ -2,6 +2,7 @@
 //! tokens (`reference.json` beside each model of the parity set).
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use burn::tensor::Device;
 use serde_json::Value;
@@ -12,15 +13,20 @@ use crate::{folder, load};
 const LOGIT_TOLERANCE: f64 = 1e-5;
 const GRADIENT_TOLERANCE: f64 = 1e-4;
 
-struct Case {
-    model: CausalLm,
+/// A model and what another program computed with it.
+pub(crate) struct Case {
+    pub(crate) model: CausalLm,
     reference: Value,
     ids: Vec<u32>,
 }
 
 fn case(name: &str, device: &Device) -> Case {
-    let model = load(&folder(name), device);
-    let text = std::fs::read_to_string(folder(name).join("reference.json")).unwrap();
+    read_case(load(&folder(name), device), &folder(name))
+}
+
+/// The case of a model whose `reference.json` is in `folder`.
+pub(crate) fn read_case(model: CausalLm, folder: &Path) -> Case {
+    let text = std::fs::read_to_string(folder.join("reference.json")).unwrap();
     let reference: Value = serde_json::from_str(&text).unwrap();
     let ids = numbers(&reference["input_ids"])
         .iter()
@@ -68,8 +74,7 @@ fn assert_close(got: f64, want: f64, tolerance: f64, what: &str) {
     );
 }
 
-fn forward_agrees(name: &str, device: &Device) {
-    let case = case(name, device);
+pub(crate) fn forward_agrees(name: &str, case: &Case) {
     let n = case.ids.len();
     let positions: Vec<u32> = (0..n as u32).collect();
     let rows = logits(&case.model, &case.ids, &positions, &vec![1; n]);
@@ -99,8 +104,7 @@ fn forward_agrees(name: &str, device: &Device) {
 }
 
 /// Two documents in one row give what each gives on its own.
-fn packed_documents_agree(name: &str, device: &Device) {
-    let case = case(name, device);
+fn packed_documents_agree(name: &str, case: &Case) {
     let (mut positions, mut segments, mut want) = (Vec::new(), Vec::new(), Vec::new());
     for (index, document) in case.reference["documents"]
         .as_array()
@@ -125,8 +129,8 @@ fn packed_documents_agree(name: &str, device: &Device) {
     }
 }
 
-fn gradients_agree(name: &str, device: &Device) {
-    let case = case(name, &device.clone().autodiff());
+/// The loss, and the gradient norm of every parameter that has one.
+pub(crate) fn gradients_agree(name: &str, case: &Case) {
     let n = case.ids.len();
     let positions: Vec<u32> = (0..n as u32).collect();
     let tokens = Tokens {
@@ -157,6 +161,10 @@ fn gradients_agree(name: &str, device: &Device) {
     let gradients = ParameterGradients::take(&case.model, &mut gradients);
     let mut squares: BTreeMap<String, f64> = BTreeMap::new();
     for (info, gradient) in parameters(&case.model).iter().zip(gradients.flat) {
+        if !info.trainable {
+            assert!(gradient.is_none(), "{name}: {} is frozen", info.name);
+            continue;
+        }
         let gradient = gradient.unwrap_or_else(|| panic!("{name}: no gradient for {}", info.name));
         let square = f64::from(gradient.square().sum().into_scalar::<f32>());
         *squares.entry(recorded_name(&info.name)).or_default() += square;
@@ -203,9 +211,9 @@ const MODELS: [&str; 12] = [
 
 fn all_agree(device: &Device) {
     for name in MODELS {
-        forward_agrees(name, device);
-        packed_documents_agree(name, device);
-        gradients_agree(name, device);
+        forward_agrees(name, &case(name, device));
+        packed_documents_agree(name, &case(name, device));
+        gradients_agree(name, &case(name, &device.clone().autodiff()));
     }
 }
 

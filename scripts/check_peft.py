@@ -1,0 +1,173 @@
+#!/usr/bin/env python3
+"""Hold adapters of this program and of PEFT against each other.
+
+    check_peft.py [--base FOLDER] [--keep FOLDER]
+
+For each kind of adapter:
+  ours    one that `trainer train` made gives the same logits in PEFT as here;
+  theirs  one that PEFT made and saved gives the same logits here as in PEFT;
+  merged  the model that `trainer merge-lora` makes of ours loads in transformers
+          and gives the same logits as the adapter.
+"The same" is a difference of at most 1e-5, or 1e-6 of the largest logit. The base
+model is that of the recorded runs, or another in Hugging Face layout. Builds the
+two programs it needs. Exit status 1 if anything differs.
+
+Needs torch, transformers and peft.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
+
+ROOT = Path(__file__).resolve().parent.parent
+PARITY = ROOT / "crates/trainer-cli/tests/parity"
+LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+# Name: keys of a YAML file, settings of PEFT.
+KINDS = {
+    "lora": (
+        {"lora_target_linear": True, "lora_dropout": 0.1},
+        {"target_modules": LINEAR, "lora_dropout": 0.1},
+    ),
+    "names": (
+        {"lora_target_modules": ["q_proj", "up_proj"], "peft_init_lora_weights": "gaussian"},
+        {"target_modules": ["q_proj", "up_proj"], "init_lora_weights": "gaussian"},
+    ),
+    "expression": (
+        {"lora_target_modules": r".*layers\.[0]\..*_proj"},
+        {"target_modules": r".*layers\.[0]\..*_proj"},
+    ),
+    "rslora, patterns": (
+        {
+            "lora_target_linear": True,
+            "peft_use_rslora": True,
+            "lora_rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\..*": 6},
+            "lora_alpha_pattern": {"v_proj": 3},
+        },
+        {
+            "target_modules": LINEAR,
+            "use_rslora": True,
+            "rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\..*": 6},
+            "alpha_pattern": {"v_proj": 3},
+        },
+    ),
+    "one layer": (
+        {"lora_target_modules": ["q_proj", "v_proj"], "peft_layers_to_transform": [1]},
+        {"target_modules": ["q_proj", "v_proj"], "layers_to_transform": [1]},
+    ),
+    "modules to save": (
+        {"lora_target_modules": ["q_proj", "v_proj"], "lora_modules_to_save": ["embed_tokens", "lm_head"]},
+        {"target_modules": ["q_proj", "v_proj"], "modules_to_save": ["embed_tokens", "lm_head"]},
+    ),
+}
+
+
+def build():
+    subprocess.run(["cargo", "build", "--release", "--bin", "trainer", "--example", "logits"], cwd=ROOT, check=True)
+    metadata = ["cargo", "metadata", "--format-version", "1", "--no-deps"]
+    output = subprocess.run(metadata, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    target = Path(json.loads(output)["target_directory"]) / "release"
+    return target / "trainer", target / "examples/logits"
+
+
+def run(command):
+    done = subprocess.run([str(word) for word in command], cwd=PARITY, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(map(str, command))}\n{done.stderr}")
+    return done.stdout
+
+
+class Check:
+    def __init__(self, base, folder):
+        self.base, self.folder = base, folder
+        self.trainer, self.program = build()
+        vocabulary = self.model().config.vocab_size
+        self.ids = [(7 + 31 * n * n) % vocabulary for n in range(40)]
+        self.failed = False
+
+    def model(self, folder=None):
+        return AutoModelForCausalLM.from_pretrained(folder or self.base, dtype=torch.float32).eval()
+
+    @torch.inference_mode()
+    def theirs(self, model):
+        return model.eval()(torch.tensor([self.ids])).logits[0].double()
+
+    def ours(self, adapter):
+        output = run([self.program, self.base, "--adapter", adapter, *self.ids])
+        return torch.tensor(json.loads(output), dtype=torch.float64)
+
+    def compare(self, what, one, other, before):
+        difference = (one - other).abs().max().item()
+        tolerance = max(1e-5, 1e-6 * other.abs().max().item())
+        effect = (other - before).abs().max().item()
+        agrees = difference <= tolerance and effect > 100 * tolerance
+        self.failed |= not agrees
+        print(f"  {'ok  ' if agrees else 'DIFF'} {what:8} differ by {difference:.1e}; the adapter changes {effect:.1e}")
+
+    def kind(self, name, keys, settings):
+        print(name)
+        before = self.theirs(self.model())
+        out = self.folder / name.replace(", ", "-").replace(" ", "-")
+        config = {
+            "base_model": str(self.base),
+            "datasets": [{"path": "data/chat.jsonl", "type": "chat_template"}],
+            "sequence_len": 256,
+            "max_steps": 4,
+            "micro_batch_size": 2,
+            "learning_rate": 0.02,
+            "dataset_prepared_path": "",
+            "output_dir": str(out / "ours"),
+            "adapter": "lora",
+            "lora_r": 4,
+            "lora_alpha": 8,
+            **keys,
+        }
+        out.mkdir(parents=True)
+        yaml = out / "run.yaml"
+        yaml.write_text(json.dumps(config))  # JSON is YAML
+        run([self.trainer, "train", yaml])
+        peft = self.theirs(PeftModel.from_pretrained(self.model(), out / "ours"))
+        self.compare("ours", self.ours(out / "ours"), peft, before)
+
+        torch.manual_seed(1)
+        model = get_peft_model(self.model(), LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, **settings))
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    parameter += 0.05 * torch.randn_like(parameter)
+        model.save_pretrained(out / "theirs")
+        self.compare("theirs", self.ours(out / "theirs"), self.theirs(model), before)
+
+        run([self.trainer, "merge-lora", yaml])
+        self.compare("merged", self.theirs(self.model(out / "ours/merged")), peft, before)
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Hold adapters of this program and of PEFT against each other.")
+    parser.add_argument("--base", type=Path, default=PARITY / "models/llama", help="folder of the base model")
+    parser.add_argument("--keep", type=Path, help="keep everything in this folder")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as temporary:
+        check = Check(arguments.base.resolve(), (arguments.keep or Path(temporary)).resolve())
+        for name, (keys, settings) in KINDS.items():
+            check.kind(name, keys, settings)
+    sys.exit(check.failed)
+
+
+if __name__ == "__main__":
+    main()
