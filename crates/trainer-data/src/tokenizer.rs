@@ -11,6 +11,7 @@
 mod escape;
 mod fast;
 mod probes;
+mod words;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
