@@ -3,7 +3,7 @@
 //! before; then order and split.
 //!
 //! One thread reads ahead in chunks, which all threads parse and tokenize; the
-//! order of samples and every count are those of one thread. Memory holds three
+//! order of samples and every count are those of one thread. Memory holds four
 //! chunks, and a few bytes a sample; where the samples go is the business of the
 //! caller.
 
@@ -340,35 +340,44 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
     fn chunks(&mut self, chunks: &Receiver<Chunk>) -> Result<(), DataError> {
         let hashed = self.made.seen.is_some();
         let reader = self.reader;
+        let make = |(record, copies): (Record, u32)| {
+            let row = record.row()?;
+            let hash = |(sample, cut): (K, usize)| {
+                let hash = if hashed { hash(&sample) } else { 0 };
+                (sample, cut, hash)
+            };
+            let samples = K::read(reader, &row)?.into_iter().map(hash).collect();
+            Ok(Tokenized {
+                at: row.at,
+                samples,
+                copies,
+            })
+        };
+        let mut before = Vec::new();
         for chunk in chunks {
-            let made: Vec<Result<Tokenized<K>, DataError>> = chunk
-                .records
-                .into_par_iter()
-                .map(|(record, copies)| {
-                    let row = record.row()?;
-                    let hash = |(sample, cut): (K, usize)| {
-                        let hash = if hashed { hash(&sample) } else { 0 };
-                        (sample, cut, hash)
-                    };
-                    let samples = K::read(reader, &row)?.into_iter().map(hash).collect();
-                    Ok(Tokenized {
-                        at: row.at,
-                        samples,
-                        copies,
-                    })
-                })
-                .collect();
-            for row in made {
-                match row {
-                    Ok(row) => self.row(row)?,
-                    Err(error) if source::skips(self.made.config, &error) => {
-                        self.account.skip(SkipReason::Malformed);
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
+            // One thread looks after the rows of the chunk before meanwhile.
+            let (made, done) = rayon::join(
+                || chunk.records.into_par_iter().map(make).collect(),
+                || self.rows(std::mem::take(&mut before)),
+            );
+            done?;
+            before = made;
             if let Some(end) = chunk.end {
+                self.rows(before)?;
                 return end;
+            }
+        }
+        Ok(())
+    }
+
+    fn rows(&mut self, rows: Vec<Result<Tokenized<K>, DataError>>) -> Result<(), DataError> {
+        for row in rows {
+            match row {
+                Ok(row) => self.row(row)?,
+                Err(error) if source::skips(self.made.config, &error) => {
+                    self.account.skip(SkipReason::Malformed);
+                }
+                Err(error) => return Err(error),
             }
         }
         Ok(())

@@ -14,6 +14,7 @@ mod gguf;
 mod probes;
 mod stream;
 mod vocabulary;
+mod words;
 
 use std::collections::BTreeMap;
 use std::ops::Range;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use trainer_config::Config;
 
 use super::atomic::{self, io};
-use super::key::{self, Fingerprint};
+use super::key::{self, Fingerprint, Hashed};
 use super::record::Record;
 use super::samples::{PreparedData, Samples};
 use super::tokens::{TokenFile, TokenWriter, read_varint, varint};
@@ -176,7 +176,7 @@ fn fill<K: Kind + Record>(
     let path = folder.join(SAMPLES);
     let on_disk = |error| NotWritten::Disk(io("write", &path)(error));
     let file = File::create(&path).map_err(on_disk)?;
-    let out = BufWriter::with_capacity(1 << 20, file);
+    let out = BufWriter::with_capacity(1 << 20, Hashed::new(file));
     let mut writer = TokenWriter::new(out).map_err(on_disk)?;
     let mut failed = false;
     let mut sink = |sample: K| {
@@ -193,30 +193,39 @@ fn fill<K: Kind + Record>(
         true => NotWritten::Disk(error),
         false => NotWritten::Data(error),
     })?;
-    writer
-        .finish()
-        .and_then(|out| out.get_ref().sync_all())
-        .map_err(on_disk)?;
-    finish(folder, fingerprint, &plan).map_err(NotWritten::Disk)
+    let out = writer.finish().map_err(on_disk)?;
+    out.get_ref().get_ref().sync_all().map_err(on_disk)?;
+    let content = out.get_ref().content();
+    finish(folder, fingerprint, &plan, content).map_err(NotWritten::Disk)
 }
 
-/// Writes what belongs to the samples; the manifest last.
-fn finish(folder: &Path, fingerprint: &Fingerprint, plan: &Plan) -> Result<(), DataError> {
+/// Writes what belongs to the samples, whose hash is given; the manifest last.
+fn finish(
+    folder: &Path,
+    fingerprint: &Fingerprint,
+    plan: &Plan,
+    samples: String,
+) -> Result<(), DataError> {
     for (name, order) in [(TRAIN, &plan.train), (EVAL, &plan.eval)] {
         let bytes = order_bytes(order);
         atomic::write_atomically(&folder.join(name), |file| file.write_all(&bytes))?;
     }
     plan.ledger.save(folder)?;
-    let files = [SAMPLES, TRAIN, EVAL, LEDGER_FILE].map(|name| {
+    let samples = FileRecord {
+        name: SAMPLES.to_owned(),
+        content: samples,
+    };
+    let others = [TRAIN, EVAL, LEDGER_FILE].map(|name| {
         Ok(FileRecord {
             name: name.to_owned(),
             content: key::hash_file(&folder.join(name))?,
         })
     });
+    let files = std::iter::once(Ok(samples)).chain(others);
     let manifest = Manifest {
         key: fingerprint.key(),
         inputs: fingerprint.clone(),
-        files: files.into_iter().collect::<Result<_, DataError>>()?,
+        files: files.collect::<Result<_, DataError>>()?,
     };
     atomic::write_atomically(&folder.join(MANIFEST), |file| {
         serde_json::to_writer_pretty(file, &manifest).map_err(Into::into)

@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -349,23 +349,55 @@ fn data_files(dataset: &Dataset) -> Result<Vec<(String, PathBuf)>, DataError> {
         .collect())
 }
 
+/// Hashes what passes through it.
+pub(super) struct Hashed<W> {
+    inner: W,
+    hasher: blake3::Hasher,
+    size: u64,
+}
+
+impl<W> Hashed<W> {
+    pub(super) fn new(inner: W) -> Self {
+        Self {
+            inner,
+            hasher: blake3::Hasher::new(),
+            size: 0,
+        }
+    }
+
+    pub(super) fn get_ref(&self) -> &W {
+        &self.inner
+    }
+
+    /// Hash and size of everything so far, as [`hash_file`] gives them.
+    pub(super) fn content(&self) -> String {
+        format!("{} ({} bytes)", short(&self.hasher.finalize()), self.size)
+    }
+}
+
+impl<W: Write> Write for Hashed<W> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let written = self.inner.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.size += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
 /// Hash and size of a file.
 pub(super) fn hash_file(path: &Path) -> Result<String, DataError> {
     let mut file = File::open(path).map_err(io("read", path))?;
-    let mut hasher = blake3::Hasher::new();
-    let mut buffer = vec![0; 1 << 18];
-    let mut size = 0u64;
-    loop {
-        let read = match file.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(read) => read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(io("read", path)(error)),
-        };
-        hasher.update(&buffer[..read]);
-        size += read as u64;
-    }
-    Ok(format!("{} ({size} bytes)", short(&hasher.finalize())))
+    let mut hashed = Hashed::new(std::io::sink());
+    std::io::copy(
+        &mut file,
+        &mut BufWriter::with_capacity(1 << 18, &mut hashed),
+    )
+    .map_err(io("read", path))?;
+    Ok(hashed.content())
 }
 
 fn short(hash: &blake3::Hash) -> String {

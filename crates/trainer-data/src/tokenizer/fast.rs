@@ -11,13 +11,11 @@
 //! the library; a text that this path cannot handle is left to the library, so
 //! that the result is the same whichever path was taken.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use aho_corasick::{AhoCorasick, MatchKind};
-use foldhash::fast::RandomState;
 use regex_automata::hybrid::dfa::{Cache, DFA};
 use regex_automata::util::syntax;
 use regex_automata::{Anchored, Input, PatternID};
@@ -28,6 +26,7 @@ use tokenizers::pre_tokenizers::split::{Split, SplitPattern};
 use tokenizers::{Model, ModelWrapper, SplitDelimiterBehavior};
 use unicode_normalization_alignments::is_nfc;
 
+use super::words::{Known, KnownWords, Token};
 use super::{Encoded, probes};
 
 /// What a byte-level pre-tokenizer splits by when it splits at all.
@@ -36,12 +35,6 @@ const GPT2: &str = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]
 /// How the patterns in use end. An automaton cannot look ahead; what this asks
 /// for is done by hand, see [`Words::end`].
 const BEFORE_A_WORD: &str = r"|\s+(?!\S)|\s+";
-
-/// Longer words are not kept, in bytes.
-const LONGEST_KEPT: usize = 64;
-
-/// Words kept by one thread; then it starts over. About 5 MB.
-const MOST_KEPT: usize = 1 << 16;
 
 /// Memory of an automaton's states, in bytes: enough for texts of many scripts.
 const AUTOMATON: usize = 8 << 20;
@@ -81,14 +74,16 @@ enum Stage {
 /// Splits a piece into the matches of a pattern.
 struct Words {
     automaton: Box<DFA>,
+    /// Whether letters, with or without a blank in front, are a word.
+    letters: bool,
 }
 
 /// What a thread needs to work with.
 struct Scratch {
     automata: Vec<Cache>,
-    words: HashMap<Box<[u8]>, Range<u32>, RandomState>,
-    /// Id and number of bytes of the tokens of all words.
-    tokens: Vec<(u32, u32)>,
+    words: KnownWords,
+    /// The tokens of a new word.
+    tokens: Vec<Token>,
     mapped: String,
 }
 
@@ -197,6 +192,12 @@ impl Fast {
         }
         let mut scratch = self.lock().pop().unwrap_or_else(|| self.scratch());
         let mut encoded = Encoded::default();
+        // Most texts have fewer tokens.
+        let room = text.len() / 3;
+        encoded.ids.reserve(room);
+        if with_offsets {
+            encoded.offsets.reserve(room);
+        }
         let mut output = Output {
             ids: &mut encoded.ids,
             offsets: with_offsets.then_some(&mut encoded.offsets),
@@ -224,7 +225,7 @@ impl Fast {
         });
         Scratch {
             automata: automata.collect(),
-            words: HashMap::default(),
+            words: KnownWords::default(),
             tokens: Vec::new(),
             mapped: String::new(),
         }
@@ -277,56 +278,73 @@ impl Fast {
         } = scratch;
         let mut keep = |word: Range<usize>| {
             let bytes = &text.as_bytes()[word.clone()];
-            if let Some(known) = words.get(bytes) {
-                let known = &tokens[known.start as usize..known.end as usize];
-                output.word(text, word.start, known);
-                return Some(());
+            match words.get(bytes) {
+                Some(Known::Slot(ids, lens)) => {
+                    let lens = lens.iter().map(|&len| usize::from(len));
+                    output.word(text, word.start, ids.iter().copied(), lens);
+                    return Some(());
+                }
+                Some(Known::Map(tokens)) => {
+                    output.tokens(text, word.start, tokens);
+                    return Some(());
+                }
+                None => {}
             }
             mapped.clear();
             mapped.extend(bytes.iter().map(|&byte| self.chars[usize::from(byte)]));
             let made = model.tokenize(mapped).ok()?;
-            if tokens.len() > 8 * MOST_KEPT || words.len() >= MOST_KEPT {
-                tokens.clear();
-                words.clear();
-            }
-            let start = tokens.len();
+            tokens.clear();
             let mut covered = 0;
             for token in &made {
                 let len = mapped
                     .get(token.offsets.0..token.offsets.1)?
                     .chars()
                     .count();
-                tokens.push((token.id, u32::try_from(len).ok()?));
+                tokens.push(Token {
+                    id: token.id,
+                    len: u32::try_from(len).ok()?,
+                });
                 covered += len;
             }
-            if covered == bytes.len() {
-                output.word(text, word.start, &tokens[start..]);
-            }
-            if covered == bytes.len() && bytes.len() <= LONGEST_KEPT {
-                words.insert(bytes.into(), start as u32..tokens.len() as u32);
-            } else {
-                tokens.truncate(start);
-            }
-            // A byte that the vocabulary lacks: tokens and bytes do not match.
-            (covered == bytes.len()).then_some(())
+            // Else a byte that the vocabulary lacks: tokens and bytes do not match.
+            (covered == bytes.len()).then(|| {
+                output.tokens(text, word.start, tokens);
+                words.keep(bytes, tokens);
+            })
         };
         split(&self.stages, automata, text, piece, &mut keep)
     }
 }
 
 impl Output<'_> {
-    /// The tokens of a word that starts at a byte of the text.
-    fn word(&mut self, text: &str, start: usize, tokens: &[(u32, u32)]) {
-        self.ids.extend(tokens.iter().map(|token| token.0));
+    /// The tokens of a word that starts at a byte of the text: ids, and bytes.
+    fn word(
+        &mut self,
+        text: &str,
+        start: usize,
+        ids: impl Iterator<Item = u32>,
+        lens: impl Iterator<Item = usize>,
+    ) {
+        self.ids.extend(ids);
         if let Some(offsets) = &mut self.offsets {
             let mut at = start;
-            offsets.extend(tokens.iter().map(|&(_, len)| {
-                let end = at + len as usize;
+            offsets.extend(lens.map(|len| {
+                let end = at + len;
                 let whole = text.floor_char_boundary(at)..text.ceil_char_boundary(end);
                 at = end;
                 whole
             }));
         }
+    }
+
+    fn tokens(&mut self, text: &str, start: usize, tokens: &[Token]) {
+        let ids = tokens.iter().map(|token| token.id);
+        self.word(
+            text,
+            start,
+            ids,
+            tokens.iter().map(|token| token.len as usize),
+        );
     }
 
     /// Tokens that stand for nothing in the text.
@@ -367,11 +385,17 @@ impl Words {
             .build_many(&patterns);
         Some(Self {
             automaton: Box::new(automaton.ok()?),
+            letters: has_letters(pattern),
         })
     }
 
     /// End of the word that starts at a byte of a piece.
     fn end(&self, cache: &mut Cache, piece: &str, start: usize) -> Option<usize> {
+        if self.letters
+            && let Some(end) = letters_end(piece.as_bytes(), start)
+        {
+            return Some(end);
+        }
         let input = Input::new(piece).range(start..).anchored(Anchored::Yes);
         let found = self.automaton.try_search_fwd(cache, &input).ok()??;
         let mut end = found.offset();
@@ -385,6 +409,38 @@ impl Words {
         }
         (end > start).then_some(end)
     }
+}
+
+/// Whether a pattern takes letters, with or without a blank in front, for a word,
+/// as far as they go: an alternative says so, and those before it are contractions,
+/// which begin with an apostrophe.
+fn has_letters(pattern: &str) -> bool {
+    const CONTRACTIONS: [&str; 3] = [
+        "'s|'t|'re|'ve|'m|'ll|'d|",
+        "(?i:'s|'t|'re|'ve|'m|'ll|'d)|",
+        "(?:'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD])|",
+    ];
+    const LETTERS: [&str; 2] = [r" ?\p{L}+|", r"[^\r\n\p{L}\p{N}]?\p{L}+|"];
+    let contractions = CONTRACTIONS.iter();
+    let rest = contractions
+        .filter_map(|alternatives| pattern.strip_prefix(alternatives))
+        .next()
+        .unwrap_or(pattern);
+    LETTERS.iter().any(|letters| rest.starts_with(letters))
+}
+
+/// The end of ASCII letters, with or without a blank in front, if it is plain that
+/// they end there.
+fn letters_end(piece: &[u8], start: usize) -> Option<usize> {
+    let first = start + usize::from(piece.get(start) == Some(&b' '));
+    let rest = piece.get(first..)?;
+    let count = rest
+        .iter()
+        .position(|byte| !byte.is_ascii_alphabetic())
+        .unwrap_or(rest.len());
+    // A letter of another script may follow, or an accent.
+    let ended = rest.get(count).is_none_or(u8::is_ascii);
+    (count > 0 && ended).then_some(first + count)
 }
 
 /// Whether a pattern may hold possessive repetition, which would be read as

@@ -201,8 +201,8 @@ impl Renderer<'_> {
     /// Reasoning that stands apart from the content and that the template is
     /// expected to print.
     fn thinking<'t>(&self, turn: &'t Turn) -> Option<&'t str> {
-        let wanted = self.expects_thinking || self.template.source().contains(self.thinking_key);
         let text = turn.message.get(self.thinking_key)?.as_str()?;
+        let wanted = self.expects_thinking || self.template.source().contains(self.thinking_key);
         (wanted && turn.is_assistant() && !text.trim().is_empty()).then_some(text)
     }
 

@@ -245,22 +245,22 @@ impl<'a> Fields<'a> {
             None => return Err(self.no_property(row, &place, "role", message)),
         };
         calls(row, &place, &mut out)?;
-        let content = match out.get("content") {
+        let calls = out.contains_key("tool_calls") || out.contains_key("function_call");
+        let content = match out.get_mut("content") {
             // Turns that only call tools have no content.
-            None if out.contains_key("tool_calls") || out.contains_key("function_call") => None,
+            None if calls => None,
             None => return Err(self.no_property(row, &place, "content", message)),
-            Some(value) => Some(text(row, &place, "content", value)?),
+            Some(value) => Some(text(row, &place, "content", value.take())?),
         };
-        let thinking = match out.get(self.thinking_key) {
+        let thinking = match out.get_mut(self.thinking_key) {
             Some(value) if role == "assistant" => {
-                Some(text(row, &place, self.thinking_key, value)?)
+                Some(text(row, &place, self.thinking_key, value.take())?)
             }
             _ => None,
         };
         let silent = content.as_ref().is_none_or(|text| text.text.is_empty())
             && thinking.as_ref().is_none_or(|text| text.text.is_empty())
-            && !out.contains_key("tool_calls")
-            && !out.contains_key("function_call");
+            && !calls;
         let mut turn = Turn {
             trained: self.trains(&role),
             role,
@@ -318,8 +318,9 @@ impl<'a> Fields<'a> {
         }
         turn.trained &= !silent;
         for (key, text) in [("content", content), (self.thinking_key, thinking)] {
-            if let Some(text) = text {
-                turn.message.insert(key.to_owned(), Value::from(text.text));
+            // It was taken from there.
+            if let (Some(text), Some(value)) = (text, turn.message.get_mut(key)) {
+                *value = Value::from(text.text);
             }
         }
         if self.split_thinking && turn.is_assistant() {

@@ -100,8 +100,8 @@ impl<'a> Chat<'a> {
     }
 
     /// Renders a conversation, with the names of special tokens in it cut.
-    fn layout(&self, row: &Row, mut conversation: Conversation) -> Result<Layout, DataError> {
-        let marks = Marks::new(&conversation).ok_or_else(|| {
+    fn layout(&self, row: &Row, conversation: &Conversation) -> Result<Layout, DataError> {
+        let marks = Marks::new(conversation).ok_or_else(|| {
             row_error(
                 row,
                 format!(
@@ -111,11 +111,13 @@ impl<'a> Chat<'a> {
             )
         })?;
         if let Some(escaper) = &self.escaper
-            && escaper.concerns(&conversation)
+            && escaper.concerns(conversation)
         {
+            let mut conversation = conversation.clone();
             escaper.escape(&mut conversation, marks.cut());
+            return self.renderer().layout(&conversation, marks);
         }
-        self.renderer().layout(&conversation, marks)
+        self.renderer().layout(conversation, marks)
     }
 
     /// The samples of a conversation: one for each earlier turn whose reasoning
@@ -125,7 +127,10 @@ impl<'a> Chat<'a> {
         row: &Row,
         conversation: &Conversation,
     ) -> Result<Vec<Sample>, DataError> {
-        let layout = self.layout(row, conversation.clone())?;
+        let layout = self.layout(row, conversation)?;
+        if !layout.spans.iter().any(|span| span.lost_thinking) {
+            return Ok(vec![self.sample(row, conversation, &layout)?]);
+        }
         let mut samples = Vec::new();
         let mut whole = conversation.clone();
         for turn in 0..conversation.turns.len() {
@@ -137,7 +142,7 @@ impl<'a> Chat<'a> {
             for earlier in &mut part.turns[..turn] {
                 earlier.trained = false;
             }
-            let layout = self.layout(row, part.clone())?;
+            let layout = self.layout(row, &part)?;
             if layout.spans[turn].lost_thinking {
                 return Err(row_error(
                     row,

@@ -17,17 +17,18 @@ pub(super) struct Text {
 }
 
 /// A text, or a list of parts that are put together without anything between.
-pub(super) fn text(row: &Row, place: &str, key: &str, value: &Value) -> Result<Text, DataError> {
+pub(super) fn text(row: &Row, place: &str, key: &str, value: Value) -> Result<Text, DataError> {
     let parts = match value {
         Value::String(text) => {
             return Ok(Text {
-                text: text.clone(),
+                text,
                 parts: Vec::new(),
             });
         }
         Value::Array(parts) => parts,
         other => {
-            return Err(row.wrong_type(format!("{place}.{key}"), "text or a list of parts", other));
+            let place = format!("{place}.{key}");
+            return Err(row.wrong_type(place, "text or a list of parts", &other));
         }
     };
     let mut out = Text {

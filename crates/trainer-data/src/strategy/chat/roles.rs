@@ -19,7 +19,7 @@ impl Chat<'_> {
         for turn in &mut conversation.turns {
             turn.trained = true;
         }
-        let layout = self.layout(row, conversation.clone())?;
+        let layout = self.layout(row, &conversation)?;
         let encoded = self.tokenizer.encode_cut(&layout.text, &layout.cuts)?;
         let mut roles = vec![None; encoded.ids.len()];
         for (turn, span) in conversation.turns.iter().zip(&layout.spans) {
