@@ -13,6 +13,7 @@ mod selection;
 mod strategies;
 mod streaming;
 mod vocabulary;
+mod tracking;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -72,6 +73,7 @@ pub(crate) fn apply(
     rules.generation();
     rules.vocabulary();
     rules.model_files();
+    rules.tracking();
     derive(&mut config, sites, origins);
     config
 }
