@@ -98,11 +98,12 @@ Examples:
     /// Loss and perplexity of a model on the evaluation data of a file.
     ///
     /// The data is that of test_datasets, each also alone, else the part that
-    /// val_set_size holds back. The model is base_model, or that of `--model`.
+    /// val_set_size holds back. The model is the trained one in output_dir (the base
+    /// model where nothing is trained yet), or that of `--model`.
     #[command(after_help = "\
 Examples:
-  trainer evaluate run.yaml                          # before training
-  trainer evaluate run.yaml --model model-out/run    # after it
+  trainer evaluate run.yaml
+  trainer evaluate run.yaml --model models/SmolLM2-135M-Instruct
   trainer evaluate run.yaml --json --val_set_size 0.1")]
     Evaluate(Evaluate),
     /// Train with every combination of values that a second file lists.
@@ -192,7 +193,7 @@ impl Shown {
 
 #[derive(Debug, Args)]
 pub(crate) struct Evaluate {
-    /// Folder of the model to evaluate, in place of base_model.
+    /// Folder of the model to evaluate, in place of output_dir.
     #[arg(long)]
     pub(crate) model: Option<PathBuf>,
     #[command(flatten)]

@@ -1,9 +1,9 @@
 //! `trainer evaluate`: loss and perplexity on the evaluation data.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
-use burn::module::Module;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use trainer_config::{Config, Dataset};
 use trainer_core::{LogRow, evaluate_samples};
 use trainer_data::Tokenizer;
@@ -12,26 +12,28 @@ use trainer_model::CausalLm;
 use crate::args::Evaluate;
 use crate::report::number;
 use crate::session::{
-    Failure, is_streamed, load_layers, load_model, load_samples, load_tokenizer, select_device,
-    test_config,
+    Failure, is_streamed, load_layers, load_samples, load_trained_model, select_device, test_config,
 };
 
 pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
     let ([model], overrides) = arguments.run.flags(["model"])?;
     let (shown, overrides) = arguments.shown.with(overrides);
     let mut config = load_layers(&arguments.run.config, overrides)?.config;
-    let tokenizer = load_tokenizer(&config)?;
-    if let Some(folder) = model.map(Into::into).or_else(|| arguments.model.clone()) {
-        config.base_model = folder;
-        config.reinit_weights = false;
+    if let Some(folder) = model.map(PathBuf::from).or_else(|| arguments.model.clone()) {
+        if !folder.join("config.json").is_file() {
+            return Err(Failure::new(format!(
+                "error: --model: {} holds no model (no config.json)",
+                folder.display()
+            )));
+        }
+        config.output_dir = folder;
     }
     let device = select_device(&config)?.device;
     let started = Instant::now();
-    let model = load_model(&config, &tokenizer, &device)?.valid();
-    let rows = evaluate(&config, &tokenizer, &model)?;
+    let trained = load_trained_model(&config, &device)?;
+    let rows = evaluate(&config, &trained.tokenizer, &trained.model)?;
     shown.note(format!(
-        "{} evaluated in {:.1} s",
-        config.base_model.display(),
+        "evaluated in {:.1} s",
         started.elapsed().as_secs_f64()
     ));
     if shown.json {
@@ -41,7 +43,6 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
         if !sets.is_empty() {
             all.insert("datasets".into(), Value::Object(sets));
         }
-        all.insert("model".into(), json!(config.base_model));
         println!("{}", Value::Object(all));
         return Ok(());
     }

@@ -69,7 +69,9 @@ impl DataShown {
         tokenizer: &Tokenizer,
     ) -> Result<Self, Failure> {
         let count = samples.len();
-        let lengths: Vec<usize> = (0..count).map(|at| samples.length(at).unwrap_or(0)).collect();
+        let lengths: Vec<usize> = (0..count)
+            .map(|at| samples.length(at).unwrap_or(0))
+            .collect();
         let mut collate = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0)).collate;
         collate.pad_to = PadTo::Longest;
         let mut rows = Vec::new();
@@ -86,7 +88,13 @@ impl DataShown {
             )?);
         }
         Ok(Self {
-            lengths: PreviewReport::new(&lengths, trained, [], PadTo::Longest, false),
+            lengths: PreviewReport::new(
+                &lengths,
+                trained,
+                Vec::<Vec<Vec<u32>>>::new(),
+                PadTo::Longest,
+                false,
+            ),
             rows,
         })
     }

@@ -230,12 +230,12 @@ fn evaluation_is_that_of_training() {
         assert!(output.status.success(), "{}", stderr(&output));
         serde_json::from_str::<Value>(&stdout(&output)).unwrap()
     };
-    let after = evaluate(&["--model", out.to_str().unwrap()]);
+    let after = evaluate(&["--output_dir", out.to_str().unwrap()]);
     assert!(
         (after["eval_loss"].as_f64().unwrap() - trained).abs() < 1e-6,
         "{after}"
     );
-    let before = evaluate(&[]);
+    let before = evaluate(&["--model", "models/llama"]);
     assert!(before["eval_loss"].as_f64().unwrap() > trained, "{before}");
 
     let output = trainer(&parity_root(), &["evaluate", "cases/sft-full-llama.yaml"]);

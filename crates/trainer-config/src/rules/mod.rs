@@ -12,8 +12,8 @@ mod schedule;
 mod selection;
 mod strategies;
 mod streaming;
-mod vocabulary;
 mod tracking;
+mod vocabulary;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
