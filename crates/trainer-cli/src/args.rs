@@ -9,18 +9,45 @@ use crate::session::Failure;
 
 /// Fine-tunes language models from one YAML file.
 #[derive(Debug, Parser)]
-#[command(name = "trainer", version, about, propagate_version = true)]
+#[command(
+    name = "trainer",
+    version,
+    about,
+    propagate_version = true,
+    after_help = EXIT_CODES,
+    after_long_help = format!("{EXIT_CODES}\n\n{EXAMPLES}")
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
 }
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 stopped by a signal or a STOP file";
+
+const EXAMPLES: &str = "\
+Examples:
+  trainer check run.yaml
+  trainer train run.yaml --learning_rate 1e-5 --datasets.0.path more.jsonl
+  trainer train run.yaml --resume_from_checkpoint model-out/run
+  trainer compare model-out/a model-out/b --out compare.html
+  TRAINER__MICRO_BATCH_SIZE=4 trainer train run.yaml
+
+While a run is under way, SIGINT (Ctrl-C) or SIGTERM finishes the step, writes a
+checkpoint and ends; a second one ends at once. Files named SAVE, EVALUATE or STOP
+in the output folder do the same without a terminal.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Train a model as the file says and save it to output_dir.
     ///
     /// `--explain-cache` says first why the prepared data is used, or is not.
-    Train(Run),
+    #[command(after_help = "\
+Examples:
+  trainer train run.yaml
+  trainer train run.yaml --max_steps 100 --use_tensorboard true
+  trainer train --quiet --json run.yaml | jq .loss")]
+    Train(Train),
     /// Check a file and print every value that is in force, with its origin.
     Check(Run),
     /// Turn the data sets of a file into tokens, keep them in
@@ -68,6 +95,37 @@ pub(crate) enum Command {
         #[arg(long, default_value = "bf16")]
         dtype: String,
     },
+    /// Loss and perplexity of a model on the evaluation data of a file.
+    ///
+    /// The data is that of test_datasets, each also alone, else the part that
+    /// val_set_size holds back. The model is the trained one in output_dir (the base
+    /// model where nothing is trained yet), or that of `--model`.
+    #[command(after_help = "\
+Examples:
+  trainer evaluate run.yaml
+  trainer evaluate run.yaml --model models/SmolLM2-135M-Instruct
+  trainer evaluate run.yaml --json --val_set_size 0.1")]
+    Evaluate(Evaluate),
+    /// Train with every combination of values that a second file lists.
+    ///
+    /// Each key of that file has a list of values; under the key `_` stands a list
+    /// of mappings, values that belong together. Runs are written to
+    /// output_dir/sweep-001 and so on; a table of results is printed and saved as
+    /// sweep.json and sweep.html in output_dir.
+    #[command(after_help = "\
+Example:
+  printf 'learning_rate: [1e-4, 3e-4]\\n_: [{num_epochs: 1}, {num_epochs: 2}]\\n' > sweep.yaml
+  trainer sweep run.yaml sweep.yaml")]
+    Sweep(Sweep),
+    /// Write a page with the curves of several runs.
+    Compare {
+        /// Output folders of the runs.
+        #[arg(required = true)]
+        runs: Vec<PathBuf>,
+        /// The page.
+        #[arg(long, default_value = "compare.html")]
+        out: PathBuf,
+    },
     /// Fine-tune the model in examples/ and show its answers before and after.
     Demo {
         /// Folder of the examples.
@@ -82,6 +140,84 @@ pub(crate) enum Command {
     MergeLora(Run),
     /// Print the JSON schema of the configuration file, for editors.
     Schema,
+    /// Print the completions of a shell.
+    #[command(after_help = "\
+Example:
+  trainer completions bash > ~/.local/share/bash-completion/completions/trainer")]
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page.
+    #[command(after_help = "Example:\n  trainer man | man -l -")]
+    Man,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Train {
+    #[command(flatten)]
+    pub(crate) shown: Shown,
+    /// Draw live curves on the terminal, with keys to save, evaluate and stop.
+    #[arg(long, conflicts_with_all = ["json", "quiet"])]
+    pub(crate) tui: bool,
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+/// What is printed of a run.
+#[derive(Debug, Clone, Copy, Default, Args)]
+pub(crate) struct Shown {
+    /// Print warnings and errors only.
+    #[arg(long)]
+    pub(crate) quiet: bool,
+    /// Print log rows on standard output, one JSON object a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Shown {
+    /// Adds the flags that stand among the keys, and takes them out.
+    pub(crate) fn with(mut self, overrides: Overrides) -> (Self, Overrides) {
+        let mut rest = Vec::new();
+        for (key, value) in overrides {
+            match (key.as_str(), value.as_str()) {
+                ("quiet", "true") => self.quiet = true,
+                ("json", "true") => self.json = true,
+                _ => rest.push((key, value)),
+            }
+        }
+        (self, rest)
+    }
+
+    /// Says something of the course of things.
+    pub(crate) fn note(self, text: impl std::fmt::Display) {
+        if !self.quiet {
+            eprintln!("{text}");
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Evaluate {
+    /// Folder of the model to evaluate, in place of output_dir.
+    #[arg(long)]
+    pub(crate) model: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) shown: Shown,
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sweep {
+    #[command(flatten)]
+    pub(crate) shown: Shown,
+    /// The configuration file.
+    pub(crate) config: PathBuf,
+    /// The file of values to try.
+    pub(crate) sweep: PathBuf,
+    #[command(flatten)]
+    pub(crate) keys: Keys,
 }
 
 /// Keys of the file and their values on the command line.
@@ -91,6 +227,12 @@ pub(crate) type Overrides = Vec<(String, String)>;
 pub(crate) struct Run {
     /// The configuration file.
     pub(crate) config: PathBuf,
+    #[command(flatten)]
+    keys: Keys,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Keys {
     /// Values for keys of the file: `--learning_rate 1e-4`, `--datasets.0.path x.jsonl`.
     #[arg(
         value_name = "--KEY VALUE",
@@ -109,7 +251,7 @@ impl Run {
     ) -> Result<([Option<String>; N], Overrides), Failure> {
         let mut values = [const { None }; N];
         let mut rest = Vec::new();
-        for (key, value) in self.overrides()? {
+        for (key, value) in self.keys.overrides()? {
             let name = key.replace('-', "_");
             match names.iter().position(|flag| *flag == name) {
                 Some(place) => values[place] = Some(value),
@@ -119,6 +261,13 @@ impl Run {
         Ok((values, rest))
     }
 
+    /// The overrides as (key, value) pairs.
+    pub(crate) fn overrides(&self) -> Result<Overrides, Failure> {
+        self.keys.overrides()
+    }
+}
+
+impl Keys {
     /// The overrides as (key, value) pairs. A flag without a value is `true`.
     pub(crate) fn overrides(&self) -> Result<Overrides, Failure> {
         let mut pairs = Vec::new();
@@ -146,7 +295,7 @@ impl Run {
 impl Command {
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self {
-            Self::Train(run) => commands::train::run(&run),
+            Self::Train(train) => commands::train::run(&train),
             Self::Check(run) => commands::check::run(&run),
             Self::Preprocess(run) => commands::preprocess::run(&run),
             Self::Preview(run) => commands::preview::run(&run),
@@ -158,9 +307,14 @@ impl Command {
                 folder,
                 dtype,
             } => commands::export::import(&file, &folder, &dtype),
+            Self::Evaluate(evaluate) => commands::evaluate::run(&evaluate),
+            Self::Sweep(sweep) => commands::sweep::run(&sweep),
+            Self::Compare { runs, out } => commands::compare::run(&runs, &out),
             Self::Demo { folder } => commands::demo::run(&folder),
             Self::MergeLora(run) => commands::merge_lora::run(&run),
             Self::Schema => commands::schema::run(),
+            Self::Completions { shell } => commands::shell::completions(shell),
+            Self::Man => commands::shell::manual(),
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! This crate only puts the others together: [`session`] goes from a
 //! configuration to tokenizer, samples and model, [`commands`] has one module a
-//! subcommand, [`progress`] shows a run, [`text`] lets a model write.
+//! subcommand, [`progress`] shows a run, [`report`] and [`trackers`] write it down,
+//! [`text`] lets a model write.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -12,8 +13,12 @@
 mod args;
 mod commands;
 mod progress;
+mod report;
 mod session;
 mod text;
+mod trackers;
+#[cfg(feature = "tui")]
+mod tui;
 mod wishes;
 
 use std::process::ExitCode;

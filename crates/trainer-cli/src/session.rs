@@ -122,6 +122,21 @@ pub(crate) fn load_samples(
     Ok((prepared, outcome))
 }
 
+/// A configuration that prepares `tests` as training data is prepared elsewhere:
+/// evaluation data is finite.
+pub(crate) fn test_config(config: &Config, tests: &[Dataset]) -> Config {
+    Config {
+        datasets: tests.to_vec(),
+        test_datasets: None,
+        pretraining_dataset: None,
+        streaming: false,
+        val_set_size: 0.0,
+        sequence_len: config.eval_sequence_len.unwrap_or(config.sequence_len),
+        shuffle_merged_datasets: false,
+        ..config.clone()
+    }
+}
+
 /// Whether the training data is read while training.
 pub(crate) fn is_streamed(config: &Config) -> bool {
     config.streaming || config.pretraining_dataset.is_some()

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
-use trainer_core::Requests;
+use trainer_core::{Observer, Requests};
 
 use crate::EXIT_STOPPED;
 
@@ -40,9 +40,10 @@ impl Wishes {
             signalled,
         })
     }
+}
 
-    /// What has been wished for since the last time.
-    pub(crate) fn take(&self) -> Requests {
+impl Observer for Wishes {
+    fn requests(&mut self) -> Requests {
         let file = |name: &str| fs::remove_file(self.folder.join(name)).is_ok();
         Requests {
             evaluate: file("EVALUATE"),

@@ -12,6 +12,7 @@ mod shape;
 mod source;
 mod split;
 mod strategy;
+mod sweep;
 mod validate;
 mod yaml;
 
@@ -23,3 +24,4 @@ pub use split::{Bound, SplitPart, SplitSpec};
 pub use strategy::{
     FORMAT_NAMES, Format, FormatError, PreferenceLayout, PromptStrategy, UserDefined,
 };
+pub use sweep::{SweepRun, load_sweep};

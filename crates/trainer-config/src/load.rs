@@ -101,7 +101,7 @@ pub fn load_str(name: &str, text: &str) -> Result<Loaded, ConfigErrors> {
     assemble(Some((Path::new(name), text)), &[], &[])
 }
 
-fn read(path: &Path) -> Result<String, Diagnostic> {
+pub(crate) fn read(path: &Path) -> Result<String, Diagnostic> {
     let bytes = std::fs::read(path).map_err(|error| {
         Diagnostic::error(format!("cannot read the configuration: {error}"))
             .in_file(Some(path.to_path_buf()))

@@ -25,6 +25,9 @@ pub trait Observer {
     fn saved(&mut self, _checkpoint: &Path) {}
     /// Something went wrong that does not stop the run.
     fn warned(&mut self, _message: &str) {}
+    /// The run is over: everything is written, or it failed or was stopped, by the
+    /// error. Also called for a run that could not start.
+    fn ended(&mut self, _error: Option<&TrainerError>) {}
     /// Asked after each step: what the run shall do before the next one.
     fn requests(&mut self) -> Requests {
         Requests::default()
@@ -47,6 +50,46 @@ pub struct Requests {
 pub struct Silent;
 
 impl Observer for Silent {}
+
+/// Observers that all follow the same run, in their order; what any of them asks
+/// for is asked for.
+#[derive(Default)]
+pub struct Several(pub Vec<Box<dyn Observer>>);
+
+impl Observer for Several {
+    fn started(&mut self, plan: &RunPlan) {
+        self.0.iter_mut().for_each(|one| one.started(plan));
+    }
+
+    fn stepped(&mut self, step: &StepReport) {
+        self.0.iter_mut().for_each(|one| one.stepped(step));
+    }
+
+    fn logged(&mut self, row: &LogRow) {
+        self.0.iter_mut().for_each(|one| one.logged(row));
+    }
+
+    fn saved(&mut self, checkpoint: &Path) {
+        self.0.iter_mut().for_each(|one| one.saved(checkpoint));
+    }
+
+    fn warned(&mut self, message: &str) {
+        self.0.iter_mut().for_each(|one| one.warned(message));
+    }
+
+    fn ended(&mut self, error: Option<&TrainerError>) {
+        self.0.iter_mut().for_each(|one| one.ended(error));
+    }
+
+    fn requests(&mut self) -> Requests {
+        let asked = self.0.iter_mut().map(|one| one.requests());
+        asked.fold(Requests::default(), |all, one| Requests {
+            evaluate: all.evaluate || one.evaluate,
+            save: all.save || one.save,
+            stop: all.stop || one.stop,
+        })
+    }
+}
 
 /// Sizes of a run.
 #[derive(Debug, Clone, PartialEq)]
@@ -76,6 +119,8 @@ pub struct StepReport {
     pub learning_rate: f64,
     /// Tokens of the window, padding left out.
     pub tokens: usize,
+    /// Places of the window, padding included; 0 where they are not counted.
+    pub slots: usize,
     /// Seconds the step took.
     pub seconds: f64,
 }

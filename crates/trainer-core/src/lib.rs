@@ -10,6 +10,7 @@ mod feed;
 mod history;
 mod kwargs;
 mod lock;
+pub mod memory;
 pub mod optimizer;
 mod schedule;
 mod trainer;
@@ -19,6 +20,8 @@ pub use allocator::keep_freed_memory;
 pub use batches::{BatchOptions, BatchSource, Batches, EpochPlan, Order, PackingOptions};
 pub use error::{Result, TrainerError};
 pub use feed::{OpenStream, RowStream, TrainData};
-pub use history::{LogRow, Observer, Requests, RunPlan, Silent, StepReport};
+pub use history::{LogRow, Observer, Requests, RunPlan, Several, Silent, StepReport};
 pub use schedule::{Schedule, warmup_steps};
-pub use trainer::{CausalTrainer, Trained, Trainer, TrainerTokenizer, setup_trainer};
+pub use trainer::{
+    CausalTrainer, Trained, Trainer, TrainerTokenizer, evaluate_samples, setup_trainer,
+};

@@ -10,7 +10,8 @@ use trainer_config::Config;
 use trainer_data::Tokenizer;
 use trainer_model::CausalLm;
 
-use super::train::train;
+use super::train::{View, train};
+use crate::args::Shown;
 use crate::session::{Failure, load_layers, load_model, load_tokenizer, select_device};
 use crate::text::{Prompt, Writer};
 
@@ -35,7 +36,8 @@ pub(crate) fn run(folder: &Path) -> Result<(), Failure> {
         )));
     }
     let started = Instant::now();
-    let mut config = load_layers(&file, Vec::new())?.config;
+    let loaded = load_layers(&file, Vec::new())?;
+    let mut config = loaded.config.clone();
     config.generation.generation_do_sample = false;
     config.generation.generation_max_new_tokens = Some(MAX_NEW_TOKENS);
     let tokenizer = load_tokenizer(&config)?;
@@ -46,7 +48,7 @@ pub(crate) fn run(folder: &Path) -> Result<(), Failure> {
     let answers_before = answers(&config, &before, &tokenizer, shown)?;
     drop(before);
 
-    let trained = train(&config)?;
+    let trained = train(&loaded, View::Lines(Shown::default()))?;
     let answers_after = answers(&config, &trained.model, &tokenizer, &held_back)?;
 
     println!("\nQuestions in words that were not trained on:");

@@ -6,40 +6,86 @@ use std::sync::Arc;
 
 use seqprep::Sample;
 use serde_json::Value;
-use trainer_config::Config;
+use trainer_config::{Config, Loaded};
 use trainer_core::{
-    Adapter, OpenStream, RowStream, TrainData, Trained, TrainerError, setup_trainer,
+    Adapter, Observer, OpenStream, RowStream, Several, TrainData, Trained, TrainerError,
+    setup_trainer,
 };
 use trainer_data::stream::SampleStream;
 use trainer_data::{CacheOutcome, Ledger, Samples, Tokenizer};
 
-use crate::args::Run;
-use crate::progress::Progress;
+use crate::args::{Shown, Train};
+use crate::progress::{JsonLines, Progress};
+use crate::report::{About, DataShown, REPORT, Reporter};
 use crate::session::{
     Failure, SavedTokenizer, explain, is_streamed, load_layers, load_model, load_samples,
-    load_tokenizer, open_stream, select_device,
+    load_tokenizer, open_stream, select_device, test_config,
 };
+use crate::trackers::trackers;
 use crate::wishes::Wishes;
 
-pub(crate) fn run(run: &Run) -> Result<(), Failure> {
-    let ([explained], overrides) = run.flags(["explain_cache"])?;
-    let config = load_layers(&run.config, overrides)?.config;
-    if explained.is_some() && !is_streamed(&config) {
-        explain(&config, &load_tokenizer(&config)?)?;
+pub(crate) fn run(arguments: &Train) -> Result<(), Failure> {
+    let ([explained, tui], overrides) = arguments.run.flags(["explain_cache", "tui"])?;
+    let (shown, overrides) = arguments.shown.with(overrides);
+    let loaded = load_layers(&arguments.run.config, overrides)?;
+    let config = &loaded.config;
+    if explained.is_some() && !is_streamed(config) {
+        explain(config, &load_tokenizer(config)?)?;
     }
-    train(&config)?;
+    let view = match arguments.tui || tui.is_some() {
+        true => View::Screen,
+        false => View::Lines(shown),
+    };
+    train(&loaded, view)?;
     Ok(())
+}
+
+/// How a run is shown.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum View {
+    /// A bar, or lines.
+    Lines(Shown),
+    /// Live curves that fill the terminal.
+    Screen,
+}
+
+impl View {
+    /// What shows the run; the terminal is taken from here on.
+    fn open(self, config: &Config) -> Result<Vec<Box<dyn Observer>>, Failure> {
+        Ok(match self {
+            Self::Lines(shown) if shown.json => {
+                vec![Box::new(Progress::new(shown.quiet)), Box::new(JsonLines)]
+            }
+            Self::Lines(shown) => vec![Box::new(Progress::new(shown.quiet))],
+            #[cfg(feature = "tui")]
+            Self::Screen => vec![Box::new(crate::tui::Tui::open(&config.output_dir)?)],
+            #[cfg(not(feature = "tui"))]
+            Self::Screen => {
+                return Err(Failure::new(format!(
+                    "error: this program was built without --tui; build it with `--features tui`, \
+                     or look at {}/metrics.jsonl",
+                    config.output_dir.display()
+                )));
+            }
+        })
+    }
 }
 
 /// Trains as configured; what is wrong with the input is found before anything
 /// is written.
-pub(crate) fn train(config: &Config) -> Result<Trained, Failure> {
+pub(crate) fn train(loaded: &Loaded, view: View) -> Result<Trained, Failure> {
+    let config = &loaded.config;
+    let shown = match view {
+        View::Lines(shown) => shown,
+        View::Screen => Shown::default(),
+    };
     let selected = select_device(config)?;
     let tokenizer = load_tokenizer(config)?;
     // Before the data, which may take long to tokenize for a model that is not there.
     let model = load_model(config, &tokenizer, &selected.device)?;
     let (model, adapter) = Adapter::attach(config, model)?;
-    let data = Data::load(config, &tokenizer)?;
+    let mut data = Data::load(config, &tokenizer, shown)?;
+    let about = About::new(loaded, &selected.backend.to_string(), data.shown.take());
     let trainer = setup_trainer(
         config,
         data.train,
@@ -50,30 +96,55 @@ pub(crate) fn train(config: &Config) -> Result<Trained, Failure> {
         None,
         adapter,
     )?;
-    eprintln!("backend {}", selected.backend);
+    shown.note(format!("backend {}", selected.backend));
     // Only now is nothing wrong with the input.
     if let Some(ledger) = &data.ledger {
         ledger.save(&config.output_dir)?;
     }
-    let wishes = Wishes::watch(&config.output_dir)?;
-    let trained = trainer
-        .train(&mut Progress::new(wishes))
-        .map_err(|error| match error {
-            TrainerError::Stopped { .. } => Failure::stopped(error.to_string()),
-            error => error.into(),
-        })?;
+    let mut observers = Several(vec![Box::new(Wishes::watch(&config.output_dir)?)]);
+    observers.0.extend(view.open(config)?);
+    observers.0.extend(trackers(config));
+    let account = Account {
+        prepared: data.ledger,
+        stream: Rc::clone(&data.stream),
+    };
+    observers.0.push(Box::new(Reporter::new(
+        about,
+        Box::new(move || account.ledger()),
+    )));
+    let trained = trainer.train(&mut observers).map_err(|error| match error {
+        TrainerError::Stopped { .. } => Failure::stopped(error.to_string()),
+        error => error.into(),
+    })?;
     if let Some(stream) = data.stream.borrow().as_ref() {
         let ledger = stream.borrow().ledger();
-        eprintln!("{ledger}");
+        shown.note(&ledger);
         ledger.save(&config.output_dir)?;
     }
-    let what = if config.adapters.adapter.is_some() {
-        "adapter"
-    } else {
-        "model"
+    let what = match config.adapters.adapter {
+        Some(_) => "adapter",
+        None => "model",
     };
-    eprintln!("{what} saved to {}", config.output_dir.display());
+    shown.note(format!(
+        "{what} saved to {0}, report in {0}/{REPORT}",
+        config.output_dir.display()
+    ));
     Ok(trained)
+}
+
+/// Where the account of the data comes from.
+struct Account {
+    prepared: Option<Ledger>,
+    stream: Opened,
+}
+
+impl Account {
+    /// The account as it is now.
+    fn ledger(&self) -> Option<Ledger> {
+        let stream = self.stream.borrow();
+        let streamed = stream.as_ref().map(|stream| stream.borrow().ledger());
+        streamed.or_else(|| self.prepared.clone())
+    }
 }
 
 /// What is trained and evaluated on.
@@ -82,6 +153,8 @@ struct Data {
     eval: Samples,
     /// The account of the data; that of a stream is complete at the end of the run.
     ledger: Option<Ledger>,
+    /// What the report shows of it.
+    shown: Option<DataShown>,
     /// The stream, once the trainer has opened it.
     stream: Opened,
 }
@@ -109,12 +182,18 @@ impl RowStream for Rows {
 }
 
 impl Data {
-    fn load(config: &Config, tokenizer: &Tokenizer) -> Result<Self, Failure> {
+    fn load(config: &Config, tokenizer: &Tokenizer, shown: Shown) -> Result<Self, Failure> {
         if is_streamed(config) {
-            return Self::stream(config, tokenizer);
+            return Self::stream(config, tokenizer, shown);
         }
-        let prepared = prepared(config, tokenizer)?;
+        let prepared = prepared(config, tokenizer, shown)?;
         Ok(Self {
+            shown: Some(DataShown::of(
+                &prepared.train,
+                prepared.ledger.train.trained_tokens,
+                config,
+                tokenizer,
+            )?),
             train: prepared.train.into(),
             eval: prepared.eval,
             ledger: Some(prepared.ledger),
@@ -122,7 +201,7 @@ impl Data {
         })
     }
 
-    fn stream(config: &Config, tokenizer: &Tokenizer) -> Result<Self, Failure> {
+    fn stream(config: &Config, tokenizer: &Tokenizer, shown: Shown) -> Result<Self, Failure> {
         let opened = Opened::default();
         let (place, owned) = (Rc::clone(&opened), config.clone());
         let open: OpenStream = Box::new(move |cursor| {
@@ -136,34 +215,33 @@ impl Data {
             train: TrainData::Stream(open),
             eval: Vec::new().into(),
             ledger: None,
+            shown: None,
             stream: opened,
         };
         if let Some(tests) = &config.test_datasets {
-            // Evaluation data is finite: prepared as training data is elsewhere.
-            let tests = Config {
-                datasets: tests.clone(),
-                test_datasets: None,
-                pretraining_dataset: None,
-                sequence_len: config.eval_sequence_len.unwrap_or(config.sequence_len),
-                shuffle_merged_datasets: false,
-                ..config.clone()
-            };
-            data.eval = prepared(&tests, tokenizer)?.train;
+            let tests = test_config(config, tests);
+            data.eval = prepared(&tests, tokenizer, shown)?.train;
         }
         Ok(data)
     }
 }
 
 /// Prepares the data and says so.
-fn prepared(config: &Config, tokenizer: &Tokenizer) -> Result<trainer_data::PreparedData, Failure> {
+fn prepared(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    shown: Shown,
+) -> Result<trainer_data::PreparedData, Failure> {
     let (prepared, outcome) = load_samples(config, tokenizer)?;
     match &outcome {
-        CacheOutcome::Loaded { entry } => eprintln!("prepared data from {}", entry.display()),
+        CacheOutcome::Loaded { entry } => {
+            shown.note(format!("prepared data from {}", entry.display()));
+        }
         CacheOutcome::NotStored { error } => {
             eprintln!("warning: the prepared data is not kept: {error}");
         }
         _ => {}
     }
-    eprintln!("{}", prepared.ledger);
+    shown.note(&prepared.ledger);
     Ok(prepared)
 }

@@ -88,7 +88,11 @@ fn result(out: &Path) -> Result {
     let text = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
     let rows = text.lines().map(|line| {
         let mut row: Map<String, Value> = serde_json::from_str(line).unwrap();
-        row.retain(|key, _| !(key.contains("per_sec") || key.contains("runtime")));
+        row.retain(|key, _| {
+            !["per_sec", "runtime", "memory/"]
+                .iter()
+                .any(|it| key.contains(it))
+        });
         row
     });
     Result {

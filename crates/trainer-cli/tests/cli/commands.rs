@@ -80,8 +80,13 @@ fn help_names_every_command() {
         "chat",
         "export",
         "import",
+        "evaluate",
+        "sweep",
+        "compare",
         "demo",
         "schema",
+        "completions",
+        "man",
     ] {
         assert!(text.contains(command), "{text}");
     }

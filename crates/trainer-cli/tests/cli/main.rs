@@ -6,6 +6,7 @@ mod checkpoints;
 mod commands;
 mod generation;
 mod parity;
+mod reports;
 mod training;
 
 use std::path::{Path, PathBuf};

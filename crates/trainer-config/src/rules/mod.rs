@@ -13,6 +13,7 @@ mod schedule;
 mod selection;
 mod strategies;
 mod streaming;
+mod tracking;
 mod vocabulary;
 
 use std::collections::BTreeMap;
@@ -74,6 +75,7 @@ pub(crate) fn apply(
     rules.generation();
     rules.vocabulary();
     rules.model_files();
+    rules.tracking();
     derive(&mut config, sites, origins);
     config
 }

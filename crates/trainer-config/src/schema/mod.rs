@@ -18,6 +18,7 @@ mod generation;
 mod guard;
 mod optimizer;
 mod sampling;
+mod tracking;
 mod values;
 mod vocabulary;
 
@@ -35,6 +36,7 @@ pub use generation::GenerationConfig;
 pub use guard::GuardConfig;
 pub use optimizer::{LrGroup, OptimArgs, OptimizationConfig, Optimizer};
 pub use sampling::SamplingConfig;
+pub use tracking::{TrackingConfig, WandbMode};
 pub(crate) use values::names;
 pub use values::*;
 pub use vocabulary::VocabularyConfig;
@@ -288,6 +290,9 @@ pub struct Config {
     /// Text that the trained model generates.
     #[serde(flatten)]
     pub generation: GenerationConfig,
+    /// Files for programs that show training runs.
+    #[serde(flatten)]
+    pub tracking: TrackingConfig,
     /// Folder of everything that the run writes.
     pub output_dir: PathBuf,
     /// Seed of every random choice.
@@ -380,6 +385,7 @@ impl Default for Config {
             checkpoint: CheckpointConfig::default(),
             guard: GuardConfig::default(),
             generation: GenerationConfig::default(),
+            tracking: TrackingConfig::default(),
             output_dir: PathBuf::from("./model-out"),
             seed: 42,
         }

@@ -121,6 +121,7 @@ impl Objective for NextToken {
             loss,
             gradients,
             tokens: window.iter().map(real_tokens).sum(),
+            slots: window.iter().map(|batch| batch.rows * batch.width).sum(),
             trained_tokens,
             ..Accumulated::default()
         })

@@ -5,6 +5,7 @@ use serde_json::json;
 use super::objective::{Accumulated, Metrics};
 use crate::checkpoint::{Exact, SavedRun, SavedSums};
 use crate::history::LogRow;
+use crate::memory;
 
 /// Counts since the beginning.
 #[derive(Debug)]
@@ -92,6 +93,12 @@ impl Counters {
         row.insert("tokens/train_per_sec_per_gpu".into(), json!(rate));
         row.insert("tokens/trainable".into(), json!(self.trained_tokens));
         row.insert("tokens/total".into(), json!(self.tokens));
+        if let Some(memory) = memory::resident() {
+            // Axolotl's names; there is one memory, that of the process.
+            let gib = |bytes| json!(memory::gib(bytes));
+            row.insert("memory/max_active (GiB)".into(), gib(memory.peak));
+            row.insert("memory/device_reserved (GiB)".into(), gib(memory.now));
+        }
         row.insert("epoch".into(), json!(self.epoch));
         row.insert("step".into(), json!(self.step));
         row

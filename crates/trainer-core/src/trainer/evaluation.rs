@@ -2,13 +2,31 @@
 
 use std::time::Instant;
 
+use seqprep::Sample;
 use serde_json::json;
+use trainer_config::Config;
 use trainer_model::{CausalLm, Targets};
 
 use super::causal::tokens;
-use crate::batches::{BatchSource, Batches};
+use crate::batches::{BatchOptions, BatchSource, Batches};
 use crate::error::Result;
 use crate::history::LogRow;
+
+/// Evaluates a model on samples, in the batches that the configuration asks for
+/// and with the values that a training run logs. Rows are filled up with `pad_id`.
+///
+/// # Errors
+/// When there are no samples, or they hold ids that the model does not have.
+pub fn evaluate_samples(
+    config: &Config,
+    samples: Vec<Sample>,
+    model: &CausalLm,
+    pad_id: u32,
+) -> Result<LogRow> {
+    let batches = Batches::new(samples, BatchOptions::evaluation(config, pad_id))?;
+    batches.check_vocabulary(model.config().vocab_size, "evaluation")?;
+    evaluate(model, &batches)
+}
 
 /// Evaluates a model that records no gradients.
 ///

@@ -12,6 +12,7 @@ mod run;
 mod setup;
 
 pub use causal::CausalTrainer;
+pub use evaluation::evaluate_samples;
 pub use setup::{TrainerTokenizer, setup_trainer};
 
 use trainer_model::CausalLm;
@@ -32,6 +33,12 @@ impl Trainer {
     /// # Errors
     /// When the loss or gradient is not finite, or a file cannot be written.
     pub fn train(self, observer: &mut dyn Observer) -> Result<Trained> {
+        let trained = self.run(observer);
+        observer.ended(trained.as_ref().err());
+        trained
+    }
+
+    fn run(self, observer: &mut dyn Observer) -> Result<Trained> {
         match self {
             Self::Causal(trainer) => {
                 let (model, summary) = trainer.0.train(observer)?;

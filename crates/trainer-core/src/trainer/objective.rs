@@ -97,6 +97,8 @@ pub(crate) struct Accumulated {
     pub(crate) gradients: ParameterGradients,
     /// Tokens seen, padding left out.
     pub(crate) tokens: usize,
+    /// Places for tokens, padding included; 0 where they are not counted.
+    pub(crate) slots: usize,
     /// Tokens that the loss is taken over.
     pub(crate) trained_tokens: usize,
     /// Other values to log.

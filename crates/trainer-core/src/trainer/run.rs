@@ -245,7 +245,7 @@ impl<O: Objective> Run<O> {
         }
         self.model = optimizer::step(self.optimizer.as_mut(), self.model, gradients, settings);
 
-        let (loss, tokens) = (sum.loss, sum.tokens);
+        let (loss, tokens, slots) = (sum.loss, sum.tokens, sum.slots);
         let seconds = started.elapsed().as_secs_f64();
         self.at.add(sum, window.rows, seconds);
         out.observer.stepped(&StepReport {
@@ -254,6 +254,7 @@ impl<O: Objective> Run<O> {
             grad_norm,
             learning_rate,
             tokens,
+            slots,
             seconds,
         });
         let last = self.at.step == self.total_steps;

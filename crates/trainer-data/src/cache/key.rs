@@ -134,6 +134,17 @@ const NO_INFLUENCE: &[&str] = &[
     "generation_min_p",
     "generation_repetition_penalty",
     "generation_stop_strings",
+    "use_tensorboard",
+    "use_wandb",
+    "wandb_project",
+    "wandb_entity",
+    "wandb_name",
+    "wandb_run_id",
+    "wandb_mode",
+    "use_mlflow",
+    "mlflow_tracking_uri",
+    "mlflow_experiment_name",
+    "mlflow_run_name",
     "output_dir",
 ];
 

@@ -34,6 +34,21 @@ pub fn to_html(title: &str, rows: &[PreviewRow], report: &PreviewReport) -> Stri
         "</h1>\n<p><span class=\"t\">trained</span> <span class=\"m\">masked</span></p>\n",
     );
     report_tables(&mut out, report);
+    row_blocks(&mut out, rows);
+    out.push_str("</body>\n</html>\n");
+    out
+}
+
+/// Rows as part of a page of the caller's: trained tokens have the class `t`,
+/// masked ones `m`, padding `p`.
+#[must_use]
+pub fn rows_to_html(rows: &[PreviewRow]) -> String {
+    let mut out = String::new();
+    row_blocks(&mut out, rows);
+    out
+}
+
+fn row_blocks(out: &mut String, rows: &[PreviewRow]) {
     for row in rows {
         let (tokens, trained) = row.counts();
         let _ = writeln!(
@@ -59,17 +74,15 @@ pub fn to_html(title: &str, rows: &[PreviewRow], report: &PreviewReport) -> Stri
                 );
                 if let Some(role) = &token.role {
                     out.push_str(", ");
-                    escape(&mut out, role);
+                    escape(out, role);
                 }
                 out.push_str("\">");
-                escape(&mut out, &token.text);
+                escape(out, &token.text);
                 out.push_str("</span>");
             }
             out.push_str("</pre>\n");
         }
     }
-    out.push_str("</body>\n</html>\n");
-    out
 }
 
 fn report_tables(out: &mut String, report: &PreviewReport) {

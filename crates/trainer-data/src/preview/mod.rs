@@ -22,7 +22,7 @@ use seqprep::{Batch, IGNORE_INDEX};
 
 use crate::{DataError, Tokenizer};
 
-pub use html::to_html;
+pub use html::{rows_to_html, to_html};
 pub use report::{PreviewReport, RoleCount};
 pub use roles::Roles;
 pub use text::{TextStyle, to_text};

@@ -100,7 +100,8 @@ impl PreviewReport {
     }
 
     /// The lines of the report: a name and a value.
-    pub(super) fn lines(&self) -> Vec<(&'static str, String)> {
+    #[must_use]
+    pub fn lines(&self) -> Vec<(&'static str, String)> {
         let [shortest, median, longest] = self.lengths;
         let rows = match self.packed {
             true => format!("{} packed of {} samples", self.rows, self.samples),
@@ -135,7 +136,8 @@ impl PreviewReport {
 
     /// The groups of the histogram by name, with their number of samples and a
     /// length from 0 to 1.
-    pub(super) fn bars(&self) -> Vec<(String, usize, f64)> {
+    #[must_use]
+    pub fn bars(&self) -> Vec<(String, usize, f64)> {
         let most = self.histogram.iter().map(|(_, count)| *count).max();
         let mut from = 0;
         self.histogram

@@ -1,0 +1,13 @@
+//! `trainer compare`: the curves of several runs in one page.
+
+use std::path::{Path, PathBuf};
+
+use crate::report;
+use crate::session::Failure;
+
+pub(crate) fn run(runs: &[PathBuf], out: &Path) -> Result<(), Failure> {
+    let page = report::comparison(runs)?;
+    report::save(out, &page)?;
+    println!("{} runs compared in {}", runs.len(), out.display());
+    Ok(())
+}

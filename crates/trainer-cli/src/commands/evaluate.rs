@@ -1,0 +1,107 @@
+//! `trainer evaluate`: loss and perplexity on the evaluation data.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use serde_json::{Map, Value};
+use trainer_config::{Config, Dataset};
+use trainer_core::{LogRow, evaluate_samples};
+use trainer_data::Tokenizer;
+use trainer_model::CausalLm;
+
+use crate::args::Evaluate;
+use crate::report::number;
+use crate::session::{
+    Failure, is_streamed, load_layers, load_samples, load_trained_model, select_device, test_config,
+};
+
+pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
+    let ([model], overrides) = arguments.run.flags(["model"])?;
+    let (shown, overrides) = arguments.shown.with(overrides);
+    let mut config = load_layers(&arguments.run.config, overrides)?.config;
+    if let Some(folder) = model.map(PathBuf::from).or_else(|| arguments.model.clone()) {
+        if !folder.join("config.json").is_file() {
+            return Err(Failure::new(format!(
+                "error: --model: {} holds no model (no config.json)",
+                folder.display()
+            )));
+        }
+        config.output_dir = folder;
+    }
+    let device = select_device(&config)?.device;
+    let started = Instant::now();
+    let trained = load_trained_model(&config, &device)?;
+    let rows = evaluate(&config, &trained.tokenizer, &trained.model)?;
+    shown.note(format!(
+        "evaluated in {:.1} s",
+        started.elapsed().as_secs_f64()
+    ));
+    if shown.json {
+        let row = |(name, row): &(String, LogRow)| (name.clone(), Value::Object(row.clone()));
+        let sets: Map<String, Value> = rows[1..].iter().map(row).collect();
+        let mut all = rows[0].1.clone();
+        if !sets.is_empty() {
+            all.insert("datasets".into(), Value::Object(sets));
+        }
+        println!("{}", Value::Object(all));
+        return Ok(());
+    }
+    let wide = rows.iter().map(|(name, _)| name.chars().count()).max();
+    let wide = wide.unwrap_or(0).max("data set".len());
+    println!(
+        "{:<wide$}  {:>10}  {:>10}  {:>14}",
+        "data set", "loss", "perplexity", "loss per token"
+    );
+    for (name, row) in &rows {
+        let value = |key: &str| {
+            row.get(key)
+                .and_then(Value::as_f64)
+                .map_or(String::new(), number)
+        };
+        println!(
+            "{name:<wide$}  {:>10}  {:>10}  {:>14}",
+            value("eval_loss"),
+            value("eval_ppl"),
+            value("eval_loss_per_token")
+        );
+    }
+    Ok(())
+}
+
+/// The values on all of the data, then on each data set, where there are several.
+fn evaluate(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    model: &CausalLm,
+) -> Result<Vec<(String, LogRow)>, Failure> {
+    let pad_id = tokenizer.pad_id().unwrap_or(0);
+    let on = |samples| evaluate_samples(config, samples, model, pad_id);
+    let Some(tests) = &config.test_datasets else {
+        let samples = match is_streamed(config) || config.val_set_size == 0.0 {
+            true => Vec::new(),
+            false => load_samples(config, tokenizer)?.0.eval.into_vec()?,
+        };
+        if samples.is_empty() {
+            return Err(Failure::new(
+                "error: there is no evaluation data: set test_datasets or val_set_size, in the \
+                 file or as `--val_set_size 0.05`",
+            ));
+        }
+        return Ok(vec![("evaluation".to_owned(), on(samples)?)]);
+    };
+    let samples = |tests: &[Dataset]| -> Result<_, Failure> {
+        let tests = test_config(config, tests);
+        Ok(load_samples(&tests, tokenizer)?.0.train.into_vec()?)
+    };
+    let mut rows = vec![("all".to_owned(), on(samples(tests)?)?)];
+    if tests.len() > 1 {
+        for (index, test) in tests.iter().enumerate() {
+            let mut name = test.path.display().to_string();
+            if rows.iter().any(|(known, _)| *known == name) {
+                name = format!("{name} ({})", index + 1);
+            }
+            rows.push((name, on(samples(std::slice::from_ref(test))?)?));
+        }
+    }
+    Ok(rows)
+}

@@ -1,0 +1,418 @@
+//! What a run leaves for people: `report.html` and the model card, and the page
+//! that compares runs.
+//!
+//! ```text
+//! before the run  About: configuration, environment, data ──┐
+//! metrics.jsonl ───────────────── read_log ─────────────────┼─▶ report.html, README.md
+//! how it ended ─────────────────── Outcome ─────────────────┘
+//! ```
+//!
+//! The curves come from `metrics.jsonl`, so that a run that was gone on with shows
+//! all of itself.
+
+mod card;
+mod environment;
+mod page;
+mod results;
+mod series;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use seqprep::PadTo;
+use trainer_config::{Config, Loaded};
+use trainer_core::{BatchOptions, LogRow, Observer, RunPlan, TrainerError};
+use trainer_data::preview::{PreviewReport, PreviewRow, Roles, rows_to_html};
+use trainer_data::{Ledger, Samples, Tokenizer};
+use trainer_model::write_atomically;
+
+use crate::session::Failure;
+use environment::{command, environment};
+use page::{CHARTS, Page, escaped, table};
+pub(crate) use results::{Results, number};
+pub(crate) use series::RunLog;
+use series::{charts, to_json};
+
+/// Name of the report in the output folder.
+pub(crate) const REPORT: &str = "report.html";
+
+/// Samples of which the mask is shown.
+const SHOWN_SAMPLES: usize = 3;
+/// Tokens of each of them that are shown.
+const SHOWN_TOKENS: usize = 600;
+
+/// What is known of a run before it begins.
+pub(crate) struct About {
+    config: Config,
+    resolved: String,
+    command: String,
+    folder: Option<PathBuf>,
+    environment: Vec<(&'static str, String)>,
+    data: Option<DataShown>,
+}
+
+/// What is shown of the training data.
+pub(crate) struct DataShown {
+    lengths: PreviewReport,
+    rows: Vec<PreviewRow>,
+}
+
+impl DataShown {
+    /// Looks at prepared samples, which have `trained` targets.
+    ///
+    /// # Errors
+    /// When a sample cannot be read, or the tokenizer cannot give the text of an id.
+    pub(crate) fn of(
+        samples: &Samples,
+        trained: usize,
+        config: &Config,
+        tokenizer: &Tokenizer,
+    ) -> Result<Self, Failure> {
+        let count = samples.len();
+        let lengths: Vec<usize> = (0..count)
+            .map(|at| samples.length(at).unwrap_or(0))
+            .collect();
+        let mut collate = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0)).collate;
+        collate.pad_to = PadTo::Longest;
+        let mut rows = Vec::new();
+        for (index, sample) in samples.iter().take(SHOWN_SAMPLES).enumerate() {
+            let sample = sample?;
+            let batch = seqprep::collate_packed(&[vec![sample.as_ref()]], &collate)?;
+            // Who says what takes another pass over the files: `trainer preview` does it.
+            let roles = Roles::default();
+            rows.extend(PreviewRow::from_batch(
+                &batch,
+                index + 1,
+                tokenizer,
+                &roles,
+            )?);
+        }
+        Ok(Self {
+            lengths: PreviewReport::new(
+                &lengths,
+                trained,
+                Vec::<Vec<Vec<u32>>>::new(),
+                PadTo::Longest,
+                false,
+            ),
+            rows,
+        })
+    }
+
+    fn lengths_html(&self) -> String {
+        let [shortest, median, longest] = self.lengths.lengths;
+        let bars: String = self
+            .lengths
+            .bars()
+            .iter()
+            .skip_while(|(_, count, _)| *count == 0)
+            .map(|(name, count, part)| {
+                format!(
+                    "<tr><td class=\"n\">{name}</td><td><span class=\"bar\" style=\"width:{:.1}rem\">\
+                     </span> {count}</td></tr>\n",
+                    part * 14.0
+                )
+            })
+            .collect();
+        format!(
+            "<p>{} samples of {shortest} to {longest} tokens, median {median}.</p>\n<table>\n{bars}\
+             </table>",
+            self.lengths.samples
+        )
+    }
+
+    fn samples_html(&self) -> String {
+        let mut html = String::from(
+            "<p><span class=\"t\">trained</span> <span class=\"m\">masked</span>; pointing at a \
+             token shows its id and position.</p>\n",
+        );
+        for row in &self.rows {
+            let mut row = row.clone();
+            let rest = row.tokens.len().saturating_sub(SHOWN_TOKENS);
+            row.tokens.truncate(SHOWN_TOKENS);
+            html.push_str(&rows_to_html(&[row]));
+            if rest > 0 {
+                html.push_str(&format!("<p class=\"dim\">{rest} more tokens</p>\n"));
+            }
+        }
+        html
+    }
+}
+
+/// How a run ended.
+pub(crate) enum Outcome<'a> {
+    /// At its last step, or by early stopping.
+    Finished,
+    /// By a signal or a wish, or by an error, with its message.
+    Ended(&'a str),
+}
+
+impl About {
+    pub(crate) fn new(loaded: &Loaded, backend: &str, data: Option<DataShown>) -> Self {
+        Self {
+            config: loaded.config.clone(),
+            resolved: loaded.render(),
+            command: command(),
+            folder: std::env::current_dir().ok(),
+            environment: environment(backend),
+            data,
+        }
+    }
+
+    /// Writes `report.html`, and for a finished run the model card.
+    ///
+    /// # Errors
+    /// When a file cannot be read or written.
+    pub(crate) fn write(
+        &self,
+        outcome: &Outcome<'_>,
+        ledger: Option<&Ledger>,
+    ) -> Result<(), Failure> {
+        let output = &self.config.output_dir;
+        let log = read_log(output)?;
+        let results = Results::of(&log.rows);
+        let html = self.page(outcome, ledger, log, &results);
+        save(&output.join(REPORT), &html)?;
+        if matches!(outcome, Outcome::Finished) {
+            save(&output.join("README.md"), &self.card(&results, ledger))?;
+        }
+        Ok(())
+    }
+
+    fn page(
+        &self,
+        outcome: &Outcome<'_>,
+        ledger: Option<&Ledger>,
+        log: RunLog,
+        results: &Results,
+    ) -> String {
+        let mut page = Page::new(&log.name);
+        page.lead(&match outcome {
+            Outcome::Finished => "<p>Finished.</p>".to_owned(),
+            Outcome::Ended(message) => format!("<p><b>{}</b></p>", escaped(message)),
+        });
+        page.section("", "Results", &table(&[], &results.table()));
+        page.section("", "Curves", CHARTS);
+        if let Some(ledger) = ledger {
+            page.section("", "Data", &ledger_html(ledger));
+        }
+        if let Some(data) = &self.data {
+            page.section(
+                "",
+                "Lengths of the samples, in tokens",
+                &data.lengths_html(),
+            );
+            page.section("rows", "What is trained", &data.samples_html());
+        }
+        page.section("", "To run it again", &self.command_html());
+        let environment = self.environment.iter();
+        let environment: Vec<Vec<String>> = environment
+            .map(|(name, value)| vec![(*name).to_owned(), value.clone()])
+            .collect();
+        page.section("", "Environment", &table(&[], &environment));
+        let config = format!(
+            "<details><summary>Every value, with its origin</summary><pre>{}</pre></details>",
+            self.config_html()
+        );
+        page.section("", "Configuration", &config);
+        page.finish(&to_json(&charts(&[log])))
+    }
+
+    fn command_html(&self) -> String {
+        let folder = self.folder.as_ref().map(|folder| {
+            format!(
+                "<p class=\"dim\">in {}</p>",
+                escaped(&folder.display().to_string())
+            )
+        });
+        format!(
+            "<pre>{}</pre>{}",
+            escaped(&self.command),
+            folder.unwrap_or_default()
+        )
+    }
+
+    /// The resolved configuration; origins are comments.
+    fn config_html(&self) -> String {
+        let lines = self
+            .resolved
+            .lines()
+            .map(|line| match line.rsplit_once("  # ") {
+                Some((value, origin)) => {
+                    format!("{}  <u># {}</u>\n", escaped(value), escaped(origin))
+                }
+                None => format!("{}\n", escaped(line)),
+            });
+        lines.collect()
+    }
+
+    fn card(&self, results: &Results, ledger: Option<&Ledger>) -> String {
+        card::card(&self.config, &self.command, results, ledger)
+    }
+}
+
+/// Writes the report when a run is over.
+pub(crate) struct Reporter {
+    about: About,
+    ledger: Box<dyn Fn() -> Option<Ledger>>,
+    /// Before it has started, the folder may be that of another run.
+    started: bool,
+}
+
+impl Reporter {
+    /// `ledger` gives the account of the data at the end of the run.
+    pub(crate) fn new(about: About, ledger: Box<dyn Fn() -> Option<Ledger>>) -> Self {
+        Self {
+            about,
+            ledger,
+            started: false,
+        }
+    }
+}
+
+impl Observer for Reporter {
+    fn started(&mut self, _plan: &RunPlan) {
+        self.started = true;
+    }
+
+    fn ended(&mut self, error: Option<&TrainerError>) {
+        if !self.started {
+            return;
+        }
+        let message = error.map(ToString::to_string);
+        let outcome = message.as_deref().map_or(Outcome::Finished, Outcome::Ended);
+        if let Err(failure) = self.about.write(&outcome, (self.ledger)().as_ref()) {
+            eprintln!("warning: the report could not be written: {failure}");
+        }
+    }
+}
+
+/// The account of the data.
+fn ledger_html(ledger: &Ledger) -> String {
+    let head = [
+        "data set", "type", "rows", "samples", "kept", "tokens", "trained", "left out",
+    ];
+    let rows: Vec<Vec<String>> = ledger
+        .datasets
+        .iter()
+        .map(|set| {
+            let mut left_out: Vec<String> = Vec::new();
+            left_out.extend(
+                set.skipped
+                    .iter()
+                    .map(|(why, rows)| format!("{rows} rows {why}")),
+            );
+            left_out.extend(
+                set.dropped
+                    .iter()
+                    .map(|(why, count)| format!("{} dropped, {why}", count.samples)),
+            );
+            if set.truncated.samples > 0 {
+                left_out.push(format!(
+                    "{} cut by {} tokens",
+                    set.truncated.samples, set.truncated.tokens
+                ));
+            }
+            let test = if set.test { " (test)" } else { "" };
+            let numbers = [
+                set.rows,
+                set.made.samples,
+                set.kept.samples,
+                set.kept.tokens,
+                set.trained_tokens,
+            ];
+            let mut cells = vec![
+                format!("{}{test}", set.path.display()),
+                set.strategy.clone(),
+            ];
+            cells.extend(numbers.iter().map(usize::to_string));
+            cells.push(left_out.join("; "));
+            cells
+        })
+        .collect();
+    let splits: String = [("Training", ledger.train), ("Evaluation", ledger.eval)]
+        .iter()
+        .filter(|(_, totals)| totals.samples > 0)
+        .map(|(name, totals)| {
+            format!(
+                "<p>{name}: {} samples, {} tokens, {} of them trained.</p>\n",
+                totals.samples, totals.tokens, totals.trained_tokens
+            )
+        })
+        .collect();
+    format!("{}\n{splits}", table(&head, &rows))
+}
+
+/// The page that compares runs by their folders.
+///
+/// # Errors
+/// When a folder has no log.
+pub(crate) fn comparison(folders: &[PathBuf]) -> Result<String, Failure> {
+    let mut runs = Vec::new();
+    for folder in folders {
+        let mut log = read_log(folder)?;
+        let same = |run: &RunLog| run.name == log.name;
+        if runs.iter().any(same) {
+            log.name = folder.display().to_string();
+        }
+        runs.push(log);
+    }
+    let results: Vec<Results> = runs.iter().map(|run| Results::of(&run.rows)).collect();
+    let mut page = Page::new(&format!("{} runs compared", runs.len()));
+    let mut head = vec![""];
+    head.extend(runs.iter().map(|run| run.name.as_str()));
+    page.section(
+        "",
+        "Results",
+        &table(&head, &results::side_by_side(&results)),
+    );
+    page.section("", "Curves", CHARTS);
+    Ok(page.finish(&to_json(&charts(&runs))))
+}
+
+/// The log of the run in a folder.
+///
+/// # Errors
+/// When there is none, or a line of it is no JSON object.
+pub(crate) fn read_log(folder: &Path) -> Result<RunLog, Failure> {
+    let path = folder.join("metrics.jsonl");
+    let text = fs::read_to_string(&path).map_err(|error| {
+        Failure::new(format!(
+            "error: {}: {error}; the folder of a run has its log there",
+            path.display()
+        ))
+    })?;
+    let mut rows: Vec<LogRow> = Vec::new();
+    let lines: Vec<&str> = text.lines().collect();
+    for (index, line) in lines.iter().enumerate() {
+        match serde_json::from_str(line) {
+            Ok(row) => rows.push(row),
+            // The last line of a run that was killed may be half a line.
+            Err(_) if index + 1 == lines.len() => {}
+            Err(error) => {
+                return Err(Failure::new(format!(
+                    "error: {}:{}: {error}",
+                    path.display(),
+                    index + 1
+                )));
+            }
+        }
+    }
+    let absolute = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
+    let name = absolute.file_name().unwrap_or(folder.as_os_str());
+    Ok(RunLog {
+        name: name.to_string_lossy().into_owned(),
+        rows,
+    })
+}
+
+/// Writes a text, whole or not at all.
+pub(crate) fn save(path: &Path, text: &str) -> Result<(), Failure> {
+    write_atomically(path, |temporary| {
+        fs::write(temporary, text).map_err(|source| trainer_model::ModelError::Io {
+            path: path.to_path_buf(),
+            source,
+        })
+    })?;
+    Ok(())
+}

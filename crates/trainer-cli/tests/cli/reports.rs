@@ -1,0 +1,315 @@
+//! What a run leaves for people and for other programs.
+
+use std::fs;
+use std::path::Path;
+use std::process::Output;
+
+use serde_json::Value;
+
+use crate::{parity_root, stderr, stdout, trainer};
+
+/// A short run in `out`, with evaluation.
+fn run(out: &Path, extra: &[&str]) -> Output {
+    let mut arguments = vec![
+        "train",
+        "cases/sft-full-llama.yaml",
+        "--output_dir",
+        out.to_str().unwrap(),
+        "--max_steps=4",
+        "--val_set_size=4",
+        "--logging_steps=1",
+    ];
+    arguments.extend(extra);
+    trainer(&parity_root(), &arguments)
+}
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// The data of a page's charts.
+fn charts(page: &str) -> Value {
+    let start = "<script type=\"application/json\" id=\"data\">";
+    let data = page.split_once(start).unwrap().1;
+    serde_json::from_str(data.split_once("</script>").unwrap().0).unwrap()
+}
+
+fn headings(page: &str) -> Vec<&str> {
+    let parts = page.split("<h2>").skip(1);
+    parts
+        .map(|part| part.split_once("</h2>").unwrap().0)
+        .collect()
+}
+
+#[test]
+fn a_run_is_reported_and_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+    let output = run(&a, &["--use_tensorboard", "--learning_rate", "2e-3"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let page = text(&a.join("report.html"));
+    assert_eq!(
+        headings(&page),
+        [
+            "Results",
+            "Curves",
+            "Data",
+            "Lengths of the samples, in tokens",
+            "What is trained",
+            "Row 1",
+            "Row 2",
+            "Row 3",
+            "To run it again",
+            "Environment",
+            "Configuration",
+        ]
+    );
+    for forbidden in ["http://", "https://", "src=", "@import", "url("] {
+        assert!(
+            !page.contains(forbidden),
+            "the page loads something: {forbidden}"
+        );
+    }
+    assert!(page.contains("<p>Finished.</p>"));
+    assert!(page.contains("trainer train cases/sft-full-llama.yaml --output_dir"));
+    assert!(page.contains("learning_rate: 0.002") && page.contains("# --learning_rate"));
+    let charts = charts(&page);
+    let titles: Vec<&str> = charts["charts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|chart| chart["title"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        titles[..5],
+        [
+            "loss",
+            "perplexity",
+            "learning rate",
+            "gradient norm",
+            "tokens per second"
+        ]
+    );
+    let loss = &charts["charts"][0]["series"];
+    assert_eq!(loss[0]["x"], serde_json::json!([1, 2, 3, 4]));
+    assert_eq!(loss[1]["name"], "eval_loss");
+
+    let card = text(&a.join("README.md"));
+    assert!(
+        card.starts_with("---\nlibrary_name: transformers\n"),
+        "{card}"
+    );
+    assert!(card.contains("| learning_rate | 0.002 |"), "{card}");
+    assert!(card.contains("| evaluation loss | "), "{card}");
+
+    let events: Vec<_> = fs::read_dir(a.join("runs")).unwrap().collect();
+    assert_eq!(events.len(), 1);
+
+    // A run that fails has a report that says why, and no card.
+    let output = run(&b, &["--learning_rate=1e30", "--warmup_steps=0"]);
+    assert!(!output.status.success());
+    let page = text(&b.join("report.html"));
+    assert!(page.contains("the step was not taken"), "{page}");
+    assert!(!b.join("README.md").exists());
+
+    let out = folder.path().join("both.html");
+    let runs = [a.to_str().unwrap(), b.to_str().unwrap()];
+    let arguments = ["compare", runs[0], runs[1], "--out", out.to_str().unwrap()];
+    let output = trainer(folder.path(), &arguments);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let loss = &self::charts(&text(&out))["charts"][0]["series"];
+    let names = |at: usize| loss[at]["name"].as_str().unwrap();
+    assert_eq!(
+        [names(0), names(1), names(2)],
+        ["a loss", "a eval_loss", "b loss"]
+    );
+
+    let output = trainer(folder.path(), &["compare", "nowhere"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("nowhere/metrics.jsonl"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+/// Files of other programs; their own readers are tried by scripts/check_trackers.py.
+#[test]
+fn a_run_is_written_for_trackers() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let store = folder.path().join("mlruns");
+    let output = run(
+        &out,
+        &[
+            "--wandb_project=glossary",
+            "--wandb_run_id=abc",
+            "--use_mlflow=true",
+            "--mlflow_tracking_uri",
+            store.to_str().unwrap(),
+            "--mlflow_experiment_name=first",
+        ],
+    );
+    assert!(output.status.success(), "{}", stderr(&output));
+    let offline = fs::read_dir(out.join("wandb"))
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    assert!(offline.to_str().unwrap().ends_with("-abc"), "{offline:?}");
+    let bytes = fs::read(offline.join("run-abc.wandb")).unwrap();
+    assert!(bytes.starts_with(b":W&B"));
+    let experiment = fs::read_dir(&store)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    assert!(text(&experiment.join("meta.yaml")).contains("name: \"first\""));
+    let runs = fs::read_dir(&experiment)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let run = runs.filter(|path| path.is_dir()).next().unwrap();
+    let loss = text(&run.join("metrics/loss"));
+    let steps: Vec<&str> = loss
+        .lines()
+        .map(|line| line.rsplit(' ').next().unwrap())
+        .collect();
+    assert_eq!(steps, ["1", "2", "3", "4"]);
+    assert!(text(&run.join("meta.yaml")).contains("status: 3"));
+    assert_eq!(text(&run.join("params/max_steps")), "4");
+}
+
+#[test]
+fn quiet_and_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = run(&folder.path().join("out"), &["--quiet", "--json"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "");
+    let rows: Vec<Value> = stdout(&output)
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(rows.iter().filter(|row| row["loss"].is_number()).count(), 4);
+    assert!(rows[rows.len() - 1]["train_runtime"].is_number());
+    let output = run(&folder.path().join("out"), &[]);
+    assert_eq!(stdout(&output), "");
+    let line = stderr(&output);
+    let line = line
+        .lines()
+        .find(|line| line.starts_with("step     1  loss"))
+        .unwrap();
+    for part in ["grad norm", "lr ", "tokens/s", "padding ", "left "] {
+        assert!(line.contains(part), "{line}");
+    }
+}
+
+#[test]
+fn evaluation_is_that_of_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let output = run(&out, &["--quiet"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let log = text(&out.join("metrics.jsonl"));
+    let rows = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let trained = rows
+        .filter_map(|row| row["eval_loss"].as_f64())
+        .next_back()
+        .unwrap();
+    let case = [
+        "evaluate",
+        "cases/sft-full-llama.yaml",
+        "--val_set_size=4",
+        "--json",
+    ];
+    let evaluate = |extra: &[&str]| {
+        let output = trainer(&parity_root(), &[&case[..], extra].concat());
+        assert!(output.status.success(), "{}", stderr(&output));
+        serde_json::from_str::<Value>(&stdout(&output)).unwrap()
+    };
+    let after = evaluate(&["--output_dir", out.to_str().unwrap()]);
+    assert!(
+        (after["eval_loss"].as_f64().unwrap() - trained).abs() < 1e-6,
+        "{after}"
+    );
+    let before = evaluate(&["--model", "models/llama"]);
+    assert!(before["eval_loss"].as_f64().unwrap() > trained, "{before}");
+
+    let output = trainer(&parity_root(), &["evaluate", "cases/sft-full-llama.yaml"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("there is no evaluation data: set test_datasets or val_set_size"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_sweep_runs_every_combination() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let sweep = folder.path().join("sweep.yaml");
+    let arguments = [
+        "sweep",
+        "--quiet",
+        "cases/sft-full-llama.yaml",
+        sweep.to_str().unwrap(),
+        "--output_dir",
+        out.to_str().unwrap(),
+        "--val_set_size=4",
+    ];
+    fs::write(
+        &sweep,
+        "learning_rate: [1e-5, 2e-3]\n_:\n  - {max_steps: 2, weight_decay: 0.1}\n  - max_steps: 4\n",
+    )
+    .unwrap();
+    let output = trainer(&parity_root(), &arguments);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let table = stdout(&output);
+    assert_eq!(table.lines().count(), 5, "{table}");
+    // The best is the one that learns most.
+    let best = table.lines().nth(1).unwrap();
+    assert!(best.starts_with("sweep-004") && best.contains("learning_rate=2e-3 max_steps=4"));
+    let json: Value = serde_json::from_str(&text(&out.join("sweep.json"))).unwrap();
+    assert_eq!(json["planned"], 4);
+    assert_eq!(json["runs"][0]["values"]["weight_decay"], "0.1");
+    assert_eq!(json["runs"][1]["results"]["steps"], 4.0);
+    assert!(text(&out.join("sweep.html")).contains("4 runs compared"));
+
+    // A mistake in any combination is found before the first run.
+    fs::remove_dir_all(&out).unwrap();
+    fs::write(&sweep, "learning_rate: [1e-5, -1]\n").unwrap();
+    let output = trainer(&parity_root(), &arguments);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        stderr(&output).contains("--learning_rate"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(!out.exists());
+}
+
+#[test]
+fn shells_and_manual() {
+    let folder = tempfile::tempdir().unwrap();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = trainer(folder.path(), &["completions", shell]);
+        assert!(output.status.success() && stdout(&output).contains("preprocess"));
+    }
+    let output = trainer(folder.path(), &["man"]);
+    let page = stdout(&output);
+    assert!(
+        page.contains(".TH trainer 1") && page.contains("trainer\\-sweep"),
+        "{page}"
+    );
+    let output = trainer(folder.path(), &["--help"]);
+    assert!(
+        stdout(&output).contains("130 stopped"),
+        "{}",
+        stdout(&output)
+    );
+    assert_eq!(trainer(folder.path(), &["trian"]).status.code(), Some(2));
+}
