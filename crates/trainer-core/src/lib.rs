@@ -9,6 +9,7 @@ mod feed;
 mod history;
 mod kwargs;
 mod lock;
+pub mod losses;
 pub mod optimizer;
 mod schedule;
 mod trainer;

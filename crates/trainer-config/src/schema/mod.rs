@@ -17,6 +17,7 @@ mod generation;
 mod guard;
 mod optimizer;
 mod sampling;
+mod preference;
 mod values;
 mod vocabulary;
 
@@ -33,6 +34,7 @@ pub use generation::GenerationConfig;
 pub use guard::GuardConfig;
 pub use optimizer::{LrGroup, OptimArgs, OptimizationConfig, Optimizer};
 pub use sampling::SamplingConfig;
+pub use preference::{DpoLossType, FDivergence, PreferenceConfig, Rl, Task};
 pub(crate) use values::names;
 pub use values::*;
 pub use vocabulary::VocabularyConfig;
@@ -258,6 +260,11 @@ pub struct Config {
     #[schemars(range(min = 1))]
     pub jagged_restart_anneal_steps: Option<usize>,
 
+    // ---- preferences ---------------------------------------------------------
+    /// Preferences, rewards and judged steps.
+    #[serde(flatten)]
+    pub preference: PreferenceConfig,
+
     // ---- evaluation, logging, output -----------------------------------------
     /// When to evaluate.
     pub eval_strategy: Option<EvalStrategy>,
@@ -363,6 +370,7 @@ impl Default for Config {
             jagged_restart_steps: None,
             jagged_restart_warmup_steps: None,
             jagged_restart_anneal_steps: None,
+            preference: PreferenceConfig::default(),
             eval_strategy: None,
             eval_steps: None,
             evals_per_epoch: None,
