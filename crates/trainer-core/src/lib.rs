@@ -11,13 +11,17 @@ mod kwargs;
 mod lock;
 pub mod losses;
 pub mod optimizer;
+mod preference_batches;
 mod schedule;
 mod trainer;
 
 pub use allocator::keep_freed_memory;
 pub use batches::{BatchOptions, BatchSource, Batches, EpochPlan, Order, PackingOptions};
 pub use error::{Result, TrainerError};
-pub use feed::{OpenStream, RowStream, TrainData};
+pub use feed::{EvalData, OpenStream, RowStream, TrainData};
 pub use history::{LogRow, Observer, Requests, RunPlan, Silent, StepReport};
 pub use schedule::{Schedule, warmup_steps};
-pub use trainer::{Adapter, CausalTrainer, Trained, Trainer, TrainerTokenizer, setup_trainer};
+pub use trainer::{
+    Adapter, AnyModel, CausalTrainer, PreferenceTrainer, Trained, Trainer, TrainerTokenizer,
+    setup_trainer,
+};

@@ -46,8 +46,10 @@ pub(crate) fn run(folder: &Path) -> Result<(), Failure> {
     let answers_before = answers(&config, &before, &tokenizer, shown)?;
     drop(before);
 
-    let trained = train(&config)?;
-    let answers_after = answers(&config, &trained.model, &tokenizer, &held_back)?;
+    let trained = train(&config)?.model.into_causal();
+    let trained =
+        trained.ok_or_else(|| Failure::new("error: the example trains no language model"))?;
+    let answers_after = answers(&config, &trained, &tokenizer, &held_back)?;
 
     println!("\nQuestions in words that were not trained on:");
     for (question, (before, after)) in shown.iter().zip(answers_before.iter().zip(&answers_after)) {

@@ -6,16 +6,18 @@ use std::sync::Arc;
 
 use seqprep::Sample;
 use serde_json::Value;
-use trainer_config::Config;
-use trainer_core::{OpenStream, RowStream, TrainData, Trained, TrainerError, setup_trainer};
+use trainer_config::{Config, Task};
+use trainer_core::{
+    EvalData, OpenStream, RowStream, TrainData, Trained, TrainerError, setup_trainer,
+};
 use trainer_data::stream::SampleStream;
-use trainer_data::{CacheOutcome, Ledger, Samples, Tokenizer};
+use trainer_data::{CacheOutcome, Ledger, Tokenizer};
 
 use crate::args::Run;
 use crate::progress::Progress;
 use crate::session::{
-    Failure, SavedTokenizer, explain, is_streamed, load_layers, load_model, load_samples,
-    load_tokenizer, open_stream, select_device,
+    Failure, SavedTokenizer, explain, is_streamed, load_for_training, load_layers,
+    load_preferences, load_reference, load_samples, load_tokenizer, open_stream, select_device,
 };
 use crate::wishes::Wishes;
 
@@ -35,7 +37,8 @@ pub(crate) fn train(config: &Config) -> Result<Trained, Failure> {
     let selected = select_device(config)?;
     let tokenizer = load_tokenizer(config)?;
     // Before the data, which may take long to tokenize for a model that is not there.
-    let model = load_model(config, &tokenizer, &selected.device)?;
+    let model = load_for_training(config, &tokenizer, &selected.device)?;
+    let reference = load_reference(config, &tokenizer, &selected.device)?;
     let data = Data::load(config, &tokenizer)?;
     let trainer = setup_trainer(
         config,
@@ -44,7 +47,7 @@ pub(crate) fn train(config: &Config) -> Result<Trained, Failure> {
         model,
         Arc::new(SavedTokenizer(tokenizer)),
         None,
-        None,
+        reference,
         None,
     )?;
     eprintln!("backend {}", selected.backend);
@@ -71,7 +74,7 @@ pub(crate) fn train(config: &Config) -> Result<Trained, Failure> {
 /// What is trained and evaluated on.
 struct Data {
     train: TrainData,
-    eval: Samples,
+    eval: EvalData,
     /// The account of the data; that of a stream is complete at the end of the run.
     ledger: Option<Ledger>,
     /// The stream, once the trainer has opened it.
@@ -105,10 +108,20 @@ impl Data {
         if is_streamed(config) {
             return Self::stream(config, tokenizer);
         }
+        if config.preference.task() != Task::Sft {
+            let (prepared, outcome) = load_preferences(config, tokenizer)?;
+            say(&outcome, &prepared.ledger);
+            return Ok(Self {
+                train: TrainData::Preferences(prepared.train),
+                eval: EvalData::Preferences(prepared.eval),
+                ledger: Some(prepared.ledger),
+                stream: Opened::default(),
+            });
+        }
         let prepared = prepared(config, tokenizer)?;
         Ok(Self {
             train: prepared.train.into(),
-            eval: prepared.eval,
+            eval: prepared.eval.into(),
             ledger: Some(prepared.ledger),
             stream: Opened::default(),
         })
@@ -126,7 +139,7 @@ impl Data {
         });
         let mut data = Self {
             train: TrainData::Stream(open),
-            eval: Vec::new().into(),
+            eval: Vec::<Sample>::new().into(),
             ledger: None,
             stream: opened,
         };
@@ -140,7 +153,7 @@ impl Data {
                 shuffle_merged_datasets: false,
                 ..config.clone()
             };
-            data.eval = prepared(&tests, tokenizer)?.train;
+            data.eval = prepared(&tests, tokenizer)?.train.into();
         }
         Ok(data)
     }
@@ -149,13 +162,18 @@ impl Data {
 /// Prepares the data and says so.
 fn prepared(config: &Config, tokenizer: &Tokenizer) -> Result<trainer_data::PreparedData, Failure> {
     let (prepared, outcome) = load_samples(config, tokenizer)?;
-    match &outcome {
+    say(&outcome, &prepared.ledger);
+    Ok(prepared)
+}
+
+/// Says where prepared data comes from, and what became of every row.
+fn say(outcome: &CacheOutcome, ledger: &Ledger) {
+    match outcome {
         CacheOutcome::Loaded { entry } => eprintln!("prepared data from {}", entry.display()),
         CacheOutcome::NotStored { error } => {
             eprintln!("warning: the prepared data is not kept: {error}");
         }
         _ => {}
     }
-    eprintln!("{}", prepared.ledger);
-    Ok(prepared)
+    eprintln!("{ledger}");
 }

@@ -336,14 +336,14 @@ proptest! {
         weight in 0.0..3.0,
         flag in any::<bool>(),
     ) {
-        let of_two: [(&str, &dyn Fn(f64, f64) -> PairLoss); 5] = [
-            ("orpo", &|c, r| orpo(c, r, beta)),
-            ("simpo", &|c, r| simpo(c, r, beta, gamma)),
-            ("cpo", &|c, r| cpo(c, r, beta)),
-            ("bradley_terry", &|c, r| bradley_terry(c, r, gamma, weight)),
-            ("process_reward", &|right, wrong| process_reward(wrong, right, flag)),
+        let of_two: [&dyn Fn(f64, f64) -> PairLoss; 5] = [
+            &|c, r| orpo(c, r, beta),
+            &|c, r| simpo(c, r, beta, gamma),
+            &|c, r| cpo(c, r, beta),
+            &|c, r| bradley_terry(c, r, gamma, weight),
+            &|right, wrong| process_reward(wrong, right, flag),
         ];
-        for (_, loss) in of_two {
+        for loss in of_two {
             let at = loss(a, b);
             agrees(at.chosen, |x| loss(x, b).value, a)?;
             agrees(at.rejected, |x| loss(a, x).value, b)?;

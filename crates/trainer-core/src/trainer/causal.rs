@@ -10,8 +10,8 @@ use seqprep::{Batch, SampleSource};
 use serde_json::{Value, json};
 use trainer_config::Config;
 use trainer_model::{
-    Activations, CausalLm, ParameterGradients, SaveDtype, SaveOptions, Targets, Tokens, backward,
-    load_causal_lm, save_model,
+    Activations, CausalLm, ParameterGradients, Pretrained, SaveDtype, SaveOptions, Targets, Tokens,
+    backward, load_causal_lm, save_model,
 };
 
 use super::evaluation::evaluate;
@@ -52,6 +52,7 @@ impl CausalTrainer {
                 options,
                 vocab_size,
             }),
+            TrainData::Preferences(_) => return Err(super::setup::unfit()),
         };
         let eval = if eval.is_empty() {
             None
@@ -142,12 +143,7 @@ impl Objective for NextToken {
     }
 
     fn saver(&self, model: CausalLm, precision: Precision) -> SaveModel {
-        let dtype = match precision {
-            Precision::Exact => SaveDtype::F32,
-            Precision::Configured => self.save.dtype,
-        };
-        let options = SaveOptions { dtype, ..self.save };
-        Box::new(move |folder| Ok(save_model(&model, folder, options)?))
+        saver(model, precision, self.save)
     }
 
     fn restore(&self, model: CausalLm, folder: &Path) -> Result<CausalLm> {
@@ -166,7 +162,8 @@ pub(super) fn tokens(batch: &Batch) -> Tokens<'_> {
     }
 }
 
-fn real_tokens(batch: &Batch) -> usize {
+/// Tokens of a batch, padding left out.
+pub(super) fn real_tokens(batch: &Batch) -> usize {
     batch
         .segment_ids
         .iter()
@@ -179,6 +176,23 @@ pub(super) fn activations(config: &Config) -> Activations {
         true => Activations::Recomputed,
         false => Activations::Kept,
     }
+}
+
+/// What writes the files of a model into a folder.
+pub(super) fn saver<M: Pretrained + Send + 'static>(
+    model: M,
+    precision: Precision,
+    configured: SaveOptions,
+) -> SaveModel {
+    let dtype = match precision {
+        Precision::Exact => SaveDtype::F32,
+        Precision::Configured => configured.dtype,
+    };
+    let options = SaveOptions {
+        dtype,
+        ..configured
+    };
+    Box::new(move |folder| Ok(save_model(&model, folder, options)?))
 }
 
 /// How the weights of a run are saved.
