@@ -50,15 +50,15 @@ pub use packing::{
 };
 pub use pairs::{
     JudgedBatch, PairBatch, PairError, Place, collate_judged, collate_packed_judged,
-    collate_packed_pairs, collate_pairs, collate_steps, pair_lengths,
+    collate_packed_pairs, collate_packed_steps, collate_pairs, collate_steps, pair_lengths,
 };
 pub use position::{
     PoseError, PoseOptions, PoseVariant, add_pose_position_ids, add_pose_position_ids_batch,
     add_position_ids, add_position_ids_batch,
 };
 pub use preference::{
-    KtoSample, PreferencePair, StepSample, drop_long_kto, drop_long_pair, truncate_answer,
-    truncate_kto, truncate_pair, truncate_steps,
+    KtoSample, PreferencePair, Preferences, StepSample, drop_long_kto, drop_long_pair,
+    truncate_answer, truncate_kto, truncate_pair, truncate_steps,
 };
 pub use sample::{Batch, IGNORE_INDEX, Sample};
 pub use source::{SampleSource, SourceError};

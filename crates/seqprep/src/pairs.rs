@@ -199,22 +199,43 @@ pub fn collate_steps<S: Borrow<StepSample>>(
     samples: &[S],
     options: &CollateOptions,
 ) -> Result<Batch, CollateError> {
-    let documents: Vec<Sample> = samples
+    let rows: Vec<&[S]> = samples.chunks(1).collect();
+    collate_packed_steps(&rows, options)
+}
+
+/// Judged steps, several samples a row; see [`collate_steps`].
+///
+/// # Errors
+/// See [`CollateError`].
+pub fn collate_packed_steps<S: Borrow<StepSample>, R: AsRef<[S]>>(
+    rows: &[R],
+    options: &CollateOptions,
+) -> Result<Batch, CollateError> {
+    let documents: Vec<Vec<Sample>> = rows
         .iter()
-        .map(|sample| Sample {
-            input_ids: sample.borrow().input_ids.clone(),
-            labels: sample.borrow().labels.clone(),
-            position_ids: None,
+        .map(|row| {
+            let samples = row.as_ref().iter().map(Borrow::borrow);
+            let document = |sample: &StepSample| Sample {
+                input_ids: sample.input_ids.clone(),
+                labels: sample.labels.clone(),
+                position_ids: None,
+            };
+            samples.map(document).collect()
         })
         .collect();
-    let mut batch = collate(&documents, options)?;
-    for (row, document) in documents.iter().enumerate() {
-        if let Some(&verdict) = document.labels.first() {
-            let padding = match options.padding_side {
+    let mut batch = collate_packed(&documents, options)?;
+    for (row, documents) in documents.iter().enumerate() {
+        let tokens: usize = documents.iter().map(Sample::len).sum();
+        let mut first = row * batch.width
+            + match options.padding_side {
                 PaddingSide::Right => 0,
-                PaddingSide::Left => batch.width - document.len(),
+                PaddingSide::Left => batch.width - tokens,
             };
-            batch.labels[row * batch.width + padding] = verdict;
+        for document in documents {
+            if let Some(&verdict) = document.labels.first() {
+                batch.labels[first] = verdict;
+            }
+            first += document.len();
         }
     }
     Ok(batch)
@@ -326,6 +347,9 @@ mod tests {
             assert_eq!(batch.labels[..6], expected);
             assert_eq!(batch.labels[6..], [-100; 3]);
         }
+        let packed = collate_packed_steps(&[samples], &CollateOptions::default()).unwrap();
+        assert_eq!(packed.labels, [1, -100, 0, 0]);
+        assert_eq!(packed.segment_ids, [1, 1, 1, 2]);
     }
 
     #[test]

@@ -49,6 +49,33 @@ pub struct StepSample {
     pub labels: Vec<i32>,
 }
 
+/// Samples of one kind.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Preferences {
+    /// Pairs of answers.
+    Pairs(Vec<PreferencePair>),
+    /// Single answers with a verdict.
+    Kto(Vec<KtoSample>),
+    /// Steps with a verdict each.
+    Steps(Vec<StepSample>),
+}
+
+impl Preferences {
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Pairs(samples) => samples.len(),
+            Self::Kto(samples) => samples.len(),
+            Self::Steps(samples) => samples.len(),
+        }
+    }
+
+    /// True when there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// The prompt, masked, and the answer, trained.
 fn document(prompt: &[u32], answer: &[u32]) -> Sample {
     let mut sample = Sample::all_trained([prompt, answer].concat());

@@ -7,12 +7,16 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::Device;
-use trainer_config::{Config, Dataset, Layers, Loaded, PromptStrategy, SpecialTokens};
-use trainer_core::{TrainerTokenizer, backend};
+use trainer_config::{Config, Dataset, Layers, Loaded, PromptStrategy, Rl, SpecialTokens, Task};
+use trainer_core::{AnyModel, TrainerTokenizer, backend};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
-use trainer_data::{CacheOutcome, ChatPrompts, ChatTemplate, PreparedData, Tokenizer};
+use trainer_data::{
+    CacheOutcome, ChatPrompts, ChatTemplate, PreferenceObjective, PreparedData,
+    PreparedPreferences, Tokenizer,
+};
 use trainer_model::{
-    CausalLm, ModelConfig, NewRows, check_new_rows_are_trained, load_causal_lm, parameters,
+    CausalLm, Decoder, ModelConfig, NewRows, RewardModel, RewardTask, check_new_rows_are_trained,
+    has_score, load_causal_lm, load_reward_model, parameters,
 };
 
 use crate::EXIT_STOPPED;
@@ -109,16 +113,39 @@ pub(crate) fn load_samples(
     tokenizer: &Tokenizer,
 ) -> Result<(PreparedData, CacheOutcome), Failure> {
     let (prepared, outcome) = trainer_data::prepare_cached(config, tokenizer)?;
+    say_damaged(&outcome);
+    Ok((prepared, outcome))
+}
+
+fn say_damaged(outcome: &CacheOutcome) {
     if let CacheOutcome::Stored {
         entry,
         damaged: Some(reason),
-    } = &outcome
+    } = outcome
     {
         eprintln!(
             "warning: the prepared data in {} was damaged and is replaced: {reason}",
             entry.display()
         );
     }
+}
+
+/// The samples of a configuration that learns from preferences, and where they come
+/// from.
+pub(crate) fn load_preferences(
+    config: &Config,
+    tokenizer: &Tokenizer,
+) -> Result<(PreparedPreferences, CacheOutcome), Failure> {
+    let objective = match config.preference.task() {
+        Task::Rl(Rl::Kto) => PreferenceObjective::Kto,
+        Task::Rl(Rl::Orpo) => PreferenceObjective::Orpo,
+        Task::RewardModel => PreferenceObjective::RewardModel,
+        Task::ProcessRewardModel => PreferenceObjective::ProcessRewardModel,
+        Task::Sft | Task::Rl(_) => PreferenceObjective::Pairwise,
+    };
+    let (prepared, outcome) =
+        trainer_data::prepare_preferences_cached(config, tokenizer, objective)?;
+    say_damaged(&outcome);
     Ok((prepared, outcome))
 }
 
@@ -177,6 +204,56 @@ pub(crate) fn load_model(
     } else {
         load_causal_lm(&config.base_model, &model_config, &device)?
     };
+    fitted(config, tokenizer, model)
+}
+
+/// The model that the objective of a configuration trains, as [`load_model`] gives
+/// it.
+pub(crate) fn load_for_training(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    device: &Device,
+) -> Result<AnyModel, Failure> {
+    let (task, labels) = match config.preference.task() {
+        Task::RewardModel => (RewardTask::Sequence, 1),
+        Task::ProcessRewardModel => (RewardTask::Token, 2),
+        Task::Sft | Task::Rl(_) => return Ok(load_model(config, tokenizer, device)?.into()),
+    };
+    let device = device.clone().autodiff();
+    device.seed(config.seed);
+    let mut overrides = config.model_config.clone().unwrap_or_default();
+    overrides.insert("num_labels".to_owned(), labels.into());
+    let folder = &config.base_model;
+    let model_config = ModelConfig::from_folder(folder, Some(&overrides))?;
+    let model = if config.reinit_weights {
+        RewardModel::new(&model_config, task, &device)
+    } else {
+        if !has_score(folder)? {
+            eprintln!(
+                "{} has no head for rewards: a new one is drawn from `seed`",
+                folder.display()
+            );
+        }
+        load_reward_model(folder, &model_config, task, &device)?
+    };
+    Ok(fitted(config, tokenizer, model)?.into())
+}
+
+/// The reference model of a configuration that asks for a second one.
+pub(crate) fn load_reference(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    device: &Device,
+) -> Result<Option<CausalLm>, Failure> {
+    let keys = &config.preference;
+    if keys.precompute_ref_log_probs != Some(false) || !keys.task().has_reference() {
+        return Ok(None);
+    }
+    Ok(Some(load_model(config, tokenizer, device)?.valid()))
+}
+
+/// A model with a row for every token, and all weights drawn.
+fn fitted<M: Vocabulary>(config: &Config, tokenizer: &Tokenizer, model: M) -> Result<M, Failure> {
     let model = fit_vocabulary(config, tokenizer, model)?;
     // Padding needs no meaning.
     let padding = config.special_tokens.pad_token.as_ref();
@@ -187,15 +264,42 @@ pub(crate) fn load_model(
     Ok(model.materialize())
 }
 
+/// A model whose vocabulary can grow.
+trait Vocabulary: Module {
+    fn decoder(&mut self) -> &mut Decoder;
+
+    fn resized(self, rows: usize, new: NewRows) -> Self;
+}
+
+impl Vocabulary for CausalLm {
+    fn decoder(&mut self) -> &mut Decoder {
+        &mut self.model
+    }
+
+    fn resized(self, rows: usize, new: NewRows) -> Self {
+        self.resize_vocabulary(rows, new)
+    }
+}
+
+impl Vocabulary for RewardModel {
+    fn decoder(&mut self) -> &mut Decoder {
+        &mut self.model
+    }
+
+    fn resized(self, rows: usize, new: NewRows) -> Self {
+        self.resize_vocabulary(rows, new)
+    }
+}
+
 /// Gives new tokens their rows, and the model's files the ids of the special
 /// tokens that the configuration names.
-fn fit_vocabulary(
+fn fit_vocabulary<M: Vocabulary>(
     config: &Config,
     tokenizer: &Tokenizer,
-    mut model: CausalLm,
-) -> Result<CausalLm, Failure> {
+    mut model: M,
+) -> Result<M, Failure> {
     let keys = &config.vocabulary;
-    let old = model.config().vocab_size;
+    let old = model.decoder().config().vocab_size;
     let mut rows = tokenizer.vocab_size();
     if keys.resize_token_embeddings_to_32x {
         rows = rows.next_multiple_of(32);
@@ -206,7 +310,7 @@ fn fit_vocabulary(
             true => NewRows::Mean,
             false => NewRows::Random,
         };
-        model = model.resize_vocabulary(rows, new);
+        model = model.resized(rows, new);
         eprintln!("the vocabulary has {rows} rows, {old} in the base model");
     }
     let named = &config.special_tokens;
@@ -216,14 +320,14 @@ fn fit_vocabulary(
         ("pad_token_id", &named.pad_token, tokenizer.pad_id()),
     ] {
         if let (Some(_), Some(id)) = (token, id) {
-            model.model.set_token_id(role, id);
+            model.decoder().set_token_id(role, id);
         }
     }
     let chats = |dataset: &Dataset| dataset.strategy == Some(PromptStrategy::ChatTemplate);
     if config.datasets.iter().any(chats) {
         // So that other programs end an answer where it was trained to end.
         model
-            .model
+            .decoder()
             .add_end_tokens(ChatPrompts::new(config, tokenizer)?.stop_ids());
     }
     Ok(model)

@@ -450,14 +450,29 @@ impl Batches {
         for index in 0..self.samples.len() {
             let sample = self.samples.sample(index);
             let sample = sample.map_err(unread)?;
-            if let Some(id) = sample.input_ids.iter().copied().find(|&id| outside(id)) {
-                return Err(TrainerError::Data(format!(
-                    "sample {index} of the {what} data has token id {id}, but the model's \
-                     vocabulary has {vocab_size} entries: tokenizer and model do not belong together"
-                )));
-            }
+            check_ids(index, &[&sample.input_ids], vocab_size, what)?;
         }
         Ok(())
+    }
+}
+
+/// Checks that the model has every token id of a sample.
+///
+/// # Errors
+/// Names the sample and the id.
+pub(crate) fn check_ids(
+    index: usize,
+    parts: &[&[u32]],
+    vocab_size: usize,
+    what: &str,
+) -> Result<()> {
+    let mut ids = parts.iter().copied().flatten();
+    match ids.find(|&&id| id as usize >= vocab_size) {
+        None => Ok(()),
+        Some(id) => Err(TrainerError::Data(format!(
+            "sample {index} of the {what} data has token id {id}, but the model's vocabulary has \
+             {vocab_size} entries: tokenizer and model do not belong together"
+        ))),
     }
 }
 

@@ -4,7 +4,7 @@
 //! Invariant: a step takes `gradient_accumulation_steps` batches, fewer only at
 //! the end of an epoch.
 
-use seqprep::{Batch, Sample, SampleSource, collate_flattened, collate_packed};
+use seqprep::{Batch, Preferences, Sample, SampleSource, collate_flattened, collate_packed};
 use serde_json::Value;
 
 use crate::batches::{BatchOptions, BatchSource, EpochPlan};
@@ -31,6 +31,23 @@ pub enum TrainData {
     Samples(Box<dyn SampleSource>),
     /// Rows that are packed already. `max_steps` sets the length of the run.
     Stream(OpenStream),
+    /// Preferences, rewards or judged steps, for the objective that
+    /// `config.preference` names.
+    Preferences(Preferences),
+}
+
+/// What is evaluated on; may be empty.
+pub enum EvalData {
+    /// Samples, in memory or elsewhere.
+    Samples(Box<dyn SampleSource>),
+    /// Samples of the kind that is trained on.
+    Preferences(Preferences),
+}
+
+impl<S: Into<Box<dyn SampleSource>>> From<S> for EvalData {
+    fn from(samples: S) -> Self {
+        Self::Samples(samples.into())
+    }
 }
 
 impl<S: Into<Box<dyn SampleSource>>> From<S> for TrainData {

@@ -17,6 +17,8 @@ pub type LogRow = Map<String, Value>;
 pub trait Observer {
     /// The run begins.
     fn started(&mut self, _plan: &RunPlan) {}
+    /// Part of the work before the first step is done: `done` of `total` batches.
+    fn preparing(&mut self, _what: &str, _done: usize, _total: usize) {}
     /// An optimizer step was taken.
     fn stepped(&mut self, _step: &StepReport) {}
     /// A row was logged: training values, an evaluation, or the summary.

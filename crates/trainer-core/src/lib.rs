@@ -10,8 +10,10 @@ mod feed;
 mod history;
 mod kwargs;
 mod lock;
+pub mod losses;
 pub mod memory;
 pub mod optimizer;
+mod preference_batches;
 mod schedule;
 mod trainer;
 
@@ -19,9 +21,10 @@ pub use adapter::Adapter;
 pub use allocator::keep_freed_memory;
 pub use batches::{BatchOptions, BatchSource, Batches, EpochPlan, Order, PackingOptions};
 pub use error::{Result, TrainerError};
-pub use feed::{OpenStream, RowStream, TrainData};
+pub use feed::{EvalData, OpenStream, RowStream, TrainData};
 pub use history::{LogRow, Observer, Requests, RunPlan, Several, Silent, StepReport};
 pub use schedule::{Schedule, warmup_steps};
 pub use trainer::{
-    CausalTrainer, Trained, Trainer, TrainerTokenizer, evaluate_samples, setup_trainer,
+    AnyModel, CausalTrainer, PreferenceTrainer, Trained, Trainer, TrainerTokenizer,
+    evaluate_samples, setup_trainer,
 };

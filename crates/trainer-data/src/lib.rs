@@ -53,7 +53,7 @@ pub use export::export_jsonl;
 pub use ledger::{
     Count, DatasetLedger, DropReason, LEDGER_FILE, Ledger, SkipReason, SplitCount, Totals,
 };
-pub use preference::{PreferenceObjective, Preferences, PreparedPreferences, prepare_preferences};
+pub use preference::{PreferenceObjective, PreparedPreferences, prepare_preferences};
 pub use prepare::{Plan, Prepared, prepare, prepare_into};
 pub use saved::save_to_disk;
 pub use strategy::ChatPrompts;

@@ -69,6 +69,8 @@ pub enum Activations {
 pub struct Backward<T> {
     /// Value of the loss, with that of the experts' balance.
     pub loss: f64,
+    /// The experts' balance in it.
+    pub balance: f64,
     /// What the loss function returned beside the loss.
     pub output: T,
     /// Gradients of all parameters.
@@ -104,8 +106,10 @@ fn kept<M: DecoderModel, T>(
     let (hidden_btd, balance) = model.decoder().hidden_and_balance(input);
     let (mut loss, output) = loss(model.for_head(hidden_btd));
     let mut value = scalar(&loss);
+    let mut balance_value = 0.0;
     if let Some(balance) = balance {
-        value += scalar(&balance);
+        balance_value = scalar(&balance);
+        value += balance_value;
         loss = loss + balance;
     }
     let mut found = Found::default();
@@ -114,6 +118,7 @@ fn kept<M: DecoderModel, T>(
     }
     Backward {
         loss: value,
+        balance: balance_value,
         output,
         gradients: found.in_order(model),
     }
@@ -196,6 +201,7 @@ fn recomputed<M: DecoderModel, T>(
     }
     Backward {
         loss: value,
+        balance,
         output,
         gradients: found.in_order(model),
     }

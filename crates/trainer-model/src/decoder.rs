@@ -22,8 +22,9 @@ use crate::generate::KvCache;
 use crate::input::{ModelInput, Tokens};
 use crate::linear::{Embedding, Linear};
 use crate::norm::RmsNorm;
-use crate::ops::linear_cross_entropy;
+use crate::ops::{linear_cross_entropy, plain, token_scores};
 use crate::precision::as_in;
+use crate::scores::TokenScores;
 
 /// One layer: attention and MLP, each added to the stream, with norms before,
 /// behind or on both sides of them. Of `mlp` and `block_sparse_moe` there is one.
@@ -387,16 +388,25 @@ impl CausalLm {
     /// caps them). `targets` must not be empty.
     #[must_use]
     pub fn loss_sum(&self, hidden_btd: Tensor<3>, targets: &Targets) -> Tensor<1> {
-        let [b, t, d] = hidden_btd.dims();
-        let device = hidden_btd.device();
-        let hidden_nd = hidden_btd.reshape([b * t, d]);
-        let hidden_nd = hidden_nd.select(0, indices(&targets.positions, &device));
-        let ids_n = indices(&targets.ids, &device);
+        let (hidden_nd, ids_n) = selected(hidden_btd, targets);
         if self.config().final_softcap.is_none() {
             return linear_cross_entropy(hidden_nd, self.head_vd(), ids_n);
         }
         let log_probs_nv = log_softmax(self.logits_of(hidden_nd), 1);
         log_probs_nv.gather(1, ids_n.unsqueeze_dim(1)).sum().neg()
+    }
+
+    /// What the model says of each target. Logits are computed for the predicting
+    /// tokens alone, a chunk at a time (at once where the model caps them).
+    /// `targets` must not be empty.
+    #[must_use]
+    pub fn token_scores(&self, hidden_btd: Tensor<3>, targets: &Targets) -> TokenScores {
+        let (hidden_nd, ids_n) = selected(hidden_btd, targets);
+        TokenScores::new(if self.config().final_softcap.is_none() {
+            token_scores(hidden_nd, self.head_vd(), ids_n)
+        } else {
+            plain::token_scores(self.logits_of(hidden_nd), ids_n)
+        })
     }
 
     /// The output projection, `[v, d]`.
@@ -406,6 +416,15 @@ impl CausalLm {
             None => self.model.embed_tokens.weight.val(),
         }
     }
+}
+
+/// Hidden states of the predicting tokens, `[n, d]`, and the ids they predict.
+fn selected(hidden_btd: Tensor<3>, targets: &Targets) -> (Tensor<2>, Tensor<1, Int>) {
+    let [b, t, d] = hidden_btd.dims();
+    let device = hidden_btd.device();
+    let hidden_nd = hidden_btd.reshape([b * t, d]);
+    let hidden_nd = hidden_nd.select(0, indices(&targets.positions, &device));
+    (hidden_nd, indices(&targets.ids, &device))
 }
 
 pub(crate) fn indices(values: &[u32], device: &Device) -> Tensor<1, Int> {

@@ -19,6 +19,7 @@ mod precision;
 mod pretrained;
 mod reward;
 mod rotary;
+mod scores;
 mod vocabulary;
 
 pub use adapters::{Factor, Linears, LoraAdapter, LoraConfig, LoraInit, TargetModules};
@@ -43,9 +44,11 @@ pub use linear::{Embedding, Linear};
 pub use norm::RmsNorm;
 pub use ops::{
     ScoreRule, causal_attention, geglu, linear_cross_entropy, plain, rms_norm, rope, swiglu,
+    token_scores,
 };
 pub use parameters::{ParameterGradients, ParameterInfo, map_values, parameters, visit_values};
 pub use pretrained::Pretrained;
 pub use reward::{RewardModel, RewardTask};
 pub use rotary::{RopeTables, inverse_frequencies};
+pub use scores::{TokenScore, TokenScores};
 pub use vocabulary::{NewRows, check_new_rows_are_trained};

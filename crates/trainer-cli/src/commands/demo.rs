@@ -49,7 +49,10 @@ pub(crate) fn run(folder: &Path) -> Result<(), Failure> {
     drop(before);
 
     let trained = train(&loaded, View::Lines(Shown::default()))?;
-    let answers_after = answers(&config, &trained.model, &tokenizer, &held_back)?;
+    let trained = trained.model.into_causal();
+    let trained =
+        trained.ok_or_else(|| Failure::new("error: the example trains no language model"))?;
+    let answers_after = answers(&config, &trained, &tokenizer, &held_back)?;
 
     println!("\nQuestions in words that were not trained on:");
     for (question, (before, after)) in shown.iter().zip(answers_before.iter().zip(&answers_after)) {

@@ -6,20 +6,21 @@ use std::sync::Arc;
 
 use seqprep::Sample;
 use serde_json::Value;
-use trainer_config::{Config, Loaded};
+use trainer_config::{Config, Loaded, Task};
 use trainer_core::{
-    Adapter, Observer, OpenStream, RowStream, Several, TrainData, Trained, TrainerError,
-    setup_trainer,
+    Adapter, AnyModel, EvalData, Observer, OpenStream, RowStream, Several, TrainData, Trained,
+    TrainerError, setup_trainer,
 };
 use trainer_data::stream::SampleStream;
-use trainer_data::{CacheOutcome, Ledger, Samples, Tokenizer};
+use trainer_data::{CacheOutcome, Ledger, Tokenizer};
 
 use crate::args::{Shown, Train};
 use crate::progress::{JsonLines, Progress};
 use crate::report::{About, DataShown, REPORT, Reporter};
 use crate::session::{
-    Failure, SavedTokenizer, explain, is_streamed, load_layers, load_model, load_samples,
-    load_tokenizer, open_stream, select_device, test_config,
+    Failure, SavedTokenizer, explain, is_streamed, load_for_training, load_layers,
+    load_preferences, load_reference, load_samples, load_tokenizer, open_stream, select_device,
+    test_config,
 };
 use crate::trackers::trackers;
 use crate::wishes::Wishes;
@@ -82,8 +83,9 @@ pub(crate) fn train(loaded: &Loaded, view: View) -> Result<Trained, Failure> {
     let selected = select_device(config)?;
     let tokenizer = load_tokenizer(config)?;
     // Before the data, which may take long to tokenize for a model that is not there.
-    let model = load_model(config, &tokenizer, &selected.device)?;
-    let (model, adapter) = Adapter::attach(config, model)?;
+    let model = load_for_training(config, &tokenizer, &selected.device)?;
+    let (model, adapter) = with_adapter(config, model)?;
+    let reference = load_reference(config, &tokenizer, &selected.device)?;
     let mut data = Data::load(config, &tokenizer, shown)?;
     let about = About::new(loaded, &selected.backend.to_string(), data.shown.take());
     let trainer = setup_trainer(
@@ -93,7 +95,7 @@ pub(crate) fn train(loaded: &Loaded, view: View) -> Result<Trained, Failure> {
         model,
         Arc::new(SavedTokenizer(tokenizer)),
         None,
-        None,
+        reference,
         adapter,
     )?;
     shown.note(format!("backend {}", selected.backend));
@@ -147,10 +149,24 @@ impl Account {
     }
 }
 
+/// The model with the adapter that the configuration asks for.
+fn with_adapter(config: &Config, model: AnyModel) -> Result<(AnyModel, Option<Adapter>), Failure> {
+    match model {
+        AnyModel::Causal(model) => {
+            let (model, adapter) = Adapter::attach(config, model)?;
+            Ok((model.into(), adapter))
+        }
+        AnyModel::Reward(_) if config.adapters.adapter.is_some() => Err(Failure::new(
+            "error: reward models are trained as a whole for now: remove `adapter`",
+        )),
+        model @ AnyModel::Reward(_) => Ok((model, None)),
+    }
+}
+
 /// What is trained and evaluated on.
 struct Data {
     train: TrainData,
-    eval: Samples,
+    eval: EvalData,
     /// The account of the data; that of a stream is complete at the end of the run.
     ledger: Option<Ledger>,
     /// What the report shows of it.
@@ -186,6 +202,17 @@ impl Data {
         if is_streamed(config) {
             return Self::stream(config, tokenizer, shown);
         }
+        if config.preference.task() != Task::Sft {
+            let (prepared, outcome) = load_preferences(config, tokenizer)?;
+            say(&outcome, &prepared.ledger, shown);
+            return Ok(Self {
+                train: TrainData::Preferences(prepared.train),
+                eval: EvalData::Preferences(prepared.eval),
+                ledger: Some(prepared.ledger),
+                shown: None,
+                stream: Opened::default(),
+            });
+        }
         let prepared = prepared(config, tokenizer, shown)?;
         Ok(Self {
             shown: Some(DataShown::of(
@@ -195,7 +222,7 @@ impl Data {
                 tokenizer,
             )?),
             train: prepared.train.into(),
-            eval: prepared.eval,
+            eval: prepared.eval.into(),
             ledger: Some(prepared.ledger),
             stream: Opened::default(),
         })
@@ -213,14 +240,14 @@ impl Data {
         });
         let mut data = Self {
             train: TrainData::Stream(open),
-            eval: Vec::new().into(),
+            eval: Vec::<Sample>::new().into(),
             ledger: None,
             shown: None,
             stream: opened,
         };
         if let Some(tests) = &config.test_datasets {
             let tests = test_config(config, tests);
-            data.eval = prepared(&tests, tokenizer, shown)?.train;
+            data.eval = prepared(&tests, tokenizer, shown)?.train.into();
         }
         Ok(data)
     }
@@ -233,7 +260,13 @@ fn prepared(
     shown: Shown,
 ) -> Result<trainer_data::PreparedData, Failure> {
     let (prepared, outcome) = load_samples(config, tokenizer)?;
-    match &outcome {
+    say(&outcome, &prepared.ledger, shown);
+    Ok(prepared)
+}
+
+/// Says where prepared data comes from, and what became of every row.
+fn say(outcome: &CacheOutcome, ledger: &Ledger, shown: Shown) {
+    match outcome {
         CacheOutcome::Loaded { entry } => {
             shown.note(format!("prepared data from {}", entry.display()));
         }
@@ -242,6 +275,5 @@ fn prepared(
         }
         _ => {}
     }
-    shown.note(&prepared.ledger);
-    Ok(prepared)
+    shown.note(ledger);
 }

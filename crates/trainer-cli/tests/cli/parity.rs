@@ -16,12 +16,44 @@ const TOLERANCES: [(&str, f64); 4] = [
     ("eval_loss", 5e-6),
 ];
 
+/// Tolerances of training on preferences. A reward is the difference of two sums of
+/// hundreds, which 32-bit floats hold to about 1e-5.
+const OF_PREFERENCES: [(&str, f64); 19] = [
+    ("loss", 1e-5),
+    ("grad_norm", 1e-4),
+    ("learning_rate", 1e-9),
+    ("num_tokens", 0.0),
+    ("entropy", 1e-5),
+    ("mean_token_accuracy", 1e-5),
+    ("logps/chosen", 1e-5),
+    ("logps/rejected", 1e-5),
+    ("rewards/accuracies", 0.0),
+    ("kl", 1e-2),
+    ("nll_loss", 1e-5),
+    ("log_odds_ratio", 1e-5),
+    ("log_odds_chosen", 1e-3),
+    ("accuracy", 0.0),
+    ("margin", 1e-4),
+    ("min_reward", 1e-4),
+    ("mean_reward", 1e-4),
+    ("max_reward", 1e-4),
+    ("rewards/chosen", 1e-2),
+];
+
 fn expected(case: &str) -> Value {
     let path = parity_root().join(format!("cases/{case}.expected.json"));
     serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
 }
 
 fn agrees(case: &str) {
+    agrees_within(case, &TOLERANCES);
+}
+
+fn agrees_on_preferences(case: &str) {
+    agrees_within(case, &OF_PREFERENCES);
+}
+
+fn agrees_within(case: &str, tolerances: &[(&str, f64)]) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let file = format!("cases/{case}.yaml");
@@ -37,7 +69,7 @@ fn agrees(case: &str) {
         if want.get("train_runtime").is_some() {
             continue;
         }
-        for (key, tolerance) in TOLERANCES {
+        for &(key, tolerance) in tolerances {
             let Some(want_value) = want.get(key).and_then(Value::as_f64) else {
                 continue;
             };
@@ -104,6 +136,13 @@ cases! { agrees:
     phi3 = "sft-full-phi3",
     qwen3 = "sft-full-qwen3",
     adapter_that_exists = "sft-lora-llama",
+}
+
+cases! { agrees_on_preferences:
+    direct_preference_optimization = "dpo-full",
+    kahneman_tversky_optimization = "kto-full",
+    odds_ratio_preference_optimization = "orpo-full",
+    reward_model = "reward-model",
 }
 
 cases! { prepares_the_same_rows:

@@ -8,6 +8,7 @@ mod adapters;
 mod data;
 mod generation;
 mod optimizer;
+mod preference;
 mod sampling;
 mod schedule;
 mod selection;
@@ -60,6 +61,7 @@ pub(crate) fn apply(
     rules.evaluation_times();
     rules.templates();
     rules.template_variables();
+    rules.preference();
     rules.strategies();
     rules.datasets();
     rules.selection();
@@ -114,6 +116,10 @@ fn derive(config: &mut Config, sites: &BTreeMap<String, Site>, origins: &mut Ori
         // A text that cannot be read has been reported.
         let arguments = optimizer::arguments(text).unwrap_or_default();
         config.optimization.optim_args = Some(OptimArgs::Map(arguments));
+    }
+    if config.preference.dpo_padding_free && !sites.contains_key("batch_flattening") {
+        config.batch_flattening = AutoBool::Bool(true);
+        follow("batch_flattening", "dpo_padding_free");
     }
     if config.chat_template_jinja.is_some() && config.chat_template.is_none() {
         config.chat_template = Some("jinja".to_owned());

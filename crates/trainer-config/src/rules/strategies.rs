@@ -1,7 +1,9 @@
 //! Rules about the `type` of a data set and the keys that it reads.
 
 use super::Rules;
+use super::preference::key_of;
 use crate::diagnostic::Diagnostic;
+use crate::schema::{Rl, Task};
 use crate::strategy::{PreferenceLayout, PromptStrategy};
 
 /// Keys of a `type:` mapping that belong to preferences.
@@ -49,7 +51,7 @@ pub(super) fn reads(strategy: Option<&PromptStrategy>, key: &str, wanted: &str) 
 }
 
 impl Rules<'_> {
-    /// Layouts that no trainer reads yet, and formats that cannot be filled in.
+    /// Layouts that do not fit the objective, and formats that cannot be filled in.
     pub(super) fn strategies(&mut self) {
         let c = self.config;
         for (list, entries) in [
@@ -58,56 +60,105 @@ impl Rules<'_> {
         ] {
             for (index, entry) in entries.into_iter().flatten().enumerate() {
                 let kind = format!("{list}.{index}.type");
-                if !self.usable(&[&kind]) {
+                if !self.usable(&[&kind, "rl", "reward_model", "process_reward_model"]) {
                     continue;
                 }
-                match &entry.strategy {
-                    Some(PromptStrategy::Preference(layout)) => {
-                        let label = self.value(&kind, "Axolotl has this; it is still to come here");
-                        self.error(
-                            &format!("`{kind}: {layout}` is not supported yet"),
-                            [label],
-                            still_to_come(*layout),
-                        );
-                    }
-                    Some(PromptStrategy::UserDefined(own)) => {
-                        let keys = own.keys();
-                        let foreign = keys.iter().find(|key| OF_PREFERENCES.contains(key));
-                        if let Some(key) = foreign {
-                            let label = self.key(
-                                &format!("{kind}.{key}"),
-                                "Axolotl has this; it is still to come here",
-                            );
-                            self.error(
-                                &format!("`{kind}.{key}` is not supported yet"),
-                                [label],
-                                "preference training (`rl`) is still to come; for supervised fine-tuning the keys are field_instruction, field_input, field_output, field_system, format, no_input_format, system_format and system_prompt",
-                            );
-                        }
-                        if let Err((key, error)) = own.check() {
-                            let key = format!("{kind}.{key}");
-                            let label = self.value(&key, "cannot be filled in");
-                            let diagnostic =
-                                Diagnostic::error(format!("`{key}` is no usable format"));
-                            self.report(diagnostic, [label], &error.to_string());
-                        }
-                    }
-                    _ => {}
+                if let Some(strategy) = &entry.strategy {
+                    self.objective_of(&kind, strategy);
+                }
+                if let Some(PromptStrategy::UserDefined(own)) = &entry.strategy
+                    && let Err((key, error)) = own.check()
+                {
+                    let key = format!("{kind}.{key}");
+                    let label = self.value(&key, "cannot be filled in");
+                    let diagnostic = Diagnostic::error(format!("`{key}` is no usable format"));
+                    self.report(diagnostic, [label], &error.to_string());
                 }
             }
         }
     }
+
+    /// Whether a `type` is one of preferences exactly where the run learns from them.
+    /// Which layout fits which method is known once the columns are read.
+    fn objective_of(&mut self, kind: &str, strategy: &PromptStrategy) {
+        let task = self.config.preference.task();
+        let sft = task == Task::Sft;
+        match strategy {
+            PromptStrategy::Preference(layout) if sft => {
+                let label = self.value(kind, "a layout of preferences");
+                let help = asks_for(*layout);
+                self.error(
+                    &format!("`{kind}: {layout}` is for training on preferences"),
+                    [label],
+                    &format!("add {help}, or use `chat_template`, `alpaca` or `completion`"),
+                );
+            }
+            PromptStrategy::Preference(_) => {}
+            PromptStrategy::ChatTemplate if task != Task::ProcessRewardModel => {}
+            PromptStrategy::UserDefined(own) => {
+                let keys = own.keys();
+                let of_preferences = |key: &&&str| OF_PREFERENCES.contains(key);
+                let shared = |key: &&&str| **key == "field_system";
+                let foreign = match sft {
+                    true => keys.iter().find(of_preferences),
+                    false => keys.iter().find(|key| !of_preferences(key) && !shared(key)),
+                };
+                let Some(key) = foreign else {
+                    return;
+                };
+                let (note, help) = if sft {
+                    (
+                        "a key of preferences",
+                        "set `rl`, or use the keys of supervised fine-tuning: field_instruction, field_input, field_output, field_system, format, no_input_format, system_format and system_prompt",
+                    )
+                } else {
+                    (
+                        "a key of supervised fine-tuning",
+                        "the keys of preferences are field_system, field_prompt, field_chosen, field_rejected, field_completion, field_label, prompt_format, chosen_format, rejected_format and completion_format",
+                    )
+                };
+                let label = self.key(&format!("{kind}.{key}"), note);
+                self.error(
+                    &format!("`{kind}.{key}` does not fit the objective"),
+                    [label],
+                    help,
+                );
+            }
+            other if !sft => {
+                let label = self.value(kind, "a layout of supervised fine-tuning");
+                let objective = key_of(task);
+                self.error(
+                    &format!("`{kind}: {other}` holds no preferences"),
+                    [label],
+                    &format!("`{objective}` takes {}", layouts_of(task)),
+                );
+            }
+            _ => {}
+        }
+    }
 }
 
-fn still_to_come(layout: PreferenceLayout) -> &'static str {
+/// The key that a layout asks for.
+fn asks_for(layout: PreferenceLayout) -> &'static str {
+    use PreferenceLayout as L;
     match layout {
-        PreferenceLayout::BradleyTerryChatTemplate
-        | PreferenceLayout::BradleyTerryLlama3Icr
-        | PreferenceLayout::StepwiseSupervised => {
-            "reward models are still to come; for supervised fine-tuning use `chat_template`, `alpaca` or `completion`"
-        }
-        _ => {
-            "preference training (`rl`) is still to come; for supervised fine-tuning use `chat_template`, `alpaca` or `completion`"
+        L::BradleyTerryChatTemplate | L::BradleyTerryLlama3Icr => "`reward_model: true`",
+        L::StepwiseSupervised => "`process_reward_model: true`",
+        L::ChatTemplateArgilla | L::OrpoChatTemplate => "`rl: orpo`",
+        L::ChatmlArgilla | L::Llama3Argilla => "`rl: kto`",
+        _ => "`rl` (such as `rl: dpo`)",
+    }
+}
+
+/// Layouts that fit an objective, for messages.
+fn layouts_of(task: Task) -> &'static str {
+    match task {
+        Task::Rl(Rl::Kto) => "`chatml.argilla` or another layout of single answers, or a mapping",
+        Task::Rl(Rl::Orpo) => "`chat_template.argilla` or another layout of pairs",
+        Task::RewardModel => "`bradley_terry.chat_template` or another layout of pairs",
+        Task::ProcessRewardModel => "`stepwise_supervised`",
+        Task::Sft | Task::Rl(_) => {
+            "`chat_template.default` or another layout of pairs, or a mapping"
         }
     }
 }

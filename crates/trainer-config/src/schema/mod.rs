@@ -17,6 +17,7 @@ mod dataset;
 mod generation;
 mod guard;
 mod optimizer;
+mod preference;
 mod sampling;
 mod tracking;
 mod values;
@@ -35,6 +36,7 @@ pub use dataset::{Dataset, PretrainingDataset, SpecialTokens};
 pub use generation::GenerationConfig;
 pub use guard::GuardConfig;
 pub use optimizer::{LrGroup, OptimArgs, OptimizationConfig, Optimizer};
+pub use preference::{DpoLossType, FDivergence, PreferenceConfig, Rl, Task};
 pub use sampling::SamplingConfig;
 pub use tracking::{TrackingConfig, WandbMode};
 pub(crate) use values::names;
@@ -267,6 +269,11 @@ pub struct Config {
     #[schemars(range(min = 1))]
     pub jagged_restart_anneal_steps: Option<usize>,
 
+    // ---- preferences ---------------------------------------------------------
+    /// Preferences, rewards and judged steps.
+    #[serde(flatten)]
+    pub preference: PreferenceConfig,
+
     // ---- evaluation, logging, output -----------------------------------------
     /// When to evaluate.
     pub eval_strategy: Option<EvalStrategy>,
@@ -376,6 +383,7 @@ impl Default for Config {
             jagged_restart_steps: None,
             jagged_restart_warmup_steps: None,
             jagged_restart_anneal_steps: None,
+            preference: PreferenceConfig::default(),
             eval_strategy: None,
             eval_steps: None,
             evals_per_epoch: None,

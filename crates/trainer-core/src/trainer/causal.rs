@@ -10,8 +10,8 @@ use seqprep::{Batch, SampleSource};
 use serde_json::{Value, json};
 use trainer_config::Config;
 use trainer_model::{
-    Activations, CausalLm, ParameterGradients, SaveDtype, SaveOptions, Targets, Tokens, backward,
-    load_causal_lm, save_model,
+    Activations, CausalLm, ParameterGradients, Pretrained, SaveDtype, SaveOptions, Targets, Tokens,
+    backward, load_causal_lm, save_model,
 };
 
 use super::evaluation::evaluate;
@@ -19,7 +19,7 @@ use super::objective::{Accumulated, Objective, Precision, StepSeed};
 use super::resume::Resume;
 use super::run::Run;
 use super::setup::TrainerTokenizer;
-use crate::adapter::Adapter;
+use super::weights::Weights;
 use crate::batches::{BatchOptions, BatchSource, Batches};
 use crate::checkpoint::SaveModel;
 use crate::error::{Result, TrainerError};
@@ -38,7 +38,7 @@ impl CausalTrainer {
         tokenizer: Arc<dyn TrainerTokenizer>,
         total_steps: Option<usize>,
         resume: Resume,
-        adapter: Option<Adapter>,
+        weights: Weights,
     ) -> Result<Self> {
         let vocab_size = model.config().vocab_size;
         let options = BatchOptions::training(config, tokenizer.pad_id());
@@ -54,6 +54,7 @@ impl CausalTrainer {
                 options,
                 vocab_size,
             }),
+            TrainData::Preferences(_) => return Err(super::setup::unfit()),
         };
         let eval = if eval.is_empty() {
             None
@@ -65,8 +66,7 @@ impl CausalTrainer {
         let objective = NextToken {
             activations: activations(config),
             eval,
-            adapter,
-            save: save_options(config),
+            weights,
         };
         let run = Run::new(
             config,
@@ -85,8 +85,7 @@ impl CausalTrainer {
 pub(super) struct NextToken {
     activations: Activations,
     eval: Option<Batches>,
-    adapter: Option<Adapter>,
-    save: SaveOptions,
+    weights: Weights,
 }
 
 impl Objective for NextToken {
@@ -147,22 +146,11 @@ impl Objective for NextToken {
     }
 
     fn saver(&self, model: CausalLm, precision: Precision) -> SaveModel {
-        if let Some(adapter) = self.adapter.clone() {
-            return Box::new(move |folder| adapter.save(&model, folder));
-        }
-        let dtype = match precision {
-            Precision::Exact => SaveDtype::F32,
-            Precision::Configured => self.save.dtype,
-        };
-        let options = SaveOptions { dtype, ..self.save };
-        Box::new(move |folder| Ok(save_model(&model, folder, options)?))
+        self.weights.saver(model, precision)
     }
 
     fn restore(&self, model: CausalLm, folder: &Path) -> Result<CausalLm> {
-        match &self.adapter {
-            Some(adapter) => adapter.restore(model, folder),
-            None => Ok(load_causal_lm(folder, model.config(), &model.device())?),
-        }
+        self.weights.restore_causal(model, folder)
     }
 }
 
@@ -177,7 +165,8 @@ pub(super) fn tokens(batch: &Batch) -> Tokens<'_> {
     }
 }
 
-fn real_tokens(batch: &Batch) -> usize {
+/// Tokens of a batch, padding left out.
+pub(super) fn real_tokens(batch: &Batch) -> usize {
     batch
         .segment_ids
         .iter()
@@ -189,16 +178,5 @@ pub(super) fn activations(config: &Config) -> Activations {
     match config.compute.gradient_checkpointing {
         true => Activations::Recomputed,
         false => Activations::Kept,
-    }
-}
-
-/// How the weights of a run are saved.
-pub(super) fn save_options(config: &Config) -> SaveOptions {
-    SaveOptions {
-        dtype: match config.checkpoint.save_dtype {
-            trainer_config::SaveDtype::Float32 => SaveDtype::F32,
-            trainer_config::SaveDtype::Bfloat16 => SaveDtype::Bf16,
-        },
-        max_shard_bytes: config.checkpoint.max_shard_bytes(),
     }
 }

@@ -7,15 +7,19 @@ mod causal;
 mod counters;
 mod evaluation;
 mod objective;
+mod preference;
 mod resume;
 mod run;
 mod setup;
+mod weights;
 
 pub use causal::CausalTrainer;
 pub use evaluation::evaluate_samples;
+pub use preference::PreferenceTrainer;
 pub use setup::{TrainerTokenizer, setup_trainer};
 
-use trainer_model::CausalLm;
+use burn::tensor::{Device, FloatDType};
+use trainer_model::{CausalLm, RewardModel};
 
 use crate::error::Result;
 use crate::history::{LogRow, Observer};
@@ -24,6 +28,8 @@ use crate::history::{LogRow, Observer};
 pub enum Trainer {
     /// Next-token prediction on tokenized samples.
     Causal(Box<CausalTrainer>),
+    /// Preferences, rewards and judged steps.
+    Preference(Box<PreferenceTrainer>),
 }
 
 impl Trainer {
@@ -39,12 +45,14 @@ impl Trainer {
     }
 
     fn run(self, observer: &mut dyn Observer) -> Result<Trained> {
-        match self {
+        let (model, summary) = match self {
             Self::Causal(trainer) => {
                 let (model, summary) = trainer.0.train(observer)?;
-                Ok(Trained { model, summary })
+                (model.into(), summary)
             }
-        }
+            Self::Preference(trainer) => trainer.train(observer)?,
+        };
+        Ok(Trained { model, summary })
     }
 
     /// Optimizer steps of the run.
@@ -52,7 +60,62 @@ impl Trainer {
     pub fn total_steps(&self) -> usize {
         match self {
             Self::Causal(trainer) => trainer.0.total_steps(),
+            Self::Preference(trainer) => trainer.total_steps(),
         }
+    }
+}
+
+/// A model that can be trained.
+#[derive(Debug, Clone)]
+pub enum AnyModel {
+    /// A language model.
+    Causal(CausalLm),
+    /// A model that rewards answers, or judges steps.
+    Reward(RewardModel),
+}
+
+impl AnyModel {
+    /// The model, if it is a language model.
+    #[must_use]
+    pub fn into_causal(self) -> Option<CausalLm> {
+        match self {
+            Self::Causal(model) => Some(model),
+            Self::Reward(_) => None,
+        }
+    }
+
+    /// Entries of the vocabulary.
+    fn vocab_size(&self) -> usize {
+        match self {
+            Self::Causal(model) => model.config().vocab_size,
+            Self::Reward(model) => model.config().vocab_size,
+        }
+    }
+
+    fn device(&self) -> Device {
+        match self {
+            Self::Causal(model) => model.device(),
+            Self::Reward(model) => model.device(),
+        }
+    }
+
+    fn computing_in(self, format: FloatDType) -> Self {
+        match self {
+            Self::Causal(model) => model.computing_in(format).into(),
+            Self::Reward(model) => model.computing_in(format).into(),
+        }
+    }
+}
+
+impl From<CausalLm> for AnyModel {
+    fn from(model: CausalLm) -> Self {
+        Self::Causal(model)
+    }
+}
+
+impl From<RewardModel> for AnyModel {
+    fn from(model: RewardModel) -> Self {
+        Self::Reward(model)
     }
 }
 
@@ -60,7 +123,7 @@ impl Trainer {
 #[derive(Debug)]
 pub struct Trained {
     /// The trained model, recording no gradients.
-    pub model: CausalLm,
+    pub model: AnyModel,
     /// The summary row, as logged last.
     pub summary: LogRow,
 }

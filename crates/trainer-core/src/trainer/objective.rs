@@ -11,9 +11,10 @@ use burn::module::Module;
 use serde_json::{Value, json};
 use trainer_model::ParameterGradients;
 
+use crate::batches::BatchSource;
 use crate::checkpoint::{Exact, SaveModel};
 use crate::error::Result;
-use crate::history::LogRow;
+use crate::history::{LogRow, Observer};
 
 /// A kind of training.
 pub(crate) trait Objective {
@@ -21,6 +22,26 @@ pub(crate) trait Objective {
     type Model: Module;
     /// What one forward pass takes.
     type Batch;
+
+    /// Whether [`prepare`](Self::prepare) looks at the model.
+    fn compares_with_start(&self) -> bool {
+        false
+    }
+
+    /// What has to be done once, before the first step. `model` records no gradients
+    /// and has the weights that training starts from: in a run that is resumed, those
+    /// of the run's beginning. `train` is absent where the data is a stream.
+    ///
+    /// # Errors
+    /// When a batch cannot be used.
+    fn prepare(
+        &mut self,
+        _model: &Self::Model,
+        _train: Option<&dyn BatchSource<Batch = Self::Batch>>,
+        _observer: &mut dyn Observer,
+    ) -> Result<()> {
+        Ok(())
+    }
 
     /// Mean loss and gradient over a window of batches, however it is divided
     /// into them. `model` records gradients.
@@ -103,6 +124,20 @@ pub(crate) struct Accumulated {
     pub(crate) trained_tokens: usize,
     /// Other values to log.
     pub(crate) metrics: Metrics,
+}
+
+impl Accumulated {
+    /// Adds a batch that has a `share` of the window, with the mean loss of its
+    /// samples and the gradients of that.
+    pub(crate) fn add(&mut self, share: f64, loss: f64, gradients: Option<ParameterGradients>) {
+        self.loss += share * loss;
+        if let Some(mut gradients) = gradients {
+            if share != 1.0 {
+                gradients.scale(share);
+            }
+            self.gradients.add(gradients);
+        }
+    }
 }
 
 /// Named values, each the mean of what was added under its name.

@@ -43,6 +43,9 @@ pub(super) struct Run<O: Objective> {
     objective: O,
     feed: Feed<O::Batch>,
     model: O::Model,
+    /// The model as it was before training, where that is not `model` and the
+    /// objective compares with it.
+    start: Option<O::Model>,
     tokenizer: Arc<dyn TrainerTokenizer>,
     optimizer: Box<dyn Optimizer>,
     schedule: Schedule,
@@ -126,6 +129,7 @@ impl<O: Objective> Run<O> {
             objective,
             feed,
             model,
+            start: None,
             tokenizer,
             best,
             at: Counters::default(),
@@ -164,6 +168,9 @@ impl<O: Objective> Run<O> {
                 path: path.clone(),
                 message: error.to_string(),
             })?;
+        if self.objective.compares_with_start() {
+            self.start = Some(self.model.valid());
+        }
         self.model = self.objective.restore(self.model, &path)?;
         if let Some(best) = &mut self.best {
             best.restore(saved.best.clone());
@@ -199,6 +206,10 @@ impl<O: Objective> Run<O> {
             eval_samples: self.objective.eval_samples(),
             trainable_parameters: self.trainable_parameters,
         });
+        let start = self.start.take().unwrap_or_else(|| self.model.valid());
+        self.objective
+            .prepare(&start, self.feed.batches(), out.observer)?;
+        drop(start);
         let begins = self.at.step == 0;
         if begins && self.config.eval_on_start && self.eval_every != Every::Never {
             self.evaluate(&mut out)?;

@@ -3,16 +3,17 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use seqprep::SampleSource;
-use trainer_config::Config;
+use trainer_config::{Config, Task};
 use trainer_model::CausalLm;
 
+use super::preference::Parts;
 use super::resume::Resume;
-use super::{CausalTrainer, Trainer};
+use super::weights::Weights;
+use super::{AnyModel, CausalTrainer, PreferenceTrainer, Trainer};
 use crate::adapter::Adapter;
 use crate::backend::compute_format;
 use crate::error::{Result, TrainerError};
-use crate::feed::TrainData;
+use crate::feed::{EvalData, TrainData};
 
 /// What a trainer needs of a tokenizer.
 pub trait TrainerTokenizer: Send + Sync {
@@ -30,10 +31,13 @@ pub trait TrainerTokenizer: Send + Sync {
 /// this name does.
 ///
 /// `model` must be on an autodiff device; it computes in the number format that the
-/// configuration asks for. `total_steps` sets the length of run
+/// configuration asks for. It is a [`CausalLm`], or for reward models a
+/// [`RewardModel`](trainer_model::RewardModel). `total_steps` sets the length of run
 /// and schedule; `None` counts the steps from the data. `reference_model` is
-/// the frozen model of preference losses, `adapter` what [`Adapter::attach`] gave
-/// with the model. What is trained on is samples, or a stream of rows.
+/// the frozen model of preference losses, where a second one is wanted: without it,
+/// the log-probabilities of `model` before training are the reference. `adapter` is
+/// what [`Adapter::attach`] gave with the model. What is trained on is samples, a
+/// stream of rows, or preferences.
 ///
 /// # Errors
 /// When the parts do not fit the configuration or one another.
@@ -44,13 +48,14 @@ pub trait TrainerTokenizer: Send + Sync {
 pub fn setup_trainer(
     config: &Config,
     train: impl Into<TrainData>,
-    eval: impl Into<Box<dyn SampleSource>>,
-    model: CausalLm,
+    eval: impl Into<EvalData>,
+    model: impl Into<AnyModel>,
     tokenizer: Arc<dyn TrainerTokenizer>,
     total_steps: Option<usize>,
     reference_model: Option<CausalLm>,
     adapter: Option<Adapter>,
 ) -> Result<Trainer> {
+    let model = model.into();
     let format = compute_format(config, &model.device())?;
     let model = model.computing_in(format);
     match (&config.adapters.adapter, &adapter) {
@@ -67,23 +72,52 @@ pub fn setup_trainer(
         }
         _ => {}
     }
-    if reference_model.is_some() {
-        return Err(TrainerError::Setup(
-            "a reference model is for preference training; this configuration trains next-token \
-             prediction, which has no use for one"
-                .into(),
-        ));
-    }
     let resume = Resume::find(config)?;
-    let trainer = CausalTrainer::new(
-        config,
-        train.into(),
-        eval.into(),
-        model,
-        tokenizer,
-        total_steps,
-        resume,
-        adapter,
-    )?;
-    Ok(Trainer::Causal(Box::new(trainer)))
+    let sft = config.preference.task() == Task::Sft;
+    let weights = Weights::new(config, adapter);
+    match (train.into(), eval.into(), model) {
+        (TrainData::Preferences(train), EvalData::Preferences(eval), model) if !sft => {
+            let parts = Parts {
+                tokenizer,
+                total_steps,
+                second: reference_model.map(|model| model.computing_in(format)),
+                resume,
+                weights,
+            };
+            let trainer = PreferenceTrainer::new(config, train, eval, model, parts)?;
+            Ok(Trainer::Preference(Box::new(trainer)))
+        }
+        (train, EvalData::Samples(eval), AnyModel::Causal(model)) if sft => {
+            if reference_model.is_some() {
+                return Err(TrainerError::Setup(
+                    "a reference model is for preference training; this configuration trains \
+                     next-token prediction, which has no use for one"
+                        .into(),
+                ));
+            }
+            let trainer = CausalTrainer::new(
+                config,
+                train,
+                eval,
+                model,
+                tokenizer,
+                total_steps,
+                resume,
+                weights,
+            )?;
+            Ok(Trainer::Causal(Box::new(trainer)))
+        }
+        _ => Err(unfit()),
+    }
+}
+
+/// Samples of another kind.
+pub(super) fn unfit() -> TrainerError {
+    TrainerError::Setup(
+        "samples and model are not of the kind that the objective of the configuration takes: \
+         tokens with labels for supervised fine-tuning, pairs of answers for dpo, ipo, orpo, \
+         simpo, cpo and reward models, single answers for kto, judged steps for process reward \
+         models; reward models have a head of their own"
+            .into(),
+    )
 }

@@ -33,11 +33,12 @@ mod tokens;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use seqprep::Preferences;
 use seqprep::Sample;
 use trainer_config::Config;
 
 use crate::pipeline::{Kind, Purpose};
-use crate::{DataError, PreferenceObjective, Preferences, PreparedPreferences, Tokenizer};
+use crate::{DataError, PreferenceObjective, PreparedPreferences, Tokenizer};
 use atomic::io;
 use entry::{NotWritten, Stored};
 pub use explain::{Explanation, explain_cache};

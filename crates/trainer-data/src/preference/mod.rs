@@ -18,7 +18,7 @@ mod kinds;
 mod layouts;
 mod steps;
 
-use seqprep::{KtoSample, PreferencePair, StepSample};
+use seqprep::Preferences;
 use trainer_config::Config;
 
 use crate::pipeline::{self, Kind, Purpose};
@@ -63,36 +63,6 @@ impl PreferenceObjective {
 impl Purpose for PreferenceObjective {
     fn name(self) -> Option<&'static str> {
         Some(self.name())
-    }
-}
-
-/// Samples of one kind, that of the objective.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Preferences {
-    /// For [`PreferenceObjective::Pairwise`], [`PreferenceObjective::Orpo`] and
-    /// [`PreferenceObjective::RewardModel`].
-    Pairs(Vec<PreferencePair>),
-    /// For [`PreferenceObjective::Kto`].
-    Kto(Vec<KtoSample>),
-    /// For [`PreferenceObjective::ProcessRewardModel`].
-    Steps(Vec<StepSample>),
-}
-
-impl Preferences {
-    /// Number of samples.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        match self {
-            Self::Pairs(samples) => samples.len(),
-            Self::Kto(samples) => samples.len(),
-            Self::Steps(samples) => samples.len(),
-        }
-    }
-
-    /// True when there is no sample.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 

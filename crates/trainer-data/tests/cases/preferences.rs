@@ -3,12 +3,10 @@
 
 use std::sync::LazyLock;
 
-use seqprep::{KtoSample, PreferencePair, StepSample};
+use seqprep::{KtoSample, PreferencePair, Preferences, StepSample};
 use serde_json::{Value, json};
 use trainer_config::{Config, Dataset, PromptStrategy, SpecialTokens, UserDefined};
-use trainer_data::{
-    PreferenceObjective, Preferences, PreparedPreferences, Tokenizer, prepare_preferences,
-};
+use trainer_data::{PreferenceObjective, PreparedPreferences, Tokenizer, prepare_preferences};
 
 use crate::support::{Lab, config};
 

@@ -23,6 +23,11 @@ use burn::tensor::{DType, IndexingUpdateOp, Shape, Slice};
 /// Most logits that exist at a time, in elements.
 const CHUNK_ELEMENTS: usize = 1 << 22;
 
+/// Tokens whose logits, of `v` entries each, exist at a time.
+pub(super) fn chunk_of(v: usize) -> usize {
+    (CHUNK_ELEMENTS / v.max(1)).max(16)
+}
+
 /// Backends that compute the linear cross entropy.
 #[backend_extension(
     Autodiff,
@@ -133,7 +138,7 @@ fn forward<B: SoftmaxCrossEntropy>(
     let [n, _] = x_nd.shape().dims::<2>();
     let [v, _] = w_vd.shape().dims::<2>();
     let device = x_nd.device();
-    let chunk = (CHUNK_ELEMENTS / v).max(16);
+    let chunk = chunk_of(v);
     let (format, full) = (x_nd.dtype(), w_vd.dtype());
     let w_vd = cast::<B>(w_vd, format);
 
@@ -169,7 +174,8 @@ fn forward<B: SoftmaxCrossEntropy>(
     (loss, dw_vd.map(|dw| (B::float_cat(dx_chunks, 0), dw)))
 }
 
-fn cast<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
+/// `x` in a number format.
+pub(super) fn cast<B: Backend>(x: FloatTensor<B>, dtype: DType) -> FloatTensor<B> {
     if x.dtype() == dtype {
         x
     } else {

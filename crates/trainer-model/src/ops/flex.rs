@@ -11,7 +11,9 @@ use burn_flex::FlexTensor;
 
 use super::ScoreRule;
 use super::host::attention::{Saved, Sizes};
-use super::host::{attention, gated, rms_norm, rope, softmax_cross_entropy};
+use super::host::{
+    attention, gated, rms_norm, rope, softmax_cross_entropy, token_scores as scores,
+};
 use crate::config::Activation;
 
 /// The operations as tensors see them.
@@ -456,6 +458,29 @@ pub(super) fn cross_entropy_rows(
     let mut logits = into_values(logits);
     let loss = softmax_cross_entropy(&mut logits, &indices(targets), with_gradients);
     (tensor(vec![loss], [1]), tensor(logits, shape))
+}
+
+/// Scores of a chunk of logits; see [`super::token_scores()`].
+pub(super) fn token_scores(logits: &FlexTensor, targets: &FlexTensor) -> FlexTensor {
+    let logits = logits.to_contiguous();
+    let targets = indices(targets);
+    let shape = [targets.len(), scores::COLUMNS];
+    tensor(scores::forward(values(&logits), &targets), shape)
+}
+
+/// Gradients of weighted log-probabilities with respect to a chunk of logits.
+pub(super) fn token_score_gradients(
+    logits: FlexTensor,
+    targets: &FlexTensor,
+    scores: &FlexTensor,
+    weights: &FlexTensor,
+) -> FlexTensor {
+    let shape = logits.shape();
+    let mut logits = into_values(logits);
+    let (scores, weights) = (scores.to_contiguous(), weights.to_contiguous());
+    let targets = indices(targets);
+    scores::backward(&mut logits, &targets, values(&scores), values(&weights));
+    tensor(logits, shape)
 }
 
 /// Whether the kernels can take tensors of this device and type.

@@ -15,6 +15,8 @@ mod flex;
 #[cfg(feature = "flex")]
 mod host;
 pub mod plain;
+#[allow(deprecated)] // As above.
+mod token_scores;
 
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
@@ -23,6 +25,7 @@ use crate::config::Activation;
 use crate::precision::in_f32;
 
 pub use cross_entropy::linear_cross_entropy;
+pub use token_scores::token_scores;
 
 /// How scores of attention come of the products of queries and keys.
 #[derive(Debug, Clone, Copy, PartialEq)]

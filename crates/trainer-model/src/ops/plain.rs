@@ -92,3 +92,24 @@ pub fn causal_attention(
         .reshape([b, h, t, k])
         .swap_dims(1, 2)
 }
+
+/// See [`crate::token_scores`]; of logits, `[n, v]`.
+#[must_use]
+pub fn token_scores(logits_nv: Tensor<2>, targets_n: Tensor<1, Int>) -> Tensor<2> {
+    let targets_n1 = targets_n.unsqueeze_dim::<2>(1);
+    let log_probs_nv = activation::log_softmax(logits_nv.clone(), 1);
+    let picked_n1 = log_probs_nv.clone().gather(1, targets_n1.clone());
+    let (logits_nv, log_probs_nv) = (logits_nv.detach(), log_probs_nv.detach());
+    let probs_nv = log_probs_nv.clone().exp();
+    let largest_n1 = logits_nv.clone().max_dim(1);
+    Tensor::cat(
+        vec![
+            picked_n1,
+            (probs_nv.clone() * log_probs_nv).sum_dim(1).neg(),
+            largest_n1 - logits_nv.clone().gather(1, targets_n1),
+            logits_nv.mean_dim(1),
+            probs_nv.square().sum_dim(1).log(),
+        ],
+        1,
+    )
+}

@@ -11,6 +11,7 @@ mod heads;
 mod precision;
 mod recompute;
 mod reference;
+mod scores;
 mod vocabulary;
 
 use std::path::PathBuf;

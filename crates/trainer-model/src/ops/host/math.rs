@@ -36,7 +36,7 @@ pub(super) fn exp(x: f32) -> f32 {
 }
 
 #[inline(always)]
-fn max_of(values: &[f32]) -> f32 {
+pub(super) fn max_of(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (chunks, rest) = values.as_chunks::<LANES>();
     for chunk in chunks {

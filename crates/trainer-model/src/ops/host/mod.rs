@@ -9,6 +9,7 @@ pub(super) mod gated;
 mod math;
 pub(super) mod rms_norm;
 pub(super) mod rope;
+pub(super) mod token_scores;
 
 pub(super) use math::softmax_cross_entropy;
 

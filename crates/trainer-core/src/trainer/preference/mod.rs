@@ -1,0 +1,221 @@
+//! Trainers that learn from preferences, rewards and judged steps.
+//!
+//! A forward pass gives a number for each document of a batch: log-probabilities of
+//! its answer, or a reward. These few numbers go to the host, where
+//! [`losses`](crate::losses) makes of them the loss and its derivatives; the sum of
+//! the numbers times their derivatives goes back through the model.
+//!
+//! Where TRL takes a mean over the tokens of a batch (the part of ORPO, CPO and `sft`
+//! that is supervised fine-tuning), so does this: these parts change with
+//! `micro_batch_size`. Everything else is a mean over the pairs of a step, however
+//! they are divided into batches.
+
+mod answers;
+mod heads;
+mod kto;
+mod pairs;
+mod reference;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use seqprep::Preferences;
+use serde_json::json;
+use trainer_config::{Config, Rl, Task};
+use trainer_model::{CausalLm, RewardModel, RewardTask};
+
+use self::heads::{Rewards, Verdicts};
+use self::kto::Kto;
+use self::pairs::Pairs;
+use super::AnyModel;
+use super::objective::{Metrics, Objective};
+use super::resume::Resume;
+use super::run::Run;
+use super::setup::TrainerTokenizer;
+use super::weights::Weights;
+use crate::batches::BatchSource;
+use crate::error::{Result, TrainerError};
+use crate::feed::Feed;
+use crate::history::{LogRow, Observer};
+
+/// Trains on preferences, by the objective that `config.preference` names.
+pub struct PreferenceTrainer(Kind);
+
+/// One run for each kind of model and batch.
+enum Kind {
+    Pairs(Run<Pairs>),
+    Kto(Run<Kto>),
+    Rewards(Run<Rewards>),
+    Verdicts(Run<Verdicts>),
+}
+
+/// What every kind of run takes beside its samples.
+pub(super) struct Parts {
+    pub(super) tokenizer: Arc<dyn TrainerTokenizer>,
+    pub(super) total_steps: Option<usize>,
+    /// A reference model beside the one that is trained.
+    pub(super) second: Option<CausalLm>,
+    pub(super) resume: Resume,
+    pub(super) weights: Weights,
+}
+
+impl Parts {
+    fn run<O: Objective>(
+        self,
+        config: &Config,
+        (objective, batches): (O, impl BatchSource<Batch = O::Batch> + 'static),
+        model: O::Model,
+    ) -> Result<Run<O>> {
+        let feed = Feed::samples(batches);
+        let (tokenizer, total_steps) = (self.tokenizer, self.total_steps);
+        Run::new(
+            config,
+            objective,
+            feed,
+            model,
+            tokenizer,
+            total_steps,
+            self.resume,
+        )
+    }
+}
+
+impl PreferenceTrainer {
+    pub(super) fn new(
+        config: &Config,
+        train: Preferences,
+        eval: Preferences,
+        model: AnyModel,
+        mut parts: Parts,
+    ) -> Result<Self> {
+        use Preferences as P;
+        let task = config.preference.task();
+        if parts.second.is_some() && !task.has_reference() {
+            return Err(TrainerError::Setup(
+                "this objective compares the model with no reference, and has no use for a \
+                 reference model"
+                    .into(),
+            ));
+        }
+        let (size, pad_id) = (model.vocab_size(), parts.tokenizer.pad_id());
+        let second = parts.second.take();
+        let weights = parts.weights.clone();
+        let kind = match (task, model, train, eval) {
+            (Task::Rl(Rl::Kto), AnyModel::Causal(model), P::Kto(train), P::Kto(eval)) => {
+                let objective = Kto::new(config, train, eval, second, weights, size, pad_id)?;
+                Kind::Kto(parts.run(config, objective, model)?)
+            }
+            (Task::Rl(rl), AnyModel::Causal(model), P::Pairs(train), P::Pairs(eval))
+                if rl != Rl::Kto =>
+            {
+                let objective = Pairs::new(config, rl, train, eval, second, weights, size, pad_id)?;
+                Kind::Pairs(parts.run(config, objective, model)?)
+            }
+            (Task::RewardModel, AnyModel::Reward(model), P::Pairs(train), P::Pairs(eval)) => {
+                check_head(&model, RewardTask::Sequence, 1)?;
+                let objective = Rewards::new(config, train, eval, weights, size, pad_id)?;
+                Kind::Rewards(parts.run(config, objective, model)?)
+            }
+            (
+                Task::ProcessRewardModel,
+                AnyModel::Reward(model),
+                P::Steps(train),
+                P::Steps(eval),
+            ) => {
+                check_head(&model, RewardTask::Token, 2)?;
+                let objective = Verdicts::new(config, train, eval, weights, size, pad_id)?;
+                Kind::Verdicts(parts.run(config, objective, model)?)
+            }
+            _ => return Err(super::setup::unfit()),
+        };
+        Ok(Self(kind))
+    }
+
+    pub(super) fn total_steps(&self) -> usize {
+        match &self.0 {
+            Kind::Pairs(run) => run.total_steps(),
+            Kind::Kto(run) => run.total_steps(),
+            Kind::Rewards(run) => run.total_steps(),
+            Kind::Verdicts(run) => run.total_steps(),
+        }
+    }
+
+    pub(super) fn train(self, observer: &mut dyn Observer) -> Result<(AnyModel, LogRow)> {
+        Ok(match self.0 {
+            Kind::Pairs(run) => with_kind(run.train(observer)?, AnyModel::Causal),
+            Kind::Kto(run) => with_kind(run.train(observer)?, AnyModel::Causal),
+            Kind::Rewards(run) => with_kind(run.train(observer)?, AnyModel::Reward),
+            Kind::Verdicts(run) => with_kind(run.train(observer)?, AnyModel::Reward),
+        })
+    }
+}
+
+fn with_kind<M>((model, row): (M, LogRow), kind: fn(M) -> AnyModel) -> (AnyModel, LogRow) {
+    (kind(model), row)
+}
+
+/// Whether the head of a model gives what the objective takes.
+fn check_head(model: &RewardModel, task: RewardTask, labels: usize) -> Result<()> {
+    let found = model.config().num_labels;
+    if model.task() == task && found == labels {
+        return Ok(());
+    }
+    let wanted = match task {
+        RewardTask::Sequence => "one number for each answer",
+        RewardTask::Token => "two numbers for each token",
+    };
+    Err(TrainerError::Setup(format!(
+        "the head of the model must give {wanted}, but it gives {found} {}",
+        match model.task() {
+            RewardTask::Sequence => "for each answer",
+            RewardTask::Token => "for each token",
+        }
+    )))
+}
+
+/// What a batch contributes to an evaluation.
+struct Evaluated {
+    /// Mean loss of its samples.
+    loss: f64,
+    samples: usize,
+    metrics: Metrics,
+}
+
+/// Values over all batches of the evaluation data: `eval_loss` is the mean over the
+/// samples.
+fn evaluate<S: BatchSource>(
+    batches: &S,
+    mut step: impl FnMut(&S::Batch) -> Result<Evaluated>,
+) -> Result<LogRow> {
+    let started = Instant::now();
+    let plan = batches.plan(0)?;
+    let (mut loss_sum, mut samples) = (0.0, 0);
+    let mut metrics = Metrics::default();
+    for rows in plan.batches() {
+        let batch = step(&batches.collate(&rows)?)?;
+        loss_sum += batch.loss * batch.samples as f64;
+        samples += batch.samples;
+        metrics.merge(batch.metrics);
+    }
+    let seconds = started.elapsed().as_secs_f64().max(1e-9);
+    let mut row = LogRow::new();
+    row.insert("eval_loss".into(), json!(loss_sum / samples.max(1) as f64));
+    metrics.write("eval_", &mut row);
+    row.insert("eval_runtime".into(), json!(seconds));
+    let per_second = |n: usize| json!(n as f64 / seconds);
+    row.insert("eval_samples_per_second".into(), per_second(batches.len()));
+    row.insert(
+        "eval_steps_per_second".into(),
+        per_second(plan.num_batches()),
+    );
+    Ok(row)
+}
+
+/// Tokens seen so far, under the name that TRL gives them.
+fn count_tokens(row: &mut LogRow) {
+    if let Some(tokens) = row.get("tokens/total").cloned() {
+        row.insert("num_tokens".into(), tokens);
+    }
+}

@@ -1,0 +1,69 @@
+//! Which weights a run writes and reads back: all of a model, or those of its
+//! adapter.
+
+use std::path::Path;
+
+use trainer_config::Config;
+use trainer_model::{CausalLm, Pretrained, SaveDtype, SaveOptions, load_causal_lm, save_model};
+
+use super::objective::Precision;
+use crate::adapter::Adapter;
+use crate::checkpoint::SaveModel;
+use crate::error::Result;
+
+/// What of a model is trained, and how it is saved.
+#[derive(Debug, Clone)]
+pub(super) struct Weights {
+    pub(super) adapter: Option<Adapter>,
+    pub(super) save: SaveOptions,
+}
+
+impl Weights {
+    pub(super) fn new(config: &Config, adapter: Option<Adapter>) -> Self {
+        let keys = &config.checkpoint;
+        let save = SaveOptions {
+            dtype: match keys.save_dtype {
+                trainer_config::SaveDtype::Float32 => SaveDtype::F32,
+                trainer_config::SaveDtype::Bfloat16 => SaveDtype::Bf16,
+            },
+            max_shard_bytes: keys.max_shard_bytes(),
+        };
+        Self { adapter, save }
+    }
+
+    /// What writes the files of a model into a folder.
+    pub(super) fn saver<M: Pretrained + Send + 'static>(
+        &self,
+        model: M,
+        precision: Precision,
+    ) -> SaveModel {
+        if let Some(adapter) = self.adapter.clone() {
+            return Box::new(move |folder| adapter.save(&model, folder));
+        }
+        let dtype = match precision {
+            Precision::Exact => SaveDtype::F32,
+            Precision::Configured => self.save.dtype,
+        };
+        let options = SaveOptions { dtype, ..self.save };
+        Box::new(move |folder| Ok(save_model(&model, folder, options)?))
+    }
+
+    /// A language model with the weights that a [`saver`](Self::saver) wrote.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, or does not fit the model.
+    pub(super) fn restore_causal(&self, model: CausalLm, folder: &Path) -> Result<CausalLm> {
+        match &self.adapter {
+            Some(adapter) => adapter.restore(model, folder),
+            None => Ok(load_causal_lm(folder, model.config(), &model.device())?),
+        }
+    }
+
+    /// The model that training is compared with: without the adapter, if there is one.
+    pub(super) fn reference(&self, start: &CausalLm) -> CausalLm {
+        match &self.adapter {
+            Some(adapter) => adapter.switched_off(start),
+            None => start.clone(),
+        }
+    }
+}
