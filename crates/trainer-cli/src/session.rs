@@ -8,11 +8,12 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::Device;
 use trainer_config::{Config, Dataset, Layers, Loaded, PromptStrategy, SpecialTokens};
-use trainer_core::{TrainerTokenizer, backend};
+use trainer_core::{Adapter, TrainerTokenizer, backend};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
 use trainer_data::{CacheOutcome, ChatPrompts, ChatTemplate, PreparedData, Tokenizer};
 use trainer_model::{
-    CausalLm, ModelConfig, NewRows, check_new_rows_are_trained, load_causal_lm, parameters,
+    CausalLm, LoraAdapter, ModelConfig, NewRows, check_new_rows_are_trained, load_causal_lm,
+    parameters,
 };
 
 use crate::EXIT_STOPPED;
@@ -147,9 +148,25 @@ pub(crate) fn explain(config: &Config, tokenizer: &Tokenizer) -> Result<(), Fail
     Ok(())
 }
 
-/// The model of a configuration on `device`, recording gradients, with a row for
-/// every token.
+/// The model of a configuration on `device`, recording gradients, and the adapter
+/// that it carries, if any.
 pub(crate) fn load_model(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    device: &Device,
+) -> Result<(CausalLm, Option<Adapter>), Failure> {
+    let model = load_base_model(config, tokenizer, device)?;
+    let (model, adapter) = Adapter::attach(config, model)?;
+    // Padding needs no meaning.
+    let padding = config.special_tokens.pad_token.as_ref();
+    let new = tokenizer.new_tokens().iter();
+    let new = new.filter(|(text, _)| Some(text) != padding).count();
+    check_new_rows_are_trained(new, &parameters(&model))?;
+    Ok((model, adapter))
+}
+
+/// The model that a configuration starts from, with a row for every token.
+pub(crate) fn load_base_model(
     config: &Config,
     tokenizer: &Tokenizer,
     device: &Device,
@@ -163,11 +180,6 @@ pub(crate) fn load_model(
         load_causal_lm(&config.base_model, &model_config, &device)?
     };
     let model = fit_vocabulary(config, tokenizer, model)?;
-    // Padding needs no meaning.
-    let padding = config.special_tokens.pad_token.as_ref();
-    let new = tokenizer.new_tokens().iter();
-    let new = new.filter(|(text, _)| Some(text) != padding).count();
-    check_new_rows_are_trained(new, &parameters(&model))?;
     // Random weights are drawn now and in order, so that the seed decides each.
     Ok(model.materialize())
 }
@@ -236,6 +248,20 @@ pub(crate) fn load_trained_model(
             tokenizer: Tokenizer::from_dir(output, &SpecialTokens::default())?,
         });
     }
+    if output.join("adapter_config.json").is_file() {
+        eprintln!("adapter of {}", output.display());
+        let of_base = load_tokenizer(config)?;
+        let base = load_base_model(config, &of_base, device)?.valid();
+        // One that another program made may have come without.
+        let tokenizer = match output.join("tokenizer.json").is_file() {
+            true => Tokenizer::from_dir(output, &SpecialTokens::default())?,
+            false => of_base,
+        };
+        return Ok(TrainedModel {
+            model: LoraAdapter::load(base, output)?.0,
+            tokenizer,
+        });
+    }
     if config.reinit_weights {
         return Err(Failure::new(format!(
             "error: {} holds no trained model, and `reinit_weights` leaves none to begin with; \
@@ -250,7 +276,7 @@ pub(crate) fn load_trained_model(
     );
     let tokenizer = load_tokenizer(config)?;
     Ok(TrainedModel {
-        model: load_model(config, &tokenizer, device)?.valid(),
+        model: load_model(config, &tokenizer, device)?.0.valid(),
         tokenizer,
     })
 }

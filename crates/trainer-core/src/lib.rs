@@ -21,4 +21,4 @@ pub use error::{Result, TrainerError};
 pub use feed::{OpenStream, RowStream, TrainData};
 pub use history::{LogRow, Observer, Requests, RunPlan, Silent, StepReport};
 pub use schedule::{Schedule, warmup_steps};
-pub use trainer::{CausalTrainer, Trained, Trainer, TrainerTokenizer, setup_trainer};
+pub use trainer::{CausalTrainer, Trained, Trainer, TrainerTokenizer, save_options, setup_trainer};

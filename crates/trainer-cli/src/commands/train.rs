@@ -7,9 +7,7 @@ use std::sync::Arc;
 use seqprep::Sample;
 use serde_json::Value;
 use trainer_config::Config;
-use trainer_core::{
-    Adapter, OpenStream, RowStream, TrainData, Trained, TrainerError, setup_trainer,
-};
+use trainer_core::{OpenStream, RowStream, TrainData, Trained, TrainerError, setup_trainer};
 use trainer_data::stream::SampleStream;
 use trainer_data::{CacheOutcome, Ledger, Samples, Tokenizer};
 
@@ -37,8 +35,7 @@ pub(crate) fn train(config: &Config) -> Result<Trained, Failure> {
     let selected = select_device(config)?;
     let tokenizer = load_tokenizer(config)?;
     // Before the data, which may take long to tokenize for a model that is not there.
-    let model = load_model(config, &tokenizer, &selected.device)?;
-    let (model, adapter) = Adapter::attach(config, model)?;
+    let (model, adapter) = load_model(config, &tokenizer, &selected.device)?;
     let data = Data::load(config, &tokenizer)?;
     let trainer = setup_trainer(
         config,

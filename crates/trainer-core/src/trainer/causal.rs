@@ -192,7 +192,9 @@ pub(super) fn activations(config: &Config) -> Activations {
 }
 
 /// How the weights of a run are saved.
-pub(super) fn save_options(config: &Config) -> SaveOptions {
+/// How a configuration saves weights.
+#[must_use]
+pub fn save_options(config: &Config) -> SaveOptions {
     SaveOptions {
         dtype: match config.checkpoint.save_dtype {
             trainer_config::SaveDtype::Float32 => SaveDtype::F32,

@@ -11,7 +11,7 @@ mod resume;
 mod run;
 mod setup;
 
-pub use causal::CausalTrainer;
+pub use causal::{CausalTrainer, save_options};
 pub use setup::{TrainerTokenizer, setup_trainer};
 
 use trainer_model::CausalLm;
