@@ -10,7 +10,7 @@ For each kind of adapter:
           and gives the same logits as the adapter.
 "The same" is a difference of at most 1e-5, or 1e-6 of the largest logit. The base
 model is that of the recorded runs, or another in Hugging Face layout. Builds the
-two programs it needs. Exit status 1 if anything differs.
+program. Exit status 1 if anything differs.
 
 Needs torch, transformers and peft.
 """
@@ -74,12 +74,19 @@ KINDS = {
 }
 
 
+PROMPTS = [
+    "ABSURDITY, n.",
+    "A statement of belief manifestly inconsistent with one's own opinion.",
+    "Define 'cat'.",
+    "In our way of thinking, a dog is",
+]
+
+
 def build():
-    subprocess.run(["cargo", "build", "--release", "--bin", "trainer", "--example", "logits"], cwd=ROOT, check=True)
+    subprocess.run(["cargo", "build", "--release", "--bin", "trainer"], cwd=ROOT, check=True)
     metadata = ["cargo", "metadata", "--format-version", "1", "--no-deps"]
     output = subprocess.run(metadata, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    target = Path(json.loads(output)["target_directory"]) / "release"
-    return target / "trainer", target / "examples/logits"
+    return Path(json.loads(output)["target_directory"]) / "release/trainer"
 
 
 def run(command):
@@ -92,21 +99,26 @@ def run(command):
 class Check:
     def __init__(self, base, folder):
         self.base, self.folder = base, folder
-        self.trainer, self.program = build()
-        vocabulary = self.model().config.vocab_size
-        self.ids = [(7 + 31 * n * n) % vocabulary for n in range(40)]
+        self.trainer = build()
+        self.prompts = folder / "prompts.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        self.prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in PROMPTS))
         self.failed = False
 
     def model(self, folder=None):
         return AutoModelForCausalLM.from_pretrained(folder or self.base, dtype=torch.float32).eval()
 
-    @torch.inference_mode()
-    def theirs(self, model):
-        return model.eval()(torch.tensor([self.ids])).logits[0].double()
+    def ours(self, yaml, adapter):
+        """The tokens of each prompt, and the logits of what follows."""
+        command = [self.trainer, "inference", yaml, "--raw", "--logits", "--file", self.prompts]
+        rows = [json.loads(line) for line in run([*command, "--output_dir", adapter]).splitlines()]
+        logits = torch.tensor([row["logits"] for row in rows], dtype=torch.float64)
+        return [row["ids"] for row in rows], logits
 
-    def ours(self, adapter):
-        output = run([self.program, self.base, "--adapter", adapter, *self.ids])
-        return torch.tensor(json.loads(output), dtype=torch.float64)
+    @torch.inference_mode()
+    def theirs(self, model, prompts):
+        model.eval()
+        return torch.stack([model(torch.tensor([ids])).logits[0, -1] for ids in prompts]).double()
 
     def compare(self, what, one, other, before):
         difference = (one - other).abs().max().item()
@@ -118,7 +130,6 @@ class Check:
 
     def kind(self, name, keys, settings):
         print(name)
-        before = self.theirs(self.model())
         out = self.folder / name.replace(", ", "-").replace(" ", "-")
         config = {
             "base_model": str(self.base),
@@ -138,8 +149,10 @@ class Check:
         yaml = out / "run.yaml"
         yaml.write_text(json.dumps(config))  # JSON is YAML
         run([self.trainer, "train", yaml])
-        peft = self.theirs(PeftModel.from_pretrained(self.model(), out / "ours"))
-        self.compare("ours", self.ours(out / "ours"), peft, before)
+        ids, ours = self.ours(yaml, out / "ours")
+        before = self.theirs(self.model(), ids)
+        peft = self.theirs(PeftModel.from_pretrained(self.model(), out / "ours"), ids)
+        self.compare("ours", ours, peft, before)
 
         torch.manual_seed(1)
         model = get_peft_model(self.model(), LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, **settings))
@@ -148,10 +161,10 @@ class Check:
                 if parameter.requires_grad:
                     parameter += 0.05 * torch.randn_like(parameter)
         model.save_pretrained(out / "theirs")
-        self.compare("theirs", self.ours(out / "theirs"), self.theirs(model), before)
+        self.compare("theirs", self.ours(yaml, out / "theirs")[1], self.theirs(model, ids), before)
 
         run([self.trainer, "merge-lora", yaml])
-        self.compare("merged", self.theirs(self.model(out / "ours/merged")), peft, before)
+        self.compare("merged", self.theirs(self.model(out / "ours/merged"), ids), peft, before)
 
 
 def main():

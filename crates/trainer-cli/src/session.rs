@@ -8,15 +8,15 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::Device;
 use trainer_config::{Config, Dataset, Layers, Loaded, PromptStrategy, Rl, SpecialTokens, Task};
-use trainer_core::{AnyModel, TrainerTokenizer, backend};
+use trainer_core::{Adapter, AnyModel, TrainerTokenizer, backend};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
 use trainer_data::{
     CacheOutcome, ChatPrompts, ChatTemplate, PreferenceObjective, PreparedData,
     PreparedPreferences, Tokenizer,
 };
 use trainer_model::{
-    CausalLm, Decoder, ModelConfig, NewRows, RewardModel, RewardTask, check_new_rows_are_trained,
-    has_score, load_causal_lm, load_reward_model, parameters,
+    CausalLm, Decoder, LoraAdapter, ModelConfig, NewRows, Pretrained, RewardModel, RewardTask,
+    check_new_rows_are_trained, has_score, load_causal_lm, load_reward_model, parameters,
 };
 
 use crate::EXIT_STOPPED;
@@ -189,9 +189,37 @@ pub(crate) fn explain(config: &Config, tokenizer: &Tokenizer) -> Result<(), Fail
     Ok(())
 }
 
-/// The model of a configuration on `device`, recording gradients, with a row for
-/// every token.
+/// The model of a configuration on `device`, recording gradients, and the adapter
+/// that it carries, if any.
 pub(crate) fn load_model(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    device: &Device,
+) -> Result<(CausalLm, Option<Adapter>), Failure> {
+    with_adapter(
+        config,
+        tokenizer,
+        load_base_model(config, tokenizer, device)?,
+    )
+}
+
+/// A model with the adapter that the configuration asks for.
+fn with_adapter<M: Pretrained>(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    model: M,
+) -> Result<(M, Option<Adapter>), Failure> {
+    let (model, adapter) = Adapter::attach(config, model)?;
+    // Padding needs no meaning.
+    let padding = config.special_tokens.pad_token.as_ref();
+    let new = tokenizer.new_tokens().iter();
+    let new = new.filter(|(text, _)| Some(text) != padding).count();
+    check_new_rows_are_trained(new, &parameters(&model))?;
+    Ok((model, adapter))
+}
+
+/// The model that a configuration starts from, with a row for every token.
+pub(crate) fn load_base_model(
     config: &Config,
     tokenizer: &Tokenizer,
     device: &Device,
@@ -213,11 +241,14 @@ pub(crate) fn load_for_training(
     config: &Config,
     tokenizer: &Tokenizer,
     device: &Device,
-) -> Result<AnyModel, Failure> {
+) -> Result<(AnyModel, Option<Adapter>), Failure> {
     let (task, labels) = match config.preference.task() {
         Task::RewardModel => (RewardTask::Sequence, 1),
         Task::ProcessRewardModel => (RewardTask::Token, 2),
-        Task::Sft | Task::Rl(_) => return Ok(load_model(config, tokenizer, device)?.into()),
+        Task::Sft | Task::Rl(_) => {
+            let (model, adapter) = load_model(config, tokenizer, device)?;
+            return Ok((model.into(), adapter));
+        }
     };
     let device = device.clone().autodiff();
     device.seed(config.seed);
@@ -236,7 +267,9 @@ pub(crate) fn load_for_training(
         }
         load_reward_model(folder, &model_config, task, &device)?
     };
-    Ok(fitted(config, tokenizer, model)?.into())
+    let model = fitted(config, tokenizer, model)?;
+    let (model, adapter) = with_adapter(config, tokenizer, model)?;
+    Ok((model.into(), adapter))
 }
 
 /// The reference model of a configuration that asks for a second one.
@@ -249,17 +282,12 @@ pub(crate) fn load_reference(
     if keys.precompute_ref_log_probs != Some(false) || !keys.task().has_reference() {
         return Ok(None);
     }
-    Ok(Some(load_model(config, tokenizer, device)?.valid()))
+    Ok(Some(load_base_model(config, tokenizer, device)?.valid()))
 }
 
 /// A model with a row for every token, and all weights drawn.
 fn fitted<M: Vocabulary>(config: &Config, tokenizer: &Tokenizer, model: M) -> Result<M, Failure> {
     let model = fit_vocabulary(config, tokenizer, model)?;
-    // Padding needs no meaning.
-    let padding = config.special_tokens.pad_token.as_ref();
-    let new = tokenizer.new_tokens().iter();
-    let new = new.filter(|(text, _)| Some(text) != padding).count();
-    check_new_rows_are_trained(new, &parameters(&model))?;
     // Random weights are drawn now and in order, so that the seed decides each.
     Ok(model.materialize())
 }
@@ -355,6 +383,20 @@ pub(crate) fn load_trained_model(
             tokenizer: Tokenizer::from_dir(output, &SpecialTokens::default())?,
         });
     }
+    if output.join("adapter_config.json").is_file() {
+        eprintln!("adapter of {}", output.display());
+        let of_base = load_tokenizer(config)?;
+        let base = load_base_model(config, &of_base, device)?.valid();
+        // One that another program made may have come without.
+        let tokenizer = match output.join("tokenizer.json").is_file() {
+            true => Tokenizer::from_dir(output, &SpecialTokens::default())?,
+            false => of_base,
+        };
+        return Ok(TrainedModel {
+            model: LoraAdapter::load(base, output)?.0,
+            tokenizer,
+        });
+    }
     if config.reinit_weights {
         return Err(Failure::new(format!(
             "error: {} holds no trained model, and `reinit_weights` leaves none to begin with; \
@@ -369,7 +411,7 @@ pub(crate) fn load_trained_model(
     );
     let tokenizer = load_tokenizer(config)?;
     Ok(TrainedModel {
-        model: load_model(config, &tokenizer, device)?.valid(),
+        model: load_model(config, &tokenizer, device)?.0.valid(),
         tokenizer,
     })
 }

@@ -43,7 +43,7 @@ pub(crate) fn run(folder: &Path) -> Result<(), Failure> {
     let tokenizer = load_tokenizer(&config)?;
     let held_back = read_questions(&folder.join("data/glossary.eval.chat.jsonl"))?;
     let device = select_device(&config)?.device;
-    let before = load_model(&config, &tokenizer, &device)?.valid();
+    let before = load_model(&config, &tokenizer, &device)?.0.valid();
     let shown = &held_back[..SHOWN.min(held_back.len())];
     let answers_before = answers(&config, &before, &tokenizer, shown)?;
     drop(before);

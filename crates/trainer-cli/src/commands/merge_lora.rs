@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
-use burn::tensor::Device;
-use trainer_config::Config;
+use burn::module::Module;
+use trainer_core::save_options;
 use trainer_model::{
     CausalLm, LoraAdapter, ModelConfig, SaveDtype, Tokens, load_causal_lm, save_model,
 };
 
 use crate::args::Run;
-use crate::session::{Failure, load_layers, load_tokenizer, select_device};
+use crate::session::{Failure, load_base_model, load_layers, load_tokenizer, select_device};
 
 /// Rows and tokens of the comparison after merging.
 const PROBE: (usize, usize) = (4, 32);
@@ -34,18 +34,16 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
         .filter(|_| !config.output_dir.join("adapter_config.json").is_file())
         .unwrap_or(&config.output_dir);
     let tokenizer = load_tokenizer(&config)?;
-    // Nothing is trained: no gradients are recorded.
     let device = select_device(&config)?.device;
-    let (model, adapter) = LoraAdapter::load(base_model(&config, &device)?, folder)?;
+    // Nothing is trained: no gradients are recorded.
+    let base = load_base_model(&config, &tokenizer, &device)?.valid();
+    let (model, adapter) = LoraAdapter::load(base, folder)?;
     eprintln!("adapter of {}", folder.display());
 
     let adapted = probe(&model);
     let merged = adapter.merged(model);
-    let dtype = match config.checkpoint.save_dtype {
-        trainer_config::SaveDtype::Float32 => SaveDtype::F32,
-        trainer_config::SaveDtype::Bfloat16 => SaveDtype::Bf16,
-    };
-    save_model(&merged, &out, dtype)?;
+    let options = save_options(&config);
+    save_model(&merged, &out, options)?;
     drop(merged);
     tokenizer.save(&out)?;
 
@@ -57,7 +55,7 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
         .iter()
         .zip(&saved)
         .fold(0.0_f32, |max, (a, b)| max.max((a - b).abs()));
-    let tolerance = match dtype {
+    let tolerance = match options.dtype {
         SaveDtype::F32 => TOLERANCES.0,
         SaveDtype::Bf16 => TOLERANCES.1,
     };
@@ -75,11 +73,6 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
         out.display()
     );
     Ok(())
-}
-
-fn base_model(config: &Config, device: &Device) -> Result<CausalLm, Failure> {
-    let shape = ModelConfig::from_folder(&config.base_model, config.model_config.as_ref())?;
-    Ok(load_causal_lm(&config.base_model, &shape, device)?)
 }
 
 /// The logits of a few rows of tokens that are spread over the vocabulary.

@@ -8,8 +8,8 @@ use seqprep::Sample;
 use serde_json::Value;
 use trainer_config::{Config, Loaded, Task};
 use trainer_core::{
-    Adapter, AnyModel, EvalData, Observer, OpenStream, RowStream, Several, TrainData, Trained,
-    TrainerError, setup_trainer,
+    EvalData, Observer, OpenStream, RowStream, Several, TrainData, Trained, TrainerError,
+    setup_trainer,
 };
 use trainer_data::stream::SampleStream;
 use trainer_data::{CacheOutcome, Ledger, Tokenizer};
@@ -83,8 +83,7 @@ pub(crate) fn train(loaded: &Loaded, view: View) -> Result<Trained, Failure> {
     let selected = select_device(config)?;
     let tokenizer = load_tokenizer(config)?;
     // Before the data, which may take long to tokenize for a model that is not there.
-    let model = load_for_training(config, &tokenizer, &selected.device)?;
-    let (model, adapter) = with_adapter(config, model)?;
+    let (model, adapter) = load_for_training(config, &tokenizer, &selected.device)?;
     let reference = load_reference(config, &tokenizer, &selected.device)?;
     let mut data = Data::load(config, &tokenizer, shown)?;
     let about = About::new(loaded, &selected.backend.to_string(), data.shown.take());
@@ -146,20 +145,6 @@ impl Account {
         let stream = self.stream.borrow();
         let streamed = stream.as_ref().map(|stream| stream.borrow().ledger());
         streamed.or_else(|| self.prepared.clone())
-    }
-}
-
-/// The model with the adapter that the configuration asks for.
-fn with_adapter(config: &Config, model: AnyModel) -> Result<(AnyModel, Option<Adapter>), Failure> {
-    match model {
-        AnyModel::Causal(model) => {
-            let (model, adapter) = Adapter::attach(config, model)?;
-            Ok((model.into(), adapter))
-        }
-        AnyModel::Reward(_) if config.adapters.adapter.is_some() => Err(Failure::new(
-            "error: reward models are trained as a whole for now: remove `adapter`",
-        )),
-        model @ AnyModel::Reward(_) => Ok((model, None)),
     }
 }
 

@@ -9,10 +9,7 @@ use std::sync::Arc;
 use seqprep::{Batch, SampleSource};
 use serde_json::{Value, json};
 use trainer_config::Config;
-use trainer_model::{
-    Activations, CausalLm, ParameterGradients, Pretrained, SaveDtype, SaveOptions, Targets, Tokens,
-    backward, load_causal_lm, save_model,
-};
+use trainer_model::{Activations, CausalLm, ParameterGradients, Targets, Tokens, backward};
 
 use super::evaluation::evaluate;
 use super::objective::{Accumulated, Objective, Precision, StepSeed};

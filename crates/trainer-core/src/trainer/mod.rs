@@ -17,6 +17,7 @@ pub use causal::CausalTrainer;
 pub use evaluation::evaluate_samples;
 pub use preference::PreferenceTrainer;
 pub use setup::{TrainerTokenizer, setup_trainer};
+pub use weights::save_options;
 
 use burn::tensor::{Device, FloatDType};
 use trainer_model::{CausalLm, RewardModel};

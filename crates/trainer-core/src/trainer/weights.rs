@@ -4,12 +4,27 @@
 use std::path::Path;
 
 use trainer_config::Config;
-use trainer_model::{CausalLm, Pretrained, SaveDtype, SaveOptions, load_causal_lm, save_model};
+use trainer_model::{
+    CausalLm, Pretrained, RewardModel, SaveDtype, SaveOptions, load_causal_lm, load_reward_model,
+    save_model,
+};
 
 use super::objective::Precision;
 use crate::adapter::Adapter;
 use crate::checkpoint::SaveModel;
 use crate::error::Result;
+
+/// How a configuration saves weights.
+#[must_use]
+pub fn save_options(config: &Config) -> SaveOptions {
+    SaveOptions {
+        dtype: match config.checkpoint.save_dtype {
+            trainer_config::SaveDtype::Float32 => SaveDtype::F32,
+            trainer_config::SaveDtype::Bfloat16 => SaveDtype::Bf16,
+        },
+        max_shard_bytes: config.checkpoint.max_shard_bytes(),
+    }
+}
 
 /// What of a model is trained, and how it is saved.
 #[derive(Debug, Clone)]
@@ -20,15 +35,10 @@ pub(super) struct Weights {
 
 impl Weights {
     pub(super) fn new(config: &Config, adapter: Option<Adapter>) -> Self {
-        let keys = &config.checkpoint;
-        let save = SaveOptions {
-            dtype: match keys.save_dtype {
-                trainer_config::SaveDtype::Float32 => SaveDtype::F32,
-                trainer_config::SaveDtype::Bfloat16 => SaveDtype::Bf16,
-            },
-            max_shard_bytes: keys.max_shard_bytes(),
-        };
-        Self { adapter, save }
+        Self {
+            adapter,
+            save: save_options(config),
+        }
     }
 
     /// What writes the files of a model into a folder.
@@ -57,6 +67,18 @@ impl Weights {
             Some(adapter) => adapter.restore(model, folder),
             None => Ok(load_causal_lm(folder, model.config(), &model.device())?),
         }
+    }
+
+    /// A model with a head for rewards, likewise.
+    ///
+    /// # Errors
+    /// As [`restore_causal`](Self::restore_causal).
+    pub(super) fn restore_reward(&self, model: RewardModel, folder: &Path) -> Result<RewardModel> {
+        if let Some(adapter) = &self.adapter {
+            return adapter.restore(model, folder);
+        }
+        let (config, task, device) = (model.config(), model.task(), model.device());
+        Ok(load_reward_model(folder, config, task, &device)?)
     }
 
     /// The model that training is compared with: without the adapter, if there is one.

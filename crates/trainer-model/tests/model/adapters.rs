@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use serde_json::{Value, json};
 use trainer_model::{
-    CausalLm, LoraAdapter, LoraConfig, LoraInit, ParameterGradients, TargetModules, Targets,
-    Tokens, map_values, parameters, visit_values,
+    Activations, CausalLm, LoraAdapter, LoraConfig, LoraInit, ParameterGradients, TargetModules,
+    Targets, Tokens, backward, map_values, parameters, visit_values,
 };
 
 use crate::reference::{forward_agrees, gradients_agree, read_case};
@@ -205,6 +205,37 @@ fn only_factors_are_trained() {
         );
         assert_eq!(gradient.is_some(), info.trainable, "{}", info.name);
     }
+}
+
+/// A layer that runs a second time drops the same values.
+#[test]
+fn recomputed_layers_drop_the_same() {
+    let base = load(&folder("llama"), &cpu().autodiff());
+    let config = LoraConfig {
+        lora_dropout: 0.3,
+        ..LoraConfig::default()
+    };
+    let (model, _) = LoraAdapter::attach(base, config, 1).unwrap();
+    let model = trained(model);
+    let ids: Vec<u32> = (0..12).collect();
+    let tokens = Tokens {
+        rows: 1,
+        width: 12,
+        input_ids: &ids,
+        position_ids: &ids,
+        segment_ids: &[1; 12],
+    };
+    let targets = Targets::from_labels(&(0..12).collect::<Vec<i32>>(), 12);
+    let run = |activations| {
+        let input = model.input(&tokens).with_dropout(3);
+        let back = backward(&model, &input, activations, |hidden_btd| {
+            (model.loss_sum(hidden_btd, &targets), ())
+        });
+        let gradients = back.gradients.flat.into_iter().flatten();
+        let values = gradients.map(|gradient| gradient.into_data().iter::<f32>().collect());
+        (back.loss, values.collect::<Vec<Vec<f32>>>())
+    };
+    assert_eq!(run(Activations::Kept), run(Activations::Recomputed));
 }
 
 /// What matches nothing is an error that lists what there is.

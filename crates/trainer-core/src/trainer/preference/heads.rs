@@ -8,7 +8,7 @@ use burn::tensor::TensorData;
 use seqprep::{Batch, PreferencePair, StepSample};
 use serde_json::{Value, json};
 use trainer_config::Config;
-use trainer_model::{Activations, Backward, RewardModel, SaveOptions, backward, load_reward_model};
+use trainer_model::{Activations, Backward, RewardModel, backward};
 
 use super::{Evaluated, count_tokens, evaluate};
 use crate::batches::{BatchOptions, BatchSource};
@@ -216,7 +216,7 @@ impl Objective for Rewards {
     }
 
     fn restore(&self, model: RewardModel, folder: &Path) -> Result<RewardModel> {
-        restore(model, folder)
+        self.weights.restore_reward(model, folder)
     }
 }
 
@@ -348,11 +348,6 @@ impl Objective for Verdicts {
     }
 
     fn restore(&self, model: RewardModel, folder: &Path) -> Result<RewardModel> {
-        restore(model, folder)
+        self.weights.restore_reward(model, folder)
     }
-}
-
-fn restore(model: RewardModel, folder: &Path) -> Result<RewardModel> {
-    let (config, task, device) = (model.config(), model.task(), model.device());
-    Ok(load_reward_model(folder, config, task, &device)?)
 }

@@ -10,7 +10,7 @@ use burn::module::Module;
 use seqprep::KtoSample;
 use serde_json::{Value, json};
 use trainer_config::Config;
-use trainer_model::{Activations, CausalLm, SaveOptions, Targets, load_causal_lm};
+use trainer_model::{Activations, CausalLm, Targets};
 
 use super::answers::{Scored, answers_of};
 use super::reference::{Compared, LogProbs, Reference, Split};
@@ -29,7 +29,7 @@ use crate::trainer::weights::Weights;
 pub(in crate::trainer) struct Kto {
     beta: f64,
     /// Weights of good and of bad answers.
-    weights: [f64; 2],
+    class_weights: [f64; 2],
     reference: Reference,
     eval: Option<JudgedBatches>,
     activations: Activations,
@@ -75,7 +75,7 @@ impl Kto {
         let keys = &config.preference;
         let objective = Self {
             beta: keys.beta(),
-            weights: [keys.kto_desirable_weight, keys.kto_undesirable_weight],
+            class_weights: [keys.kto_desirable_weight, keys.kto_undesirable_weight],
             reference: Reference::new(config, second),
             eval,
             activations: activations(config),
@@ -122,7 +122,7 @@ impl Kto {
             let log_prob = scored.log_prob(answer);
             let ratio = log_prob - reference;
             let class = usize::from(!desirable);
-            let loss = kto(ratio, kl, desirable, self.beta, self.weights[class]);
+            let loss = kto(ratio, kl, desirable, self.beta, self.class_weights[class]);
             step.loss += loss.value / count;
             step.weights[answer.clone()].fill(loss.slope / count);
             classes[class].count += 1.0;

@@ -6,7 +6,7 @@ use std::path::Path;
 use seqprep::PreferencePair;
 use serde_json::{Value, json};
 use trainer_config::{Config, DpoLossType, FDivergence, Rl};
-use trainer_model::{Activations, CausalLm, SaveOptions, Targets, load_causal_lm};
+use trainer_model::{Activations, CausalLm, Targets};
 
 use super::answers::{Scored, answers_of, likeliest};
 use super::reference::{Compared, LogProbs, Reference, Split};

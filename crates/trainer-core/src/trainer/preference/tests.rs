@@ -13,6 +13,7 @@ use super::pairs::Pairs;
 use crate::batches::BatchSource;
 use crate::history::{LogRow, Observer, Silent};
 use crate::trainer::objective::{Accumulated, Objective, StepSeed};
+use crate::trainer::weights::Weights;
 
 const VOCABULARY: u32 = 61;
 const SEED: StepSeed = StepSeed { seed: 0, step: 0 };
@@ -116,6 +117,7 @@ fn pair_step(config: &Config, samples: Vec<PreferencePair>) -> Accumulated {
         samples,
         Vec::new(),
         None,
+        Weights::new(config, None),
         VOCABULARY as usize,
         0,
     )
@@ -127,8 +129,16 @@ fn pair_step(config: &Config, samples: Vec<PreferencePair>) -> Accumulated {
 }
 
 fn kto_step(config: &Config, samples: Vec<KtoSample>) -> Accumulated {
-    let (objective, batches) =
-        Kto::new(config, samples, Vec::new(), None, Weights::new(config, None), VOCABULARY as usize, 0).unwrap();
+    let (objective, batches) = Kto::new(
+        config,
+        samples,
+        Vec::new(),
+        None,
+        Weights::new(config, None),
+        VOCABULARY as usize,
+        0,
+    )
+    .unwrap();
     let mut objective = prepare(objective, &batches, &model(1));
     objective
         .accumulate(&model(2), &window(&batches), SEED)
@@ -202,6 +212,7 @@ fn gradients_go_through_the_model() {
             pairs(),
             Vec::new(),
             None,
+            Weights::new(&config, None),
             VOCABULARY as usize,
             0,
         )
@@ -303,6 +314,7 @@ fn a_second_model_is_no_other_reference() {
         pairs(),
         pairs(),
         Some(model(1).valid()),
+        Weights::new(&config, None),
         VOCABULARY as usize,
         0,
     )
@@ -316,8 +328,16 @@ fn a_second_model_is_no_other_reference() {
     let ahead = kto_step(&config, judged());
     let second = Some(model(1).valid());
     let vocabulary = VOCABULARY as usize;
-    let (mut objective, batches) =
-        Kto::new(&config, judged(), judged(), second, vocabulary, 0).unwrap();
+    let (mut objective, batches) = Kto::new(
+        &config,
+        judged(),
+        judged(),
+        second,
+        Weights::new(&config, None),
+        vocabulary,
+        0,
+    )
+    .unwrap();
     let beside = objective
         .accumulate(&model(2), &window(&batches), SEED)
         .unwrap();
@@ -346,6 +366,7 @@ fn the_reference_is_kept_and_found_again() {
             pairs(),
             Vec::new(),
             None,
+            Weights::new(config, None),
             VOCABULARY as usize,
             0,
         )
@@ -391,6 +412,7 @@ fn training_starts_where_the_reference_is() {
         pairs(),
         pairs(),
         None,
+        Weights::new(&config, None),
         VOCABULARY as usize,
         0,
     )
@@ -443,7 +465,15 @@ fn one_class_and_one_answer() {
     alone.micro_batch_size = 1;
     assert!(kto_step(&alone, judged()).loss.is_finite());
     let one = vec![judged()[0].clone()];
-    let error = Kto::new(&alone, one, Vec::new(), None, VOCABULARY as usize, 0);
+    let error = Kto::new(
+        &alone,
+        one,
+        Vec::new(),
+        None,
+        Weights::new(&alone, None),
+        VOCABULARY as usize,
+        0,
+    );
     assert_eq!(
         error.err().unwrap().to_string(),
         "the training data has one row, but KTO compares answers with answers to other prompts: \
@@ -462,6 +492,7 @@ fn foreign_tokens_are_refused() {
         samples,
         Vec::new(),
         None,
+        Weights::new(&config, None),
         VOCABULARY as usize,
         0,
     );
