@@ -232,9 +232,9 @@ pub enum DataError {
         /// A row that gives one.
         at: Place,
         /// The beginning of its text.
-        text: String,
+        text: Box<str>,
         /// What to change.
-        advice: String,
+        advice: Box<str>,
     },
     /// A row longer than the limit under `excess_length_strategy: raise`.
     #[error(

@@ -471,8 +471,8 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
                         untrained: count,
                         samples: self.account.made.samples,
                         at,
-                        text: tokenizer.decode(&ids, false)?,
-                        advice: K::advice(self.task, DropReason::NothingToTrain),
+                        text: tokenizer.decode(&ids, false)?.into(),
+                        advice: K::advice(self.task, DropReason::NothingToTrain).into(),
                     })
                 }
                 _ => Ok(self.account),

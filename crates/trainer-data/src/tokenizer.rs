@@ -60,6 +60,9 @@ pub struct Encoded {
     pub offsets: Vec<Range<usize>>,
 }
 
+/// Bytes of a `tokenizer.json`, and an `added_tokens.json` where there is one.
+type ChangedFiles = (Vec<u8>, Option<Map<String, Value>>);
+
 /// A tokenizer, its special tokens and its chat template.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -72,7 +75,7 @@ pub struct Tokenizer {
     special: Option<Map<String, Value>>,
     /// `tokenizer.json` and `added_tokens.json`, where the vocabulary is not the
     /// folder's.
-    changed: Option<(Vec<u8>, Option<Map<String, Value>>)>,
+    changed: Option<ChangedFiles>,
     /// Tokens that the folder's vocabulary lacks.
     new_tokens: Vec<(String, u32)>,
     /// Text and id of each of `ROLES`.

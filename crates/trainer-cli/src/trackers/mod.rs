@@ -48,7 +48,7 @@ struct Tracker {
 }
 
 impl Tracker {
-    fn new(name: &'static str, open: Open) -> Box<dyn Observer> {
+    fn boxed(name: &'static str, open: Open) -> Box<dyn Observer> {
         let log = None;
         Box::new(Self { name, open, log })
     }
@@ -114,7 +114,7 @@ pub(crate) fn trackers(config: &Config) -> Vec<Box<dyn Observer>> {
         let open = move || -> io::Result<Box<dyn Log>> {
             Ok(Box::new(tensorboard::TensorBoard::create(&output)?))
         };
-        all.push(Tracker::new("TensorBoard", Box::new(open)));
+        all.push(Tracker::boxed("TensorBoard", Box::new(open)));
     }
     if keys.wandb() {
         let names = wandb::Names {
@@ -127,7 +127,7 @@ pub(crate) fn trackers(config: &Config) -> Vec<Box<dyn Observer>> {
         let open = move || -> io::Result<Box<dyn Log>> {
             Ok(Box::new(wandb::Wandb::create(&output, &names, &run)?))
         };
-        all.push(Tracker::new("Weights & Biases", Box::new(open)));
+        all.push(Tracker::boxed("Weights & Biases", Box::new(open)));
     }
     if keys.use_mlflow {
         let store = keys.mlflow_folder().to_owned();
@@ -147,7 +147,7 @@ pub(crate) fn trackers(config: &Config) -> Vec<Box<dyn Observer>> {
                 &run,
             )?))
         };
-        all.push(Tracker::new("MLflow", Box::new(open)));
+        all.push(Tracker::boxed("MLflow", Box::new(open)));
     }
     all
 }

@@ -3,8 +3,8 @@
 //! Gradients arrive complete: summed over the window, normalized, clipped (and,
 //! with several ranks, reduced). An optimizer is a rule, one file each, that says
 //! how one parameter changes by its gradient and by what is kept of earlier ones;
-//! [`engine`] runs it over the parameters in the order of
-//! [`trainer_model::parameters`], [`groups`] gives each parameter its learning
+//! `engine` runs it over the parameters in the order of
+//! [`trainer_model::parameters`], `groups` gives each parameter its learning
 //! rate and weight decay, and [`OptimizerState`] is all that a checkpoint needs.
 //!
 //! On a CPU backend a rule that treats each element alone is one pass over

@@ -4,7 +4,6 @@
 //! spread over its batches, so that accumulation changes nothing but memory.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use seqprep::{Batch, SampleSource};
 use serde_json::{Value, json};
@@ -13,9 +12,8 @@ use trainer_model::{Activations, CausalLm, ParameterGradients, Targets, Tokens, 
 
 use super::evaluation::evaluate;
 use super::objective::{Accumulated, Objective, Precision, StepSeed};
-use super::resume::Resume;
+use super::preference::Parts;
 use super::run::Run;
-use super::setup::TrainerTokenizer;
 use super::weights::Weights;
 use crate::batches::{BatchOptions, BatchSource, Batches};
 use crate::checkpoint::SaveModel;
@@ -32,12 +30,16 @@ impl CausalTrainer {
         train: TrainData,
         eval: Box<dyn SampleSource>,
         model: CausalLm,
-        tokenizer: Arc<dyn TrainerTokenizer>,
-        total_steps: Option<usize>,
-        resume: Resume,
-        weights: Weights,
+        parts: Parts,
     ) -> Result<Self> {
         let vocab_size = model.config().vocab_size;
+        let Parts {
+            tokenizer,
+            total_steps,
+            resume,
+            weights,
+            ..
+        } = parts;
         let options = BatchOptions::training(config, tokenizer.pad_id());
         let feed = match train {
             TrainData::Samples(samples) => {

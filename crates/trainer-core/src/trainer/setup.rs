@@ -75,36 +75,27 @@ pub fn setup_trainer(
     let resume = Resume::find(config)?;
     let sft = config.preference.task() == Task::Sft;
     let weights = Weights::new(config, adapter);
+    let parts = Parts {
+        tokenizer,
+        total_steps,
+        second: reference_model.map(|model| model.computing_in(format)),
+        resume,
+        weights,
+    };
     match (train.into(), eval.into(), model) {
         (TrainData::Preferences(train), EvalData::Preferences(eval), model) if !sft => {
-            let parts = Parts {
-                tokenizer,
-                total_steps,
-                second: reference_model.map(|model| model.computing_in(format)),
-                resume,
-                weights,
-            };
             let trainer = PreferenceTrainer::new(config, train, eval, model, parts)?;
             Ok(Trainer::Preference(Box::new(trainer)))
         }
         (train, EvalData::Samples(eval), AnyModel::Causal(model)) if sft => {
-            if reference_model.is_some() {
+            if parts.second.is_some() {
                 return Err(TrainerError::Setup(
                     "a reference model is for preference training; this configuration trains \
                      next-token prediction, which has no use for one"
                         .into(),
                 ));
             }
-            let trainer = CausalTrainer::new(
-                config,
-                train,
-                eval,
-                model,
-                tokenizer,
-                total_steps,
-                resume,
-                weights,
-            )?;
+            let trainer = CausalTrainer::new(config, train, eval, model, parts)?;
             Ok(Trainer::Causal(Box::new(trainer)))
         }
         _ => Err(unfit()),

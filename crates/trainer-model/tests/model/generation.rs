@@ -147,10 +147,9 @@ fn a_penalty_keeps_greedy_text_from_repeating() {
     let mut ids = prompt;
     for &next in &answer[0].ids {
         let mut logits = next_logits(&model, &ids);
-        for id in 0..logits.len() {
+        for (id, logit) in logits.iter_mut().enumerate() {
             if ids.contains(&(id as u32)) {
-                let factor = if logits[id] < 0.0 { 1.4 } else { 1.0 / 1.4 };
-                logits[id] *= factor;
+                *logit *= if *logit < 0.0 { 1.4 } else { 1.0 / 1.4 };
             }
         }
         assert_eq!(likeliest(&logits), next);

@@ -115,7 +115,7 @@ fn smaller_formats_are_near() {
             .unwrap();
         for (name, got) in values(&load(&back, &cpu())) {
             let want = &exact[&name];
-            if want.len() % 32 != 0 || !name.contains("proj") {
+            if !want.len().is_multiple_of(32) || !name.contains("proj") {
                 continue;
             }
             for (got, want) in got.chunks(32).zip(want.chunks(32)) {

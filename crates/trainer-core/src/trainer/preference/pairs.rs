@@ -69,6 +69,10 @@ impl Pairs {
     ///
     /// # Errors
     /// When there are no pairs, or the model does not have their tokens.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "what the batches are made of, and what the loss is"
+    )]
     pub(in crate::trainer) fn new(
         config: &Config,
         rl: Rl,
