@@ -342,7 +342,7 @@ fn preferences_are_kept_by_their_objective() {
     let lab = Lab::new("</s>");
     let row = |i: usize| {
         json!({"prompt": format!("question {i}"), "chosen": "yes ".repeat(i + 1),
-               "rejected": "no", "label": i % 2 == 0, "completion": format!("answer {i}"),
+               "rejected": "no", "label": i.is_multiple_of(2), "completion": format!("answer {i}"),
                "completions": ["a", "b"], "labels": [true, false], "margin": 0.5})
     };
     let rows: Vec<Value> = (0..20).map(row).collect();

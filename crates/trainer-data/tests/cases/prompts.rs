@@ -75,7 +75,7 @@ fn a_system_message_of_the_conversation_takes_the_place_of_the_default() {
     };
     let user = json!({"role": "user", "content": "Hi"});
     let system = json!({"role": "system", "content": "Shout."});
-    assert!(text(&[user.clone()]).contains("Be brief."));
+    assert!(text(std::slice::from_ref(&user)).contains("Be brief."));
     let own = text(&[system, user]);
     assert!(
         own.contains("Shout.") && !own.contains("Be brief."),
