@@ -21,8 +21,10 @@ tokens a second while training (tokens of the data, without padding, over
 """
 
 import argparse
+import ast
 import json
 import os
+import re
 import shutil
 import statistics
 import sys
@@ -82,15 +84,19 @@ def configuration(model: Path, case: str, steps: int | None) -> dict[str, object
 
 
 def last_row(folder: Path) -> dict[str, float]:
-    """The row of a run's log that has its `train_runtime`."""
-    states = sorted(folder.rglob("trainer_state.json"), key=lambda path: path.stat().st_mtime)
-    if not states:
-        sys.exit(f"no trainer_state.json in {folder}")
-    history = json.loads(states[-1].read_text(encoding="utf-8"))["log_history"]
-    rows = [row for row in history if "train_runtime" in row]
+    """The row of a run's log that has its `train_runtime`: in the trainer's state,
+    or as Axolotl prints it where it keeps no checkpoints."""
+    state = folder / "out/trainer_state.json"
+    rows: list[dict[str, object]] = []
+    if state.is_file():
+        rows = json.loads(state.read_text(encoding="utf-8"))["log_history"]
+    else:
+        printed = (folder / "log").read_text(encoding="utf-8")
+        rows = [ast.literal_eval(row) for row in re.findall(r"{[^{}]*'train_runtime'[^{}]*}", printed)]
+    rows = [row for row in rows if "train_runtime" in row]
     if not rows:
-        sys.exit(f"{states[-1]} has no train_runtime")
-    return rows[-1]
+        sys.exit(f"{folder} has no log row with `train_runtime`")
+    return {name: float(rows[-1][name]) for name in ("train_runtime", "epoch")}
 
 
 def main() -> None:
@@ -147,7 +153,7 @@ def main() -> None:
                 for leftover in ("out", "prepared"):
                     shutil.rmtree(here / leftover, ignore_errors=True)
                 wall, peak = run(command, env[name], here / "log")
-                row = last_row(here / "out")
+                row = last_row(here)
                 # File order and one epoch: what is taken are the first rows.
                 if case == "packed":
                     tokens = sum(lengths) * min(1.0, row["epoch"])
