@@ -106,6 +106,58 @@ impl<E, F: FnMut(&str, TensorData) -> Result<(), E>> ModuleVisitor for Values<F,
     }
 }
 
+/// Gives parameters new values, `f32` and row-major, by what `f` makes of their
+/// names; `None` leaves one as it is. A parameter that is drawn at its first use is
+/// not drawn where it is given a value.
+///
+/// # Errors
+/// The first error that `f` returns; the rest is left as it is.
+pub(crate) fn fill_values<M: Module, E>(
+    model: M,
+    f: impl FnMut(&str) -> Result<Option<Vec<f32>>, E>,
+) -> Result<M, E> {
+    let mut fill = Fill {
+        path: Vec::new(),
+        f,
+        result: Ok(()),
+    };
+    let model = model.map(&mut fill);
+    fill.result.map(|()| model)
+}
+
+struct Fill<F, E> {
+    path: Vec<String>,
+    f: F,
+    result: Result<(), E>,
+}
+
+impl<E, F: FnMut(&str) -> Result<Option<Vec<f32>>, E>> ModuleMapper for Fill<F, E> {
+    fn enter_module(&mut self, name: &str, _container_type: &str) {
+        self.path.push(name.to_owned());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container_type: &str) {
+        self.path.pop();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        if self.result.is_err() {
+            return param;
+        }
+        match (self.f)(&self.path.join(".")) {
+            Ok(Some(values)) => {
+                let data = TensorData::new(values, param.lazy_shape());
+                Param::from_tensor(Tensor::from_data(data, &param.lazy_device()))
+            }
+            Ok(None) => param,
+            Err(error) => {
+                self.result = Err(error);
+                param
+            }
+        }
+    }
+}
+
 /// Gradients of all parameters, each flattened, in the order of [`parameters`];
 /// `None` where a parameter has none.
 #[derive(Debug, Clone, Default)]

@@ -23,7 +23,8 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let config = load_layers(&run.config, overrides)?.config;
     if config.adapters.adapter.is_none() {
         return Err(Failure::new(
-            "error: this configuration has no `adapter`, so there is nothing to merge",
+            "error: this configuration has no `adapter`, so there is nothing to merge; give the \
+             configuration that the adapter was trained with",
         ));
     }
     let out = out.map_or_else(|| config.output_dir.join("merged"), PathBuf::from);

@@ -57,12 +57,33 @@ const ADAPTER: &[&str] = &[
     "--max_steps=9",
 ];
 
+const PREFERENCES: &[&str] = &[
+    "--curriculum_sampling=false",
+    "--shuffle_merged_datasets=true",
+    "--gradient_accumulation_steps=2",
+    "--micro_batch_size=4",
+    "--max_steps=10",
+    "--val_set_size=8",
+    "--eval_steps=3",
+];
+const PACKED_PREFERENCES: &[&str] = &[
+    "--sample_packing=true",
+    "--curriculum_sampling=false",
+    "--shuffle_merged_datasets=true",
+    "--micro_batch_size=1",
+    "--max_steps=10",
+];
+
 const CASE: &str = "cases/sft-full-llama.yaml";
 
 fn command(out: &Path, extra: &[&str]) -> Command {
+    command_for(CASE, out, extra)
+}
+
+fn command_for(case: &str, out: &Path, extra: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_trainer"));
     command
-        .args(["train", CASE, "--output_dir"])
+        .args(["train", case, "--output_dir"])
         .arg(out)
         .args(extra)
         .env("TRAINER__DATASET_PREPARED_PATH", prepared())
@@ -73,7 +94,11 @@ fn command(out: &Path, extra: &[&str]) -> Command {
 }
 
 fn run(out: &Path, extra: &[&str]) {
-    let output = command(out, extra).output().unwrap();
+    run_for(CASE, out, extra);
+}
+
+fn run_for(case: &str, out: &Path, extra: &[&str]) {
+    let output = command_for(case, out, extra).output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
 }
 
@@ -120,15 +145,22 @@ fn steps(out: &Path) -> Vec<usize> {
 #[test]
 fn a_run_goes_on_from_each_of_its_checkpoints() {
     let folder = tempfile::tempdir().unwrap();
-    for (name, settings) in [
-        ("plain", PLAIN),
-        ("packed", PACKED),
-        ("stream", STREAM),
-        ("adapter", ADAPTER),
+    for (name, case, settings) in [
+        ("plain", CASE, PLAIN),
+        ("packed", CASE, PACKED),
+        ("stream", CASE, STREAM),
+        ("adapter", CASE, ADAPTER),
+        ("dpo", "cases/dpo-full.yaml", PREFERENCES),
+        ("dpo-packed", "cases/dpo-full.yaml", PACKED_PREFERENCES),
+        ("kto", "cases/kto-full.yaml", PREFERENCES),
     ] {
         let whole = folder.path().join(name);
-        let keys = ["--save_steps=1", "--save_total_limit=100"];
-        run(&whole, &[settings, &keys[..]].concat());
+        let keys = [
+            "--save_strategy=steps",
+            "--save_steps=1",
+            "--save_total_limit=100",
+        ];
+        run_for(case, &whole, &[settings, &keys[..]].concat());
         let expected = result(&whole);
         let all = steps(&whole);
         assert!(all.len() >= 9, "{name}: {all:?}");
@@ -139,7 +171,7 @@ fn a_run_goes_on_from_each_of_its_checkpoints() {
             let from = whole.join(format!("checkpoint-{step}"));
             let from = from.to_str().unwrap();
             let resume = ["--resume_from_checkpoint", from];
-            run(&out, &[settings, &keys, &resume].concat());
+            run_for(case, &out, &[settings, &keys, &resume].concat());
             assert!(result(&out) == expected, "{name}, from step {step}");
             if *step != all[all.len() - 1] {
                 let state = |out: &Path| fs::read(out.join(&last).join("optimizer.safetensors"));
@@ -188,6 +220,7 @@ fn forty_killed_runs_end_like_one_that_was_not() {
     let keys = [
         PLAIN,
         &[
+            "--save_strategy=steps",
             "--save_steps=1",
             "--auto_resume_from_checkpoints=true",
             "--save_total_limit=2",
@@ -273,7 +306,7 @@ fn a_run_that_is_asked_to_stop_can_go_on() {
 fn another_configuration_is_refused_key_by_key() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
-    let keys = [PLAIN, &["--save_steps=5"]].concat();
+    let keys = [PLAIN, &["--save_strategy=steps", "--save_steps=5"]].concat();
     run(&out, &keys);
     let changed = [
         &keys[..],
@@ -365,7 +398,11 @@ fn a_damaged_checkpoint_is_passed_over() {
     let out = folder.path().join("out");
     let keys = [
         PLAIN,
-        &["--save_steps=4", "--auto_resume_from_checkpoints=true"],
+        &[
+            "--save_strategy=steps",
+            "--save_steps=4",
+            "--auto_resume_from_checkpoints=true",
+        ],
     ]
     .concat();
     run(&out, &keys);
@@ -411,6 +448,7 @@ fn a_checkpoint_that_cannot_be_written_harms_nothing() {
     // Nothing of the second checkpoint may touch the first.
     let keys = [
         "--max_steps=4",
+        "--save_strategy=steps",
         "--save_steps=2",
         "--save_total_limit=1",
         "--auto_resume_from_checkpoints=true",

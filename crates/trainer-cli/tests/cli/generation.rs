@@ -272,7 +272,7 @@ fn a_model_goes_through_gguf_and_back() {
     );
     assert_eq!(
         stderr(&output),
-        "error: examples/glossary.yaml: not a GGUF file\n"
+        "error: examples/glossary.yaml: not a GGUF file: it does not begin with the letters GGUF\n"
     );
     let output = export(&["--gguf", file, "--dtype", "q4_k"]);
     assert!(

@@ -5,6 +5,7 @@
 //! gave it a value, not that it differs from its default.
 
 mod adapters;
+mod checkpoint;
 mod data;
 mod generation;
 mod optimizer;
@@ -59,6 +60,8 @@ pub(crate) fn apply(
     rules.pose();
     rules.evaluation();
     rules.evaluation_times();
+    rules.saving_times();
+    rules.resuming();
     rules.templates();
     rules.template_variables();
     rules.preference();

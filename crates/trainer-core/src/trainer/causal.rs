@@ -149,7 +149,7 @@ impl Objective for NextToken {
     }
 
     fn restore(&self, model: CausalLm, folder: &Path) -> Result<CausalLm> {
-        self.weights.restore_causal(model, folder)
+        self.weights.restore(model, folder)
     }
 }
 

@@ -26,6 +26,28 @@ pub fn save_options(config: &Config) -> SaveOptions {
     }
 }
 
+/// A model that can be read again from a folder of its files.
+pub(super) trait Reload: Pretrained {
+    /// The same model, on the same device, with the weights of `folder`.
+    ///
+    /// # Errors
+    /// When a file is missing or damaged, or does not fit the model.
+    fn reload(&self, folder: &Path) -> Result<Self>;
+}
+
+impl Reload for CausalLm {
+    fn reload(&self, folder: &Path) -> Result<Self> {
+        Ok(load_causal_lm(folder, self.config(), &self.device())?)
+    }
+}
+
+impl Reload for RewardModel {
+    fn reload(&self, folder: &Path) -> Result<Self> {
+        let (config, task) = (self.config(), self.task());
+        Ok(load_reward_model(folder, config, task, &self.device())?)
+    }
+}
+
 /// What of a model is trained, and how it is saved.
 #[derive(Debug, Clone)]
 pub(super) struct Weights {
@@ -58,27 +80,15 @@ impl Weights {
         Box::new(move |folder| Ok(save_model(&model, folder, options)?))
     }
 
-    /// A language model with the weights that a [`saver`](Self::saver) wrote.
+    /// `model` with the weights that a [`saver`](Self::saver) wrote.
     ///
     /// # Errors
     /// When a file is missing or damaged, or does not fit the model.
-    pub(super) fn restore_causal(&self, model: CausalLm, folder: &Path) -> Result<CausalLm> {
+    pub(super) fn restore<M: Reload>(&self, model: M, folder: &Path) -> Result<M> {
         match &self.adapter {
             Some(adapter) => adapter.restore(model, folder),
-            None => Ok(load_causal_lm(folder, model.config(), &model.device())?),
+            None => model.reload(folder),
         }
-    }
-
-    /// A model with a head for rewards, likewise.
-    ///
-    /// # Errors
-    /// As [`restore_causal`](Self::restore_causal).
-    pub(super) fn restore_reward(&self, model: RewardModel, folder: &Path) -> Result<RewardModel> {
-        if let Some(adapter) = &self.adapter {
-            return adapter.restore(model, folder);
-        }
-        let (config, task, device) = (model.config(), model.task(), model.device());
-        Ok(load_reward_model(folder, config, task, &device)?)
     }
 
     /// The model that training is compared with: without the adapter, if there is one.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::config::LoraConfig;
 use super::lora::{Factor, LoraSettings};
-use super::targets::{by_pattern, resolve, saved_parameters};
+use super::targets::{by_pattern, check_patterns, resolve, saved_parameters};
 use super::{init, merge};
 use crate::error::{ModelError, Result};
 use crate::parameters::parameters;
@@ -46,6 +46,8 @@ impl LoraAdapter {
     pub fn attach<M: Pretrained>(model: M, config: LoraConfig, seed: u64) -> Result<(M, Self)> {
         let mut model = model;
         let plan = Plan::new(&mut model, &config)?;
+        check_patterns("rank_pattern", &config.rank_pattern, &plan.factors)?;
+        check_patterns("alpha_pattern", &config.alpha_pattern, &plan.factors)?;
         let mut freeze = Freeze {
             path: Vec::new(),
             trained: &plan.saved,

@@ -7,8 +7,6 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use burn::module::{ModuleMapper, Param};
-use burn::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
@@ -16,7 +14,7 @@ use super::adapter::LoraAdapter;
 use super::config::{FILE, LoraConfig};
 use crate::error::{ModelError, Result};
 use crate::files::{WeightFile, write_atomically};
-use crate::parameters::{parameters, visit_values};
+use crate::parameters::{fill_values, parameters, visit_values};
 use crate::pretrained::Pretrained;
 
 const WEIGHTS: &str = "adapter_model.safetensors";
@@ -99,15 +97,10 @@ impl LoraAdapter {
         }
         let mut file = WeightFile::open(&path)?;
         self.check(&model, &file, folder)?;
-        let mut fill = Fill {
-            adapter: self,
-            file: &mut file,
-            path: Vec::new(),
-            result: Ok(()),
-        };
-        let model = model.map(&mut fill);
-        fill.result?;
-        Ok(model)
+        fill_values(model, |name| match self.has(name) {
+            true => file.read_f32(&format!("{PREFIX}{name}")).map(Some),
+            false => Ok(None),
+        })
     }
 
     /// Compares what a file holds with what the model's adapter needs.
@@ -148,39 +141,5 @@ impl LoraAdapter {
             folder: folder.to_path_buf(),
             problems,
         })
-    }
-}
-
-struct Fill<'a> {
-    adapter: &'a LoraAdapter,
-    file: &'a mut WeightFile,
-    path: Vec<String>,
-    result: Result<()>,
-}
-
-impl ModuleMapper for Fill<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        let name = self.path.join(".");
-        if self.result.is_err() || !self.adapter.has(&name) {
-            return param;
-        }
-        match self.file.read_f32(&format!("{PREFIX}{name}")) {
-            Ok(values) => {
-                let data = TensorData::new(values, param.lazy_shape());
-                Param::from_tensor(Tensor::from_data(data, &param.lazy_device()))
-            }
-            Err(error) => {
-                self.result = Err(error);
-                param
-            }
-        }
     }
 }

@@ -5,7 +5,7 @@
 //! matches nothing is an error, since it is a misspelling or meant for a model of
 //! another family.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use fancy_regex::Regex;
 use serde_json::{Value, json};
@@ -293,13 +293,43 @@ pub(super) fn by_pattern<T: Copy>(
     name: &str,
 ) -> Result<Option<T>> {
     for (pattern, value) in patterns {
-        let full = format!(r"\A(?:.*\.)?(?:{pattern})\z");
-        let regex = regex(setting, pattern, &full)?;
-        if matches(setting, &regex, name)? {
+        if ends_like(setting, pattern, name)? {
             return Ok(Some(*value));
         }
     }
     Ok(None)
+}
+
+/// Whether a name or its end from a dot on is what a pattern describes.
+fn ends_like(setting: &'static str, pattern: &str, name: &str) -> Result<bool> {
+    let full = format!(r"\A(?:.*\.)?(?:{pattern})\z");
+    matches(setting, &regex(setting, pattern, &full)?, name)
+}
+
+/// Refuses a pattern that is about none of the maps that get factors: a rank that is
+/// given to nothing is a misspelling.
+pub(super) fn check_patterns<T>(
+    setting: &'static str,
+    patterns: &[(String, T)],
+    adapted: &BTreeMap<String, (usize, f64)>,
+) -> Result<()> {
+    for (pattern, _) in patterns {
+        let mut used = false;
+        for name in adapted.keys() {
+            used |= ends_like(setting, pattern, name)?;
+        }
+        if !used {
+            let names: Vec<String> = adapted.keys().cloned().collect();
+            return Err(ModelError::Adapter {
+                setting,
+                message: format!(
+                    "\"{pattern}\" matches none of the maps that get factors; these are {}",
+                    known(&names)
+                ),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The last parts of the names of maps that can get factors, each once, for

@@ -3,16 +3,14 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use burn::module::{ModuleMapper, Param};
 use burn::prelude::*;
-use burn::tensor::TensorData;
 
 use super::layout::open_weights;
 use super::safetensors::WeightFile;
 use crate::config::ModelConfig;
 use crate::decoder::CausalLm;
 use crate::error::{ModelError, Result};
-use crate::parameters::parameters;
+use crate::parameters::{fill_values, parameters};
 use crate::pretrained::Pretrained;
 use crate::reward::{RewardModel, RewardTask};
 
@@ -61,14 +59,10 @@ pub fn has_score(folder: &Path) -> Result<bool> {
 fn fill<M: Pretrained>(folder: &Path, model: M) -> Result<M> {
     let mut files = open_weights(folder)?;
     check(folder, &files, &model)?;
-    let mut fill = Fill {
-        files: &mut files,
-        path: Vec::new(),
-        result: Ok(()),
-    };
-    let model = model.map(&mut fill);
-    fill.result?;
-    Ok(model)
+    fill_values(model, |name| {
+        let holder = files.iter_mut().find(|file| file.shape(name).is_some());
+        holder.map(|file| file.read_f32(name)).transpose()
+    })
 }
 
 /// Compares what the files hold with what the model needs, before anything is
@@ -111,45 +105,5 @@ fn check<M: Pretrained>(folder: &Path, files: &[WeightFile], model: &M) -> Resul
             folder: folder.to_path_buf(),
             problems,
         })
-    }
-}
-
-struct Fill<'a> {
-    files: &'a mut [WeightFile],
-    path: Vec<String>,
-    result: Result<()>,
-}
-
-impl ModuleMapper for Fill<'_> {
-    fn enter_module(&mut self, name: &str, _container_type: &str) {
-        self.path.push(name.to_owned());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container_type: &str) {
-        self.path.pop();
-    }
-
-    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-        if self.result.is_err() {
-            return param;
-        }
-        let name = self.path.join(".");
-        let Some(file) = self
-            .files
-            .iter_mut()
-            .find(|file| file.shape(&name).is_some())
-        else {
-            return param;
-        };
-        match file.read_f32(&name) {
-            Ok(values) => {
-                let data = TensorData::new(values, param.lazy_shape());
-                Param::from_tensor(Tensor::from_data(data, &param.lazy_device()))
-            }
-            Err(error) => {
-                self.result = Err(error);
-                param
-            }
-        }
     }
 }

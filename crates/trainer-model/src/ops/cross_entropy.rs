@@ -89,8 +89,8 @@ impl SoftmaxCrossEntropy for burn::backend::NdArray {}
 impl SoftmaxCrossEntropy for burn::backend::Cube {}
 
 macro_rules! without_gradients {
-    ($($(#[$condition:meta])* $backend:ty),+ $(,)?) => {$(
-        $(#[$condition])*
+    (#[$condition:meta] $backend:ty) => {
+        #[$condition]
         impl LinearCrossEntropyBackend for $backend {
             fn linear_cross_entropy(
                 x_nd: FloatTensor<Self>,
@@ -100,14 +100,10 @@ macro_rules! without_gradients {
                 forward::<Self>(x_nd, w_vd, targets_n, false).0
             }
         }
-    )+};
+    };
 }
 
-without_gradients! {
-    #[cfg(feature = "flex")] burn::backend::Flex,
-    #[cfg(feature = "ndarray")] burn::backend::NdArray,
-    #[cfg(any(feature = "cuda", feature = "wgpu"))] burn::backend::Cube,
-}
+for_each_backend!(without_gradients);
 
 /// Sum of the cross entropies, `[1]`, of the logits `x_nd · w_vdᵀ` against the
 /// token ids `targets_n`; `n` must not be zero and ids be below `v`.

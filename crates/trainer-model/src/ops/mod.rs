@@ -8,6 +8,25 @@
 //! Shape suffixes: `b` rows, `t` query tokens, `s` key tokens, `h` query heads,
 //! `g` key-value heads, `k` head width, `r` the rotated part of a head.
 
+/// Calls a macro with the type of each backend that is compiled in and has its
+/// condition before it.
+macro_rules! for_each_backend {
+    ($implement:ident) => {
+        $implement!(
+            #[cfg(feature = "flex")]
+            burn::backend::Flex
+        );
+        $implement!(
+            #[cfg(feature = "ndarray")]
+            burn::backend::NdArray
+        );
+        $implement!(
+            #[cfg(any(feature = "cuda", feature = "wgpu"))]
+            burn::backend::Cube
+        );
+    };
+}
+
 #[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
 mod cross_entropy;
 #[cfg(feature = "flex")]
@@ -15,7 +34,7 @@ mod flex;
 #[cfg(feature = "flex")]
 mod host;
 pub mod plain;
-#[allow(deprecated)] // As above.
+#[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
 mod token_scores;
 
 use burn::prelude::*;

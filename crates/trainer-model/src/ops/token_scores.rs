@@ -98,8 +98,8 @@ impl LogitScores for burn::backend::NdArray {}
 impl LogitScores for burn::backend::Cube {}
 
 macro_rules! without_gradients {
-    ($($(#[$condition:meta])* $backend:ty),+ $(,)?) => {$(
-        $(#[$condition])*
+    (#[$condition:meta] $backend:ty) => {
+        #[$condition]
         impl TokenScoresBackend for $backend {
             fn token_scores(
                 x_nd: FloatTensor<Self>,
@@ -109,14 +109,10 @@ macro_rules! without_gradients {
                 forward::<Self>(x_nd, w_vd, targets_n, false).0
             }
         }
-    )+};
+    };
 }
 
-without_gradients! {
-    #[cfg(feature = "flex")] burn::backend::Flex,
-    #[cfg(feature = "ndarray")] burn::backend::NdArray,
-    #[cfg(any(feature = "cuda", feature = "wgpu"))] burn::backend::Cube,
-}
+for_each_backend!(without_gradients);
 
 /// Five numbers for each token, `[n, 5]`, of the logits `x_nd · w_vdᵀ` and the token
 /// ids `targets_n`, which are below `v`; `n` must not be zero:

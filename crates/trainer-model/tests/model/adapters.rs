@@ -279,6 +279,15 @@ fn targets_that_are_not_there() {
     assert!(message(modules).starts_with(
         "modules_to_save: \"embeddings\" is not a module of the model; it has embed_tokens, q_proj"
     ));
+    let ranks = LoraConfig {
+        rank_pattern: vec![("q_proj".into(), 4), ("up_proj".into(), 2)],
+        ..targets(names(&["q_proj", "v_proj"]))
+    };
+    assert_eq!(
+        message(ranks),
+        "rank_pattern: \"up_proj\" matches none of the maps that get factors; these are q_proj, \
+         v_proj"
+    );
 }
 
 /// Expressions in a list, full names, and all linear maps at once.

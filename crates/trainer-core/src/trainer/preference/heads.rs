@@ -216,7 +216,7 @@ impl Objective for Rewards {
     }
 
     fn restore(&self, model: RewardModel, folder: &Path) -> Result<RewardModel> {
-        self.weights.restore_reward(model, folder)
+        self.weights.restore(model, folder)
     }
 }
 
@@ -348,6 +348,6 @@ impl Objective for Verdicts {
     }
 
     fn restore(&self, model: RewardModel, folder: &Path) -> Result<RewardModel> {
-        self.weights.restore_reward(model, folder)
+        self.weights.restore(model, folder)
     }
 }

@@ -288,6 +288,6 @@ impl Objective for Kto {
     }
 
     fn restore(&self, model: CausalLm, folder: &Path) -> Result<CausalLm> {
-        self.weights.restore_causal(model, folder)
+        self.weights.restore(model, folder)
     }
 }

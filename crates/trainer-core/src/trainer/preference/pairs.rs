@@ -455,6 +455,6 @@ impl Objective for Pairs {
     }
 
     fn restore(&self, model: CausalLm, folder: &Path) -> Result<CausalLm> {
-        self.weights.restore_causal(model, folder)
+        self.weights.restore(model, folder)
     }
 }

@@ -116,7 +116,7 @@ struct Parser {
 impl Parser {
     fn file(&mut self, length: u64) -> Result<Contents, String> {
         if self.bytes::<4>()? != *MAGIC {
-            return Err("not a GGUF file".to_owned());
+            return Err("not a GGUF file: it does not begin with the letters GGUF".to_owned());
         }
         let version = u32::from_le_bytes(self.bytes()?);
         if !(2..=3).contains(&version) {
