@@ -332,7 +332,10 @@ fn fit_vocabulary<M: Vocabulary>(
     if keys.resize_token_embeddings_to_32x {
         rows = rows.next_multiple_of(32);
     }
-    let wanted = !tokenizer.new_tokens().is_empty() || keys.resize_token_embeddings_to_32x;
+    // A token that nobody asked for is in no data: an adapter need not train it.
+    let unneeded = tokenizer.new_tokens_are_implied() && config.adapters.adapter.is_some();
+    let wanted =
+        !(tokenizer.new_tokens().is_empty() || unneeded) || keys.resize_token_embeddings_to_32x;
     if (rows > old && wanted) || (rows < old && keys.shrink_embeddings) {
         let new = match keys.mean_resizing_embeddings && !config.reinit_weights {
             true => NewRows::Mean,
@@ -351,7 +354,12 @@ fn fit_vocabulary<M: Vocabulary>(
             model.decoder().set_token_id(role, id);
         }
     }
-    let chats = |dataset: &Dataset| dataset.strategy == Some(PromptStrategy::ChatTemplate);
+    let chats = |dataset: &Dataset| {
+        dataset
+            .strategy
+            .as_ref()
+            .is_some_and(PromptStrategy::is_chat)
+    };
     if config.datasets.iter().any(chats) {
         // So that other programs end an answer where it was trained to end.
         model

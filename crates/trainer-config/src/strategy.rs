@@ -76,6 +76,8 @@ strategies! {
     OpenOrcaChatml = "alpaca_w_system.load_open_orca_chatml",
     /// `messages` rendered by a chat template.
     ChatTemplate = "chat_template",
+    /// The same as `chat_template`, in ChatML where no template is chosen.
+    MessagesChat = "messages.chat",
     /// `text`, trained from its first token to its last.
     Completion = "completion",
     /// `text` in windows that overlap, so that a window starts with context;
@@ -155,6 +157,16 @@ strategies! {
     ReflectionChat = "reflection:chat",
     /// Rows that hold `input_ids` and `labels` already.
     Pretokenized = "pretokenized",
+    /// Random ids, without any file: for measuring speed and memory.
+    Synthetic = "_synthetic",
+}
+
+impl PromptStrategy {
+    /// Whether rows are conversations that a chat template renders.
+    #[must_use]
+    pub fn is_chat(&self) -> bool {
+        matches!(self, Self::ChatTemplate | Self::MessagesChat)
+    }
 }
 
 impl std::fmt::Display for PromptStrategy {

@@ -170,8 +170,8 @@ pub(crate) fn judge(
 
 /// What to change where samples have nothing to train.
 fn untrained_advice(dataset: &Dataset) -> &'static str {
-    match dataset.strategy {
-        Some(PromptStrategy::ChatTemplate) => {
+    match &dataset.strategy {
+        Some(strategy) if strategy.is_chat() => {
             "no turn is of a role in `roles_to_train`: check it and `roles`, or set `train_on_inputs: true`"
         }
         Some(PromptStrategy::Alpaca) => "the column `output` has to hold the responses",

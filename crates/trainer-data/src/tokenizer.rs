@@ -30,7 +30,7 @@ use crate::error::nearest;
 use fast::Fast;
 pub use gguf::GgufVocabulary;
 pub use stream::TextStream;
-use vocabulary::{Changed, Changes, Files};
+use vocabulary::{Changed, Changes, Files, QWEN2_TOKEN, implied};
 
 const MODEL: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
@@ -78,6 +78,8 @@ pub struct Tokenizer {
     changed: Option<ChangedFiles>,
     /// Tokens that the folder's vocabulary lacks.
     new_tokens: Vec<(String, u32)>,
+    /// Whether special tokens play a part that nothing but the family gives them.
+    implied: bool,
     /// Text and id of each of `ROLES`.
     tokens: [Option<(String, u32)>; 4],
     overrides: Map<String, Value>,
@@ -157,6 +159,12 @@ impl Tokenizer {
         let mut inner = parse(&bytes)?;
         let mut config = object(&folder.join(CONFIG))?.unwrap_or_default();
         let mut special = object(&folder.join(SPECIAL))?;
+        let model = object(&folder.join("config.json"))?;
+        let own = implied(changes.special, model.as_ref(), &config, special.as_ref());
+        let changes = Changes {
+            special: own.as_ref().unwrap_or(changes.special),
+            ..changes
+        };
         let (mut changed, mut new_tokens) = (None, Vec::new());
         if changes.any(|text| inner.token_to_id(text)) {
             let files = Files {
@@ -217,6 +225,7 @@ impl Tokenizer {
             special,
             changed,
             new_tokens,
+            implied: own.is_some(),
             tokens,
             overrides,
             chat_template,
@@ -331,6 +340,19 @@ impl Tokenizer {
     #[must_use]
     pub fn new_tokens(&self) -> &[(String, u32)] {
         &self.new_tokens
+    }
+
+    /// Whether all of [`new_tokens`](Self::new_tokens) are there because of the
+    /// model's family alone, and none was asked for.
+    #[must_use]
+    pub fn new_tokens_are_implied(&self) -> bool {
+        let mut texts = self.new_tokens.iter().map(|(text, _)| text);
+        self.implied && texts.all(|text| text == QWEN2_TOKEN)
+    }
+
+    /// Whether the model's family gives special tokens parts that no file names.
+    pub(crate) fn is_implied(&self) -> bool {
+        self.implied
     }
 
     /// The tokenizer's own chat template.

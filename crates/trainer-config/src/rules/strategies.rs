@@ -21,13 +21,22 @@ const OF_PREFERENCES: [&str; 9] = [
 
 /// Keys of a data set that some strategies read, besides those of
 /// `chat_template`; the strategy that each is named for.
-pub(super) const OTHERS: [(&str, &str); 6] = [
+pub(super) const OTHERS: [(&str, &str); 15] = [
     ("field", "completion"),
     ("field_chosen", "chat_template.default"),
     ("field_rejected", "chat_template.default"),
     ("step_separator", "stepwise_supervised"),
     ("max_completion_length", "stepwise_supervised"),
     ("train_on_last_step_only", "stepwise_supervised"),
+    ("length", "_synthetic"),
+    ("sequence_length", "_synthetic"),
+    ("min_input_id", "_synthetic"),
+    ("max_input_id", "_synthetic"),
+    ("seed", "_synthetic"),
+    ("min_turns", "_synthetic"),
+    ("max_turns", "_synthetic"),
+    ("min_turn_length", "_synthetic"),
+    ("input_fraction", "_synthetic"),
 ];
 
 /// Whether a strategy reads a key that is named for the strategy `wanted`.
@@ -37,6 +46,7 @@ pub(super) fn reads(strategy: Option<&PromptStrategy>, key: &str, wanted: &str) 
         None => false,
         Some(strategy) if strategy.as_str() == wanted => true,
         Some(PromptStrategy::Pretrain) => key == "field",
+        Some(PromptStrategy::MessagesChat) => wanted == "chat_template",
         Some(PromptStrategy::Preference(layout)) => match layout {
             L::ChatTemplateDefault | L::ChatTemplateArgillaChat => {
                 wanted == "chat_template" || wanted == L::ChatTemplateDefault.as_str()
@@ -94,7 +104,7 @@ impl Rules<'_> {
                 );
             }
             PromptStrategy::Preference(_) => {}
-            PromptStrategy::ChatTemplate if task != Task::ProcessRewardModel => {}
+            chat if chat.is_chat() && task != Task::ProcessRewardModel => {}
             PromptStrategy::UserDefined(own) => {
                 let keys = own.keys();
                 let of_preferences = |key: &&&str| OF_PREFERENCES.contains(key);

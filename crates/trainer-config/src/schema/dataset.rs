@@ -124,6 +124,42 @@ pub struct Dataset {
     /// The chat template itself, or the path of a file that holds it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub chat_template_jinja: Option<String>,
+    /// Number of rows; 1,000 when absent (`_synthetic`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 1_000_000_000))]
+    pub length: Option<usize>,
+    /// Tokens of each row; `sequence_len` when absent (`_synthetic`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2, max = 16_777_216))]
+    pub sequence_length: Option<usize>,
+    /// Smallest id; 100 when absent (`_synthetic`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_input_id: Option<u32>,
+    /// Ids are below this; the size of the tokenizer's vocabulary when absent
+    /// (`_synthetic`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_input_id: Option<u32>,
+    /// Seed of the rows; the seed of the run when absent (`_synthetic`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Fewest turns of a row, each an input and an output; 1 when absent
+    /// (`_synthetic`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub min_turns: Option<usize>,
+    /// Most turns of a row; `min_turns` when absent (`_synthetic`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub max_turns: Option<usize>,
+    /// Fewest tokens of a turn; 32 when absent (`_synthetic`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 2))]
+    pub min_turn_length: Option<usize>,
+    /// Share of each turn that is not trained; 0.25 when absent and there are
+    /// several turns, else 0 (`_synthetic`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1))]
+    pub input_fraction: Option<f64>,
 }
 
 /// Plain text that is read while training.

@@ -225,6 +225,9 @@ impl Fingerprint {
                 inputs.insert(format!("tokenizer {name}"), hash_file(&path)?);
             }
         }
+        if tokenizer.is_implied() {
+            inputs.insert("tokenizer family".to_owned(), "qwen2".to_owned());
+        }
         let mut files: Vec<(String, PathBuf)> = Vec::new();
         for (place, dataset) in entries(config) {
             if let Ok(template) = ChatTemplate::resolve(config, Some(dataset), tokenizer) {

@@ -15,6 +15,7 @@ mod json;
 mod messages;
 mod parquet;
 mod select;
+mod splits;
 mod text;
 
 use std::fs::File;
@@ -197,7 +198,7 @@ pub fn files(dataset: &Dataset) -> Result<Vec<PathBuf>, DataError> {
     let mut paths = Vec::new();
     for part in &layout.spec(dataset)?.parts {
         for file in layout.split(dataset, &part.name)? {
-            if !paths.contains(&file.path) {
+            if !matches!(file.format, Format::Empty(_)) && !paths.contains(&file.path) {
                 paths.push(file.path.clone());
             }
         }
@@ -220,6 +221,8 @@ enum Format {
     Text,
     Parquet,
     Arrow,
+    /// So many rows without columns, in no file.
+    Empty(usize),
 }
 
 impl From<DatasetFormat> for Format {
@@ -242,6 +245,7 @@ impl Format {
             Self::Text => "text",
             Self::Parquet => "parquet",
             Self::Arrow => "arrow",
+            Self::Empty(_) => "synthetic",
         }
     }
 }
@@ -255,6 +259,16 @@ impl DataFile {
             Format::Text => Ok(text::open(&path, input::open(&path)?)),
             Format::Parquet => parquet::open(&path),
             Format::Arrow => arrow::open(&path),
+            Format::Empty(rows) => Ok(Box::new((1..=rows).map(move |number| {
+                Ok(Record::Ready(Row {
+                    at: Place {
+                        path: Arc::clone(&path),
+                        unit: "row",
+                        number,
+                    },
+                    columns: Map::new(),
+                }))
+            }))),
         }
     }
 
@@ -263,6 +277,7 @@ impl DataFile {
         match self.format {
             Format::Parquet => parquet::count(&self.path),
             Format::Arrow => arrow::count(&self.path),
+            Format::Empty(rows) => Ok(rows),
             _ => {
                 let mut rows = 0;
                 for record in self.records()? {

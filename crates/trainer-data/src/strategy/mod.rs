@@ -10,6 +10,7 @@ mod input_output;
 mod instruct;
 pub(crate) mod plain;
 mod pretokenized;
+mod synthetic;
 mod text;
 mod turns;
 pub(crate) mod user_defined;
@@ -101,7 +102,9 @@ pub fn build<'a>(
         return Ok(Box::new(Suggesting(strategy)));
     }
     Ok(match strategy {
-        PromptStrategy::ChatTemplate => Box::new(chat::Chat::new(config, dataset, tokenizer)?),
+        PromptStrategy::ChatTemplate | PromptStrategy::MessagesChat => {
+            Box::new(chat::Chat::new(config, dataset, tokenizer)?)
+        }
         PromptStrategy::Completion => Box::new(text::Text::completion(
             config,
             dataset,
@@ -117,6 +120,12 @@ pub fn build<'a>(
         PromptStrategy::Pretokenized => Box::new(pretokenized::Pretokenized {
             vocab_size: tokenizer.vocab_size(),
         }),
+        PromptStrategy::Synthetic => Box::new(synthetic::Synthetic::new(
+            config,
+            dataset,
+            tokenizer,
+            sequence_len,
+        )?),
         PromptStrategy::UserDefined(own) => Box::new(user_defined::Own::new(
             config,
             dataset,

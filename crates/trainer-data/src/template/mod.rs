@@ -15,7 +15,7 @@ use std::path::Path;
 
 use minijinja::value::Serde;
 use minijinja::{Environment, Error, Value};
-use trainer_config::{CHAT_TEMPLATE_FALLBACK, Config, Dataset};
+use trainer_config::{CHAT_TEMPLATE_FALLBACK, Config, Dataset, PromptStrategy};
 
 use crate::error::nearest;
 use crate::{DataError, Tokenizer};
@@ -73,11 +73,15 @@ impl ChatTemplate {
             dataset.map(|d| (&d.chat_template, &d.chat_template_jinja)),
             Some((&config.chat_template, &config.chat_template_jinja)),
         ];
+        let default = match dataset.and_then(|dataset| dataset.strategy.as_ref()) {
+            Some(PromptStrategy::MessagesChat) => "chatml",
+            _ => DEFAULT,
+        };
         let (name, jinja) = settings
             .into_iter()
             .flatten()
             .find(|(name, jinja)| name.is_some() || jinja.is_some())
-            .map_or((DEFAULT, None), |(name, jinja)| match (name, jinja) {
+            .map_or((default, None), |(name, jinja)| match (name, jinja) {
                 (Some(name), _) => (name.as_str(), jinja.as_deref()),
                 (None, _) => ("jinja", jinja.as_deref()),
             });

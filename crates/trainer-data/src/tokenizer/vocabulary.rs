@@ -13,6 +13,12 @@ use trainer_config::SpecialTokens;
 use super::{MODEL, ROLES, token_text};
 use crate::DataError;
 
+/// What transformers' tokenizer class of Qwen 2 takes for the end of a sequence,
+/// for padding and for unknown text where the files of the tokenizer name nothing,
+/// and adds to a vocabulary that lacks it. It goes by the family of the model, not by
+/// the class that the files name.
+pub(super) const QWEN2_TOKEN: &str = "<|endoftext|>";
+
 /// What a configuration changes about a vocabulary.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Changes<'a> {
@@ -269,4 +275,31 @@ fn damaged(folder: &Path) -> DataError {
         path: folder.join(MODEL),
         message: "`added_tokens` is no list".to_owned(),
     }
+}
+
+/// The special tokens of a configuration together with those that the family of the
+/// model (`config.json`) implies; nothing where it implies none. A name that the files
+/// of the tokenizer give as null is given.
+pub(super) fn implied(
+    chosen: &SpecialTokens,
+    model: Option<&Map<String, Value>>,
+    config: &Map<String, Value>,
+    special: Option<&Map<String, Value>>,
+) -> Option<SpecialTokens> {
+    if model?.get("model_type")? != "qwen2" {
+        return None;
+    }
+    let named =
+        |role: &str| config.contains_key(role) || special.is_some_and(|map| map.contains_key(role));
+    let mut all = chosen.clone();
+    for (role, slot) in [
+        ("eos_token", &mut all.eos_token),
+        ("pad_token", &mut all.pad_token),
+        ("unk_token", &mut all.unk_token),
+    ] {
+        if slot.is_none() && !named(role) {
+            *slot = Some(QWEN2_TOKEN.to_owned());
+        }
+    }
+    (all != *chosen).then_some(all)
 }

@@ -5,7 +5,7 @@
 use std::sync::LazyLock;
 
 use serde_json::{Value, json};
-use trainer_config::{Config, PromptStrategy, UserDefined};
+use trainer_config::{Config, Dataset, PromptStrategy, UserDefined};
 use trainer_data::{Tokenizer, prepare, source, strategy};
 
 use crate::support::{Lab, config};
@@ -479,4 +479,98 @@ fn rows_that_do_not_fit_their_layout() {
         lab.message(&prepare(&config, &TOKENIZER).unwrap_err()),
         "data set data.jsonl: `format` of its `type` cannot be used: there is nothing to put in place of {output}; what can be filled in is {instruction}, {input}, {system}; braces that are meant as text are doubled: {{ and }}"
     );
+}
+
+/// Rows of random ids need no file: exact lengths, ids in their range, a masked
+/// input and a trained output in every turn, the same rows for the same seed.
+#[test]
+fn synthetic_rows() {
+    let lab = Lab::new("</s>");
+    let dataset = |json: Value| -> Dataset {
+        let mut entry = json!({"path": "synthetic", "type": "_synthetic"});
+        let more = json.as_object().unwrap().clone();
+        entry.as_object_mut().unwrap().extend(more);
+        serde_json::from_value(entry).unwrap()
+    };
+    let samples = |json: Value, seed: u64| {
+        let mut config = config(dataset(json));
+        config.seed = seed;
+        prepare(&config, &TOKENIZER).map(|prepared| prepared.train)
+    };
+    let all = samples(json!({"length": 7, "sequence_length": 12}), 1).unwrap();
+    assert_eq!(all.len(), 7);
+    for sample in &all {
+        assert_eq!(sample.len(), 12);
+        assert!(sample.input_ids.iter().all(|id| (100..268).contains(id)));
+        assert!(sample.labels.iter().all(|label| *label != -100));
+    }
+    assert_eq!(
+        all,
+        samples(json!({"length": 7, "sequence_length": 12}), 1).unwrap()
+    );
+    assert_ne!(
+        all,
+        samples(json!({"length": 7, "sequence_length": 12}), 2).unwrap()
+    );
+    let turns = json!({"length": 50, "sequence_length": 40, "min_turns": 2, "max_turns": 5,
+                       "min_turn_length": 8, "min_input_id": 3, "max_input_id": 9, "seed": 4});
+    let all = samples(turns.clone(), 1).unwrap();
+    assert_eq!(all.len(), 50);
+    let mut found = std::collections::BTreeSet::new();
+    for sample in &all {
+        assert!(sample.input_ids.iter().all(|id| (3..9).contains(id)));
+        let runs: Vec<_> = sample
+            .labels
+            .chunk_by(|a, b| (*a == -100) == (*b == -100))
+            .collect();
+        assert!(runs.len().is_multiple_of(2) && runs[0][0] == -100);
+        let turns = runs.len() / 2;
+        found.insert(turns);
+        for pair in runs.chunks(2) {
+            let length = pair[0].len() + pair[1].len();
+            assert!(length == 40 / turns || length == 40 / turns + 1);
+            assert_eq!(
+                pair[0].len(),
+                (length as f64 / 4.0).round_ties_even() as usize
+            );
+        }
+    }
+    assert_eq!(found, (2..=5).collect());
+    // The seed of the data set, where it has one, is not that of the run.
+    let sorted = |mut samples: Vec<seqprep::Sample>| {
+        samples.sort_by(|a, b| a.input_ids.cmp(&b.input_ids));
+        samples
+    };
+    assert_eq!(sorted(all), sorted(samples(turns, 2).unwrap()));
+    let message = |json: Value| lab.message(&samples(json, 1).unwrap_err());
+    assert_eq!(
+        [
+            message(json!({"max_input_id": 300})),
+            message(json!({"min_input_id": 268})),
+            message(json!({"min_turns": 3, "max_turns": 2})),
+            message(json!({"min_turns": 3, "max_turns": 4, "sequence_length": 90})),
+        ],
+        [
+            "data set synthetic: `max_input_id` is 300, but the tokenizer has 268 ids; ids are below `max_input_id`",
+            "data set synthetic: there is no id from `min_input_id` (268) to below `max_input_id` (268); lower `min_input_id`",
+            "data set synthetic: `max_turns` is 2, less than `min_turns`, which is 3",
+            "data set synthetic: 3 turns (`min_turns`) of 32 tokens (`min_turn_length`) do not fit 90 (`sequence_length`)",
+        ]
+    );
+}
+
+/// The older name of conversations: ChatML unless a template is chosen.
+#[test]
+fn conversations_by_their_older_name() {
+    let row = json!({"messages": [{"role": "user", "content": "hi"},
+                                  {"role": "assistant", "content": "yo"}]});
+    let text = |strategy, template: Option<&str>| {
+        marked(strategy, std::slice::from_ref(&row), |config| {
+            config.chat_template = template.map(str::to_owned);
+        })
+    };
+    let chatml = text(PromptStrategy::ChatTemplate, Some("chatml"));
+    assert_eq!(text(PromptStrategy::MessagesChat, None), chatml);
+    assert_eq!(text(PromptStrategy::MessagesChat, Some("chatml")), chatml);
+    assert_ne!(text(PromptStrategy::MessagesChat, Some("llama3")), chatml);
 }

@@ -276,3 +276,30 @@ fn text_streams_give_whole_characters_and_end_before_a_stop_text() {
     let (pieces, stopped) = run(&ids, &["<b> \u{4e2d}<|im_end|>zz", ""], false);
     assert_eq!((pieces.concat().as_str(), stopped), (text, false));
 }
+
+/// The tokenizer of a Qwen 2 model has `<|endoftext|>`, whatever its files say,
+/// because transformers puts it there. A part that a file names stays as named.
+#[test]
+fn the_token_that_qwen2_implies() {
+    let lab = Lab::new("</s>");
+    let load = || Tokenizer::from_dir(lab.path(), &SpecialTokens::default()).unwrap();
+    let last = 256 + SPECIAL.len() as u32;
+    lab.write("config.json", r#"{"model_type": "qwen3"}"#);
+    assert!(load().new_tokens().is_empty());
+    lab.write("config.json", r#"{"model_type": "qwen2"}"#);
+    let tokenizer = load();
+    assert_eq!(tokenizer.new_tokens(), [("<|endoftext|>".to_owned(), last)]);
+    assert!(tokenizer.new_tokens_are_implied());
+    assert_eq!(tokenizer.pad_id(), id("<pad>"));
+    assert_eq!(tokenizer.eos_id(), id("</s>"));
+    let config = vocabulary(&lab, json!({"tokens": ["<tool>"]}));
+    let tokenizer = Tokenizer::from_config(&config).unwrap();
+    assert_eq!(tokenizer.new_tokens().len(), 2);
+    assert!(!tokenizer.new_tokens_are_implied());
+    lab.write(
+        "tokenizer_config.json",
+        json!({"eos_token": "</s>", "unk_token": null}).to_string(),
+    );
+    assert_eq!(load().pad_id(), Some(last));
+    assert!(load().eos_id() == id("</s>"));
+}
