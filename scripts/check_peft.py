@@ -41,6 +41,26 @@ KINDS = {
         {"lora_target_linear": True, "lora_dropout": 0.1},
         {"target_modules": LINEAR, "lora_dropout": 0.1},
     ),
+    "dora": (
+        {"lora_target_linear": True, "lora_dropout": 0.1, "peft_use_dora": True},
+        {"target_modules": LINEAR, "lora_dropout": 0.1, "use_dora": True},
+    ),
+    "dora, rslora, patterns": (
+        {
+            "lora_target_linear": True,
+            "peft_use_dora": True,
+            "peft_use_rslora": True,
+            "lora_rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\..*": 6},
+            "lora_alpha_pattern": {"v_proj": 3},
+        },
+        {
+            "target_modules": LINEAR,
+            "use_dora": True,
+            "use_rslora": True,
+            "rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\..*": 6},
+            "alpha_pattern": {"v_proj": 3},
+        },
+    ),
     "names": (
         {"lora_target_modules": ["q_proj", "up_proj"], "peft_init_lora_weights": "gaussian"},
         {"target_modules": ["q_proj", "up_proj"], "init_lora_weights": "gaussian"},

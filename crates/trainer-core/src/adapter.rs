@@ -115,6 +115,7 @@ fn overlay(keys: &AdapterConfig, base: LoraConfig, model: &Path) -> LoraConfig {
             .peft_layers_pattern
             .clone()
             .unwrap_or(base.layers_pattern),
+        use_dora: keys.peft_use_dora || base.use_dora,
         use_rslora: keys.peft_use_rslora || base.use_rslora,
         init_lora_weights: match keys.peft_init_lora_weights {
             Some(InitLoraWeights::Named(LoraInitName::Gaussian)) => LoraInit::Gaussian,
@@ -151,7 +152,7 @@ fn under_our_names(error: ModelError) -> TrainerError {
     };
     let prefix = match setting {
         "lora_alpha" => "",
-        "layers_to_transform" | "layers_pattern" => "peft_",
+        "layers_to_transform" | "layers_pattern" | "use_dora" => "peft_",
         _ => "lora_",
     };
     TrainerError::Setup(format!("{prefix}{setting}: {message}"))

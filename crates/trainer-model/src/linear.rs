@@ -15,7 +15,7 @@
 use burn::module::{Initializer, Module, Param};
 use burn::prelude::*;
 
-use crate::adapters::{Factor, LoraSettings};
+use crate::adapters::{Factor, Factors, LoraSettings};
 use crate::precision::as_in;
 
 fn normal(std: f64) -> Initializer {
@@ -33,6 +33,8 @@ pub struct Linear {
     pub lora_A: Option<Factor>,
     /// Second factor of the adapter, `[out, rank]`. Present where the first is.
     pub lora_B: Option<Factor>,
+    /// Magnitudes of the adapted outputs, `[out]`.
+    pub lora_magnitude_vector: Option<Param<Tensor<1>>>,
     #[module(skip)]
     pub(crate) lora: LoraSettings,
 }
@@ -46,8 +48,20 @@ impl Linear {
             bias: bias.then(|| Initializer::Zeros.init([output], device)),
             lora_A: None,
             lora_B: None,
+            lora_magnitude_vector: None,
             lora: LoraSettings::default(),
         }
+    }
+
+    /// What an adapter gave the map.
+    pub(crate) fn factors(&self) -> Option<Factors<'_>> {
+        let (a, b) = self.lora_A.as_ref().zip(self.lora_B.as_ref())?;
+        Some(Factors {
+            a,
+            b,
+            magnitude: self.lora_magnitude_vector.as_ref(),
+            settings: self.lora,
+        })
     }
 
     /// Applies the map to the last dimension, in the number format of `x`.
@@ -58,15 +72,16 @@ impl Linear {
         let rows = dims[..D - 1].iter().product::<usize>();
         let dtype = x.dtype();
         let weight_io = as_in(self.weight.val(), dtype).transpose();
+        let product = |x_ni: Tensor<2>| x_ni.matmul(weight_io.clone());
         let x_ni = x.reshape([rows, input]);
-        let y_no = x_ni.clone().matmul(weight_io);
+        let base_no = product(x_ni.clone());
         let y_no = match &self.bias {
-            Some(bias) => y_no + as_in(bias.val(), dtype).unsqueeze(),
-            None => y_no,
+            Some(bias) => base_no.clone() + as_in(bias.val(), dtype).unsqueeze(),
+            None => base_no.clone(),
         };
-        let y_no = match (&self.lora_A, &self.lora_B) {
-            (Some(a), Some(b)) => y_no + self.lora.delta(x_ni, a, b),
-            _ => y_no,
+        let y_no = match self.factors() {
+            Some(factors) => y_no + factors.change(x_ni, base_no, product, &self.weight),
+            None => y_no,
         };
         dims[D - 1] = y_no.dims()[1];
         y_no.reshape(dims)

@@ -23,6 +23,7 @@ impl Rules<'_> {
             ),
             ("peft_layers_pattern", c.peft_layers_pattern.is_some()),
             ("peft_use_rslora", c.peft_use_rslora),
+            ("peft_use_dora", c.peft_use_dora),
             ("peft_init_lora_weights", c.peft_init_lora_weights.is_some()),
         ];
         if !self.usable(&["adapter"]) {

@@ -54,6 +54,9 @@ pub struct AdapterConfig {
     pub peft_layers_pattern: Option<Vec<String>>,
     /// Scale by `lora_alpha / √lora_r`.
     pub peft_use_rslora: bool,
+    /// Train a magnitude for each output of an adapted map beside its direction (DoRA,
+    /// arXiv 2402.09353).
+    pub peft_use_dora: bool,
     /// First values of the factors: `true`, or `gaussian`.
     pub peft_init_lora_weights: Option<InitLoraWeights>,
 }

@@ -45,6 +45,7 @@ const NO_INFLUENCE: &[&str] = &[
     "lora_model_dir",
     "peft_layers_to_transform",
     "peft_layers_pattern",
+    "peft_use_dora",
     "peft_use_rslora",
     "peft_init_lora_weights",
     "backend",

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::config::LoraConfig;
 use super::lora::{Factor, LoraSettings};
 use super::targets::{by_pattern, check_patterns, resolve, saved_parameters};
-use super::{init, merge};
+use super::{dora, init, merge};
 use crate::error::{ModelError, Result};
 use crate::parameters::parameters;
 use crate::pretrained::Pretrained;
@@ -70,6 +70,14 @@ impl LoraAdapter {
                     dropout: config.lora_dropout,
                     place,
                 };
+                if config.use_dora
+                    && let Some(factors) = linear.factors()
+                {
+                    // At first the magnitudes are those that the weight has.
+                    let norms_o = dora::row_norms(&linear.weight, factors).into_data();
+                    linear.lora_magnitude_vector =
+                        Some(Param::from_tensor(Tensor::from_data(norms_o, &device)));
+                }
             }
             Ok(())
         })?;
@@ -95,6 +103,13 @@ impl LoraAdapter {
                 "modules_to_save",
                 "the adapter was trained with others".into(),
             );
+        }
+        if config.use_dora != self.config.use_dora {
+            let message = match self.config.use_dora {
+                true => "the adapter was trained with magnitudes",
+                false => "the adapter has no magnitudes",
+            };
+            return differs("use_dora", message.into());
         }
         let (have, want) = (&self.plan.factors, &wanted.factors);
         for name in have.keys().chain(want.keys()) {
@@ -157,7 +172,7 @@ impl LoraAdapter {
         model
     }
 
-    /// The model with the factors multiplied into its weights, in `f32`, one weight
+    /// The model with the adapter worked into its weights, in `f32`, one weight
     /// at a time. What had factors or was trained as a whole is an ordinary weight
     /// then.
     #[must_use]
@@ -271,6 +286,7 @@ fn remove<M: Pretrained>(model: &mut M) {
     let removed = model.each_linear("", &mut |_, linear| {
         linear.lora_A = None;
         linear.lora_B = None;
+        linear.lora_magnitude_vector = None;
         linear.lora = LoraSettings::default();
         Ok(())
     });

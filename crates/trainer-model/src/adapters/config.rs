@@ -38,6 +38,8 @@ pub struct LoraConfig {
     pub layers_pattern: Vec<String>,
     /// Scale by `lora_alpha / √r` (arXiv 2312.03732).
     pub use_rslora: bool,
+    /// Train a magnitude for each output beside its direction (arXiv 2402.09353).
+    pub use_dora: bool,
     /// First values of the factors.
     pub init_lora_weights: LoraInit,
     /// Folder or name of the model that the adapter belongs to.
@@ -114,6 +116,7 @@ impl Default for LoraConfig {
             layers_to_transform: Vec::new(),
             layers_pattern: Vec::new(),
             use_rslora: false,
+            use_dora: false,
             init_lora_weights: LoraInit::Default,
             base_model_name_or_path: String::new(),
         }
@@ -187,7 +190,7 @@ impl LoraConfig {
             "task_type": task_type,
             "trainable_token_indices": null,
             "use_bdlora": null,
-            "use_dora": false,
+            "use_dora": self.use_dora,
             "use_qalora": false,
             "use_rslora": self.use_rslora,
             "velora_config": null,
@@ -299,6 +302,7 @@ impl Reader<'_> {
                 _ => self.names("layers_pattern")?.unwrap_or_default(),
             },
             use_rslora: self.flag("use_rslora")?,
+            use_dora: self.flag("use_dora")?,
             init_lora_weights: init,
             base_model_name_or_path: self
                 .get("base_model_name_or_path")

@@ -38,11 +38,9 @@ impl Drop for DropoutScope {
 }
 
 /// Zeroes elements of `x_ni` with the given probability and divides the others by
-/// the probability to be kept, if dropout is on. `place` tells maps apart.
-pub(super) fn dropout(x_ni: Tensor<2>, probability: f64, place: u64) -> Tensor<2> {
-    let Some(seed) = SEED.get().filter(|_| probability > 0.0) else {
-        return x_ni;
-    };
+/// the probability to be kept; `None` where dropout is off. `place` tells maps apart.
+pub(super) fn dropout(x_ni: &Tensor<2>, probability: f64, place: u64) -> Option<Tensor<2>> {
+    let seed = SEED.get().filter(|_| probability > 0.0)?;
     let [n, i] = x_ni.dims();
     let seed = mix(seed ^ mix(place));
     let kept = (1.0 / (1.0 - probability)) as f32;
@@ -57,5 +55,6 @@ pub(super) fn dropout(x_ni: Tensor<2>, probability: f64, place: u64) -> Tensor<2
         .collect::<Vec<f32>>();
     let device = x_ni.device().without_autodiff();
     let dtype = x_ni.dtype();
-    x_ni * Tensor::from_data(TensorData::new(mask, [n, i]), (&device, dtype))
+    let mask_ni = Tensor::from_data(TensorData::new(mask, [n, i]), (&device, dtype));
+    Some(x_ni.clone() * mask_ni)
 }

@@ -1,11 +1,15 @@
 //! The arithmetic of one adapted map: `s · (dropout(x) · Aᵀ) · Bᵀ`, never the
 //! product `B · A` of the size of the weight.
 //!
+//! With a magnitude `m` for each output (DoRA) the map is that of the weight
+//! `m ⊙ (W + s · B · A) / ‖W + s · B · A‖`; see [`super::dora`].
+//!
 //! Shape suffixes: `n` rows (tokens), `i` input and `o` output features, `r` rank.
 
 use burn::module::{Module, Param};
 use burn::prelude::*;
 
+use super::dora;
 use super::dropout::dropout;
 use crate::precision::as_in;
 
@@ -36,12 +40,50 @@ pub(crate) struct LoraSettings {
     pub(crate) place: u64,
 }
 
-impl LoraSettings {
-    /// What the factors add to the result of the map.
-    pub(crate) fn delta(self, x_ni: Tensor<2>, a: &Factor, b: &Factor) -> Tensor<2> {
+/// What a map has beside its weight while an adapter is attached.
+#[derive(Clone, Copy)]
+pub(crate) struct Factors<'a> {
+    /// `[r, i]`.
+    pub(crate) a: &'a Factor,
+    /// `[o, r]`.
+    pub(crate) b: &'a Factor,
+    /// `[o]`.
+    pub(crate) magnitude: Option<&'a Param<Tensor<1>>>,
+    pub(crate) settings: LoraSettings,
+}
+
+impl Factors<'_> {
+    /// What the adapter adds to `base_no`, the result of the weight for `x_ni`
+    /// without a bias. `product` applies the weight.
+    pub(crate) fn change(
+        self,
+        x_ni: Tensor<2>,
+        base_no: Tensor<2>,
+        product: impl Fn(Tensor<2>) -> Tensor<2>,
+        weight: &Param<Tensor<2>>,
+    ) -> Tensor<2> {
+        let LoraSettings {
+            dropout: p, place, ..
+        } = self.settings;
+        let dropped_ni = dropout(&x_ni, p, place);
+        let Some(magnitude_o) = self.magnitude else {
+            return self.delta(dropped_ni.unwrap_or(x_ni));
+        };
         let dtype = x_ni.dtype();
-        let x_ni = dropout(x_ni, self.dropout, self.place);
-        let z_nr = x_ni.matmul(as_in(a.weight.val(), dtype).transpose()) * self.scale;
-        z_nr.matmul(as_in(b.weight.val(), dtype).transpose())
+        let norms_o = dora::row_norms(weight, self);
+        let share_1o = as_in(magnitude_o.val() / norms_o, dtype).unsqueeze::<2>();
+        // What is dropped is dropped from the direction as a whole: `W` sees the same
+        // input as the factors do (as in PEFT).
+        let (x_ni, base_no) = match dropped_ni {
+            Some(dropped_ni) => (dropped_ni.clone(), product(dropped_ni)),
+            None => (x_ni, base_no),
+        };
+        base_no * (share_1o.clone() - 1.0) + self.delta(x_ni) * share_1o
+    }
+
+    fn delta(self, x_ni: Tensor<2>) -> Tensor<2> {
+        let dtype = x_ni.dtype();
+        let z_nr = x_ni.matmul(as_in(self.a.weight.val(), dtype).transpose()) * self.settings.scale;
+        z_nr.matmul(as_in(self.b.weight.val(), dtype).transpose())
     }
 }

@@ -83,7 +83,7 @@ fn trained(model: CausalLm) -> CausalLm {
 /// Logits, loss and the gradient of every trained tensor, as PEFT has them.
 #[test]
 fn agrees_with_peft() {
-    for name in ["lora", "patterns", "modules"] {
+    for name in ["lora", "dora", "patterns", "modules"] {
         let base = load(&folder("llama"), &cpu().autodiff());
         let (model, _) = LoraAdapter::load(base, &recorded(name)).unwrap();
         gradients_agree(name, &read_case(model.clone(), &recorded(name)));
@@ -94,7 +94,7 @@ fn agrees_with_peft() {
 /// The files of PEFT's adapters come out as they were.
 #[test]
 fn files_go_through_unchanged() {
-    for name in ["lora", "patterns", "modules"] {
+    for name in ["lora", "dora", "patterns", "modules"] {
         let base = load(&folder("llama"), &cpu());
         let (model, adapter) = LoraAdapter::load(base, &recorded(name)).unwrap();
         let out = tempfile::tempdir().unwrap();
@@ -120,20 +120,56 @@ fn files_go_through_unchanged() {
     }
 }
 
+/// With dropout, the part of a DoRA map that its magnitude changes drops inputs of the
+/// weight too.
+#[test]
+fn dropout_reaches_the_weight_of_a_direction() {
+    let base = load(&folder("llama"), &cpu());
+    let config = |dropout| LoraConfig {
+        lora_dropout: dropout,
+        use_dora: true,
+        target_modules: names(&["layers.1.mlp.down_proj"]),
+        ..LoraConfig::default()
+    };
+    let attach = |dropout| {
+        let (model, _) = LoraAdapter::attach(base.clone(), config(dropout), 1).unwrap();
+        // Magnitudes of twice the norm, and factors that do nothing: `2 · W · x`.
+        let is_magnitude: Vec<bool> = parameters(&model)
+            .iter()
+            .map(|p| p.name.ends_with("lora_magnitude_vector"))
+            .collect();
+        map_values(model, |index, value| match is_magnitude[index] {
+            true => value * 2.0,
+            false => value,
+        })
+    };
+    let (with, without) = (attach(0.5), attach(0.0));
+    assert_eq!(logits(&with, None), logits(&without, None));
+    // `W · x + W · dropout(x)`, so what is not adapted is not dropped.
+    let dropped = difference(&logits(&with, Some(1)), &logits(&without, None));
+    assert!(dropped > 1e-3, "{dropped}");
+}
+
 /// A new adapter changes nothing; a trained one is switched off and merged.
 #[test]
 fn switched_off_and_merged() {
     let base = load(&folder("llama"), &cpu().autodiff());
     let before = logits(&base.valid(), None);
     let values_before = values(&base);
-    for init in [LoraInit::Default, LoraInit::Gaussian] {
+    let kinds = [
+        (LoraInit::Default, false),
+        (LoraInit::Gaussian, false),
+        (LoraInit::Default, true),
+    ];
+    for (init, dora) in kinds {
         let config = LoraConfig {
             modules_to_save: vec!["lm_head".into(), "o_proj".into()],
             init_lora_weights: init,
+            use_dora: dora,
             ..LoraConfig::default()
         };
         let (model, adapter) = LoraAdapter::attach(base.clone(), config, 1).unwrap();
-        assert_eq!(logits(&model.valid(), None), before, "{init:?}");
+        assert_eq!(logits(&model.valid(), None), before, "{init:?} {dora}");
 
         let model = trained(model);
         let adapted = logits(&model.valid(), None);
@@ -210,13 +246,20 @@ fn only_factors_are_trained() {
 /// A layer that runs a second time drops the same values.
 #[test]
 fn recomputed_layers_drop_the_same() {
-    let base = load(&folder("llama"), &cpu().autodiff());
-    let config = LoraConfig {
-        lora_dropout: 0.3,
-        ..LoraConfig::default()
-    };
-    let (model, _) = LoraAdapter::attach(base, config, 1).unwrap();
-    let model = trained(model);
+    for use_dora in [false, true] {
+        let base = load(&folder("llama"), &cpu().autodiff());
+        let config = LoraConfig {
+            lora_dropout: 0.3,
+            use_dora,
+            ..LoraConfig::default()
+        };
+        let (model, _) = LoraAdapter::attach(base, config, 1).unwrap();
+        recomputes(&trained(model));
+    }
+}
+
+/// Gradients are the same to the bit with activations kept and computed anew.
+fn recomputes(model: &CausalLm) {
     let ids: Vec<u32> = (0..12).collect();
     let tokens = Tokens {
         rows: 1,
@@ -228,7 +271,7 @@ fn recomputed_layers_drop_the_same() {
     let targets = Targets::from_labels(&(0..12).collect::<Vec<i32>>(), 12);
     let run = |activations| {
         let input = model.input(&tokens).with_dropout(3);
-        let back = backward(&model, &input, activations, |hidden_btd| {
+        let back = backward(model, &input, activations, |hidden_btd| {
             (model.loss_sum(hidden_btd, &targets), ())
         });
         let gradients = back.gradients.flat.into_iter().flatten();
