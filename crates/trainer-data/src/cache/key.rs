@@ -47,6 +47,8 @@ const NO_INFLUENCE: &[&str] = &[
     "peft_layers_pattern",
     "peft_use_rslora",
     "peft_init_lora_weights",
+    "unfrozen_parameters",
+    "neftune_noise_alpha",
     "backend",
     "bf16",
     "fp16",
