@@ -8,7 +8,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::Device;
 use trainer_config::{Config, Dataset, Layers, Loaded, PromptStrategy, Rl, SpecialTokens, Task};
-use trainer_core::{Adapter, AnyModel, TrainerTokenizer, backend};
+use trainer_core::{Adapter, AnyModel, TrainerTokenizer, backend, unfreeze};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
 use trainer_data::{
     CacheOutcome, ChatPrompts, ChatTemplate, PreferenceObjective, PreparedData,
@@ -213,8 +213,10 @@ fn with_adapter<M: Pretrained>(
     // Padding needs no meaning.
     let padding = config.special_tokens.pad_token.as_ref();
     let new = tokenizer.new_tokens().iter();
-    let new = new.filter(|(text, _)| Some(text) != padding).count();
-    check_new_rows_are_trained(new, &parameters(&model))?;
+    let new = new.filter(|(text, _)| Some(text) != padding);
+    let new: Vec<u32> = new.map(|(_, id)| *id).collect();
+    let (model, rows) = unfreeze(config, model)?;
+    check_new_rows_are_trained(&new, &parameters(&model), &rows)?;
     Ok((model, adapter))
 }
 

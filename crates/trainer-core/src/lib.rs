@@ -15,6 +15,7 @@ pub mod memory;
 pub mod optimizer;
 mod preference_batches;
 mod schedule;
+mod trained;
 mod trainer;
 
 pub use adapter::Adapter;
@@ -24,6 +25,7 @@ pub use error::{Result, TrainerError};
 pub use feed::{EvalData, OpenStream, RowStream, TrainData};
 pub use history::{LogRow, Observer, Requests, RunPlan, Several, Silent, StepReport};
 pub use schedule::{Schedule, warmup_steps};
+pub use trained::unfreeze;
 pub use trainer::{
     AnyModel, CausalTrainer, PreferenceTrainer, Trained, Trainer, TrainerTokenizer,
     evaluate_samples, save_options, setup_trainer,

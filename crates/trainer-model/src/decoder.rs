@@ -21,6 +21,7 @@ use crate::feed_forward::{Balance, FeedForward, SparseMoe};
 use crate::generate::KvCache;
 use crate::input::{ModelInput, Tokens};
 use crate::linear::{Embedding, Linear};
+use crate::noise::with_noise;
 use crate::norm::RmsNorm;
 use crate::ops::{linear_cross_entropy, plain, token_scores};
 use crate::precision::as_in;
@@ -178,6 +179,14 @@ impl Decoder {
         self
     }
 
+    /// The same decoder, with noise of this strength on its embeddings in training
+    /// (NEFTune's α, arXiv 2310.05914); 0 turns it off.
+    #[must_use]
+    pub fn with_embedding_noise(mut self, alpha: f64) -> Self {
+        self.config.embedding_noise = alpha;
+        self
+    }
+
     /// The configuration that the model was built from.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
@@ -231,7 +240,12 @@ impl Decoder {
     /// What the first layer takes, `[b, t, d]`.
     pub(crate) fn embed(&self, input: &ModelInput) -> Tensor<3> {
         let x_btd = self.embed_tokens.forward(input.ids_bt.clone());
-        scaled(x_btd, self.config.multipliers.embedding).cast(self.config.compute)
+        let x_btd = scaled(x_btd, self.config.multipliers.embedding);
+        let x_btd = match (self.config.embedding_noise, input.dropout_seed) {
+            (alpha, Some(seed)) if alpha > 0.0 => with_noise(x_btd, alpha, seed, &input.lengths),
+            _ => x_btd,
+        };
+        x_btd.cast(self.config.compute)
     }
 
     fn run(
@@ -321,6 +335,14 @@ impl CausalLm {
     #[must_use]
     pub fn computing_in(mut self, format: FloatDType) -> Self {
         self.model = self.model.computing_in(format);
+        self
+    }
+
+    /// The same model with noise on embeddings in training; see
+    /// [`Decoder::with_embedding_noise`].
+    #[must_use]
+    pub fn with_embedding_noise(mut self, alpha: f64) -> Self {
+        self.model = self.model.with_embedding_noise(alpha);
         self
     }
 

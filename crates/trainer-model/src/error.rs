@@ -71,6 +71,12 @@ pub enum ModelError {
         /// What is wrong and what there is.
         message: String,
     },
+    /// What is to be trained is not there.
+    #[error("unfrozen_parameters: {message}")]
+    Unfrozen {
+        /// What is wrong and what there is.
+        message: String,
+    },
     /// An adapter file does not hold the tensors of the adapter.
     #[error("{}: the adapter does not fit the model:\n{}", folder.display(), problems.join("\n"))]
     AdapterTensors {

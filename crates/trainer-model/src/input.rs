@@ -55,7 +55,9 @@ pub struct ModelInput {
     starts_bt: Vec<(Option<usize>, Tensor<2, Int>)>,
     /// Which tokens are no padding, row-major.
     pub(crate) real: Vec<bool>,
-    /// Seed of this forward pass's dropout; `None` turns it off.
+    /// Length of each token's document, row-major; 0 for padding.
+    pub(crate) lengths: Vec<u32>,
+    /// Seed of this forward pass's dropout and noise; `None` turns both off.
     pub(crate) dropout_seed: Option<u64>,
 }
 
@@ -66,20 +68,25 @@ impl ModelInput {
         let width = tokens.width;
         // Documents are runs of one segment id; padding is one of them.
         let mut starts = Vec::with_capacity(tokens.rows * width);
+        let mut lengths = Vec::with_capacity(tokens.rows * width);
         for segments in tokens.segment_ids.chunks(width.max(1)) {
             let mut start = 0;
-            for (token, segment) in segments.iter().enumerate() {
-                if token > 0 && *segment != segments[token - 1] {
-                    start = token as u32;
-                }
-                starts.push(start);
+            for document in segments.chunk_by(|a, b| a == b) {
+                let length = document.len();
+                starts.extend(std::iter::repeat_n(start, length));
+                start += length as u32;
+                let real = if document[0] == 0 { 0 } else { length as u32 };
+                lengths.extend(std::iter::repeat_n(real, length));
             }
         }
-        Self::build(tokens, &starts, 0, config, device)
+        Self {
+            lengths,
+            ..Self::build(tokens, &starts, 0, config, device)
+        }
     }
 
-    /// The batch for a forward pass in training: dropout is on and follows from
-    /// `seed` alone.
+    /// The batch for a forward pass in training: dropout, and noise on embeddings, are
+    /// on where the model has them, and follow from `seed` alone.
     #[must_use]
     pub fn with_dropout(mut self, seed: u64) -> Self {
         self.dropout_seed = Some(seed);
@@ -137,6 +144,7 @@ impl ModelInput {
             ropes: config.ropes.iter().map(table).collect(),
             starts_bt,
             real: tokens.segment_ids.iter().map(|&id| id != 0).collect(),
+            lengths: Vec::new(),
             dropout_seed: None,
         }
     }
@@ -152,6 +160,7 @@ impl ModelInput {
                 .map(|(window, starts_bt)| (window, starts_bt.without_autodiff()))
                 .collect(),
             real: self.real,
+            lengths: self.lengths,
             dropout_seed: self.dropout_seed,
         }
     }

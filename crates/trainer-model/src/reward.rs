@@ -73,6 +73,14 @@ impl RewardModel {
         self.task
     }
 
+    /// The same model with noise on embeddings in training; see
+    /// [`Decoder::with_embedding_noise`].
+    #[must_use]
+    pub fn with_embedding_noise(mut self, alpha: f64) -> Self {
+        self.model = self.model.with_embedding_noise(alpha);
+        self
+    }
+
     /// The configuration that the model was built from.
     #[must_use]
     pub fn config(&self) -> &ModelConfig {

@@ -11,6 +11,7 @@ use crate::decoder::{CausalLm, Decoder};
 use crate::error::{ModelError, Result};
 use crate::parameters::ParameterInfo;
 use crate::reward::RewardModel;
+use crate::trained::TrainedRows;
 
 const EOS: &str = "eos_token_id";
 
@@ -138,22 +139,31 @@ fn mean_row(table: Tensor<2>, width: usize) -> Vec<f32> {
     sums.into_iter().map(|sum| (sum / rows) as f32).collect()
 }
 
-/// Whether training changes the rows of new tokens: some parameter of the
-/// embedding must be trainable, and one of the output head where it is no
-/// embedding. Adapters that train neither leave new tokens without a meaning.
+/// Whether training changes the rows of new tokens, whose ids are `new`: some
+/// parameter of the embedding must be trained there, and one of the output head where it
+/// is no embedding. Adapters that train neither leave new tokens without a meaning.
 ///
 /// # Errors
-/// The part that is not trained, with `new` of them.
-pub fn check_new_rows_are_trained(new: usize, parameters: &[ParameterInfo]) -> Result<()> {
-    if new == 0 {
-        return Ok(());
-    }
+/// The part that is not trained, with the number of its rows.
+pub fn check_new_rows_are_trained(
+    new: &[u32],
+    parameters: &[ParameterInfo],
+    rows: &TrainedRows,
+) -> Result<()> {
     for part in ["embed_tokens", "lm_head"] {
-        let of_part = |info: &&ParameterInfo| info.name.split('.').any(|name| name == part);
-        let mut found = parameters.iter().filter(of_part).peekable();
-        if found.peek().is_some() && !found.any(|info| info.trainable) {
+        let found: Vec<(usize, &ParameterInfo)> = parameters
+            .iter()
+            .enumerate()
+            .filter(|(_, info)| info.name.split('.').any(|name| name == part))
+            .collect();
+        let trained = |id: u32| {
+            let mut found = found.iter();
+            found.any(|&(index, info)| info.trainable && rows.has(index, id as usize))
+        };
+        let untrained = new.iter().filter(|id| !trained(**id)).count();
+        if !found.is_empty() && untrained > 0 {
             return Err(ModelError::UntrainedRows {
-                new,
+                new: untrained,
                 part: part.into(),
             });
         }

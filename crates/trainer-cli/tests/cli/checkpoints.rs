@@ -57,7 +57,18 @@ const ADAPTER: &[&str] = &[
     "--max_steps=9",
 ];
 
+/// Most of the model frozen, and noise on the embeddings.
+const FROZEN: &[&str] = &[
+    "--unfrozen_parameters=['^lm_head.weight$[5:900]', '^model.layers.1.mlp']",
+    "--neftune_noise_alpha=5",
+    "--gradient_accumulation_steps=2",
+    "--curriculum_sampling=false",
+    "--shuffle_merged_datasets=true",
+    "--max_steps=9",
+];
+
 const PREFERENCES: &[&str] = &[
+    "--neftune_noise_alpha=5",
     "--curriculum_sampling=false",
     "--shuffle_merged_datasets=true",
     "--gradient_accumulation_steps=2",
@@ -150,6 +161,7 @@ fn a_run_goes_on_from_each_of_its_checkpoints() {
         ("packed", CASE, PACKED),
         ("stream", CASE, STREAM),
         ("adapter", CASE, ADAPTER),
+        ("frozen", CASE, FROZEN),
         ("dpo", "cases/dpo-full.yaml", PREFERENCES),
         ("dpo-packed", "cases/dpo-full.yaml", PACKED_PREFERENCES),
         ("kto", "cases/kto-full.yaml", PREFERENCES),

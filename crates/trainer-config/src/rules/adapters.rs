@@ -40,6 +40,19 @@ impl Rules<'_> {
             }
             return;
         }
+        if self.config.parameters.unfrozen_parameters.is_some()
+            && self.usable(&["unfrozen_parameters"])
+        {
+            let labels = [
+                self.key("unfrozen_parameters", "has no effect with an adapter"),
+                self.value("adapter", "freezes all weights"),
+            ];
+            self.error(
+                "`unfrozen_parameters` and `adapter` contradict each other",
+                labels,
+                "name modules that are trained beside the adapter in `lora_modules_to_save`",
+            );
+        }
         if c.peft_init_lora_weights == Some(InitLoraWeights::Default(false)) {
             let label = self.value("peft_init_lora_weights", "a second factor other than zero");
             self.error(

@@ -17,6 +17,7 @@ mod dataset;
 mod generation;
 mod guard;
 mod optimizer;
+mod parameters;
 mod preference;
 mod sampling;
 mod tracking;
@@ -36,6 +37,7 @@ pub use dataset::{Dataset, PretrainingDataset, SpecialTokens};
 pub use generation::GenerationConfig;
 pub use guard::GuardConfig;
 pub use optimizer::{LrGroup, OptimArgs, OptimizationConfig, Optimizer};
+pub use parameters::ParametersConfig;
 pub use preference::{DpoLossType, FDivergence, PreferenceConfig, Rl, Task};
 pub use sampling::SamplingConfig;
 pub use tracking::{TrackingConfig, WandbMode};
@@ -74,6 +76,9 @@ pub struct Config {
     /// Adapters and frozen weights.
     #[serde(flatten)]
     pub adapters: AdapterConfig,
+    /// Parameters that are trained without an adapter, and noise.
+    #[serde(flatten)]
+    pub parameters: ParametersConfig,
 
     // ---- backend and precision ------------------------------------------
     /// Where tensors live: the fastest that works, or one by name.
@@ -316,6 +321,7 @@ impl Default for Config {
             special_tokens: SpecialTokens::default(),
             vocabulary: VocabularyConfig::default(),
             adapters: AdapterConfig::default(),
+            parameters: ParametersConfig::default(),
             backend: Backend::Auto,
             compute: ComputeConfig::default(),
             attn_implementation: None,

@@ -29,7 +29,7 @@ mod tests;
 use burn::module::Module;
 use burn::prelude::*;
 use trainer_config::{Config, OptimArgs};
-use trainer_model::{ParameterGradients, ParameterInfo, map_values};
+use trainer_model::{ParameterGradients, ParameterInfo, TrainedRows, map_values};
 
 use self::adafactor::Adafactor;
 use self::adagrad::Adagrad;
@@ -144,17 +144,21 @@ fn engine(
     Box::new(Engine::new(name, rule, parameters))
 }
 
-/// One step on every parameter that has a gradient.
+/// One step on every parameter that has a gradient, on the rows of it that are trained;
+/// gradients are of these.
 #[must_use]
 pub fn step<M: Module>(
     optimizer: &mut dyn Optimizer,
     model: M,
+    trained: &TrainedRows,
     mut gradients: ParameterGradients,
     settings: StepSettings,
 ) -> M {
     map_values(model, |index, value| {
         match gradients.flat.get_mut(index).and_then(Option::take) {
-            Some(gradient) => optimizer.update(index, value, gradient, settings),
+            Some(gradient) => trained.update(index, value, |value| {
+                optimizer.update(index, value, gradient, settings)
+            }),
             None => value,
         }
     })

@@ -106,6 +106,13 @@ impl AnyModel {
             Self::Reward(model) => model.computing_in(format).into(),
         }
     }
+
+    fn with_embedding_noise(self, alpha: f64) -> Self {
+        match self {
+            Self::Causal(model) => model.with_embedding_noise(alpha).into(),
+            Self::Reward(model) => model.with_embedding_noise(alpha).into(),
+        }
+    }
 }
 
 impl From<CausalLm> for AnyModel {

@@ -17,7 +17,7 @@ use std::time::Instant;
 use burn::module::Module;
 use serde_json::{Value, json};
 use trainer_config::{Config, SaveStrategy};
-use trainer_model::{ParameterGradients, parameters};
+use trainer_model::{ParameterGradients, TrainedRows};
 
 use self::guard::NonFinite;
 use super::best::Best;
@@ -36,6 +36,7 @@ use crate::history::{History, LogRow, Observer, Requests, RunPlan, RunState, Ste
 use crate::lock::FolderLock;
 use crate::optimizer::{self, Optimizer, StepSettings};
 use crate::schedule::Schedule;
+use crate::trained::unfreeze;
 
 /// One run of an objective.
 pub(super) struct Run<O: Objective> {
@@ -43,6 +44,8 @@ pub(super) struct Run<O: Objective> {
     objective: O,
     feed: Feed<O::Batch>,
     model: O::Model,
+    /// What of the model is trained.
+    trained: TrainedRows,
     /// The model as it was before training, where that is not `model` and the
     /// objective compares with it.
     start: Option<O::Model>,
@@ -115,9 +118,11 @@ impl<O: Objective> Run<O> {
                     .into(),
             ));
         }
-        let infos = parameters(&model);
-        let trainable = infos.iter().filter(|info| info.trainable);
-        let trainable_parameters = trainable
+        let (model, trained) = unfreeze(config, model)?;
+        let infos = trained.parameters(&model);
+        let trainable_parameters = infos
+            .iter()
+            .filter(|info| info.trainable)
             .map(|info| info.shape.iter().product::<usize>())
             .sum();
         let run = Self {
@@ -129,6 +134,7 @@ impl<O: Objective> Run<O> {
             objective,
             feed,
             model,
+            trained,
             start: None,
             tokenizer,
             best,
@@ -171,7 +177,8 @@ impl<O: Objective> Run<O> {
         if self.objective.compares_with_start() {
             self.start = Some(self.model.valid());
         }
-        self.model = self.objective.restore(self.model, &path)?;
+        let model = self.objective.restore(self.model, &path)?;
+        self.model = self.trained.apply(model);
         if let Some(best) = &mut self.best {
             best.restore(saved.best.clone());
         }
@@ -254,7 +261,13 @@ impl<O: Objective> Run<O> {
             (self, went_back) = self.refuse(out, &window.batches, found, learning_rate)?;
             return Ok((self, (!went_back).then_some(window.ends_epoch)));
         }
-        self.model = optimizer::step(self.optimizer.as_mut(), self.model, gradients, settings);
+        self.model = optimizer::step(
+            self.optimizer.as_mut(),
+            self.model,
+            &self.trained,
+            gradients,
+            settings,
+        );
 
         let (loss, tokens, slots) = (sum.loss, sum.tokens, sum.slots);
         let seconds = started.elapsed().as_secs_f64();
@@ -282,6 +295,7 @@ impl<O: Objective> Run<O> {
     /// From the gradient of a window to what the optimizer takes; gives its norm
     /// before clipping. A reduction over ranks comes first here.
     fn finish_gradients(&self, gradients: &mut ParameterGradients) -> f64 {
+        self.trained.narrow(gradients);
         let norm = gradients
             .global_norm()
             .map_or(0.0, |norm| f64::from(norm.into_scalar::<f32>()));

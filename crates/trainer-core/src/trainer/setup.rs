@@ -31,7 +31,8 @@ pub trait TrainerTokenizer: Send + Sync {
 /// this name does.
 ///
 /// `model` must be on an autodiff device; it computes in the number format that the
-/// configuration asks for. It is a [`CausalLm`], or for reward models a
+/// configuration asks for, with the noise on embeddings and the frozen parameters that it
+/// asks for. It is a [`CausalLm`], or for reward models a
 /// [`RewardModel`](trainer_model::RewardModel). `total_steps` sets the length of run
 /// and schedule; `None` counts the steps from the data. `reference_model` is
 /// the frozen model of preference losses, where a second one is wanted: without it,
@@ -57,7 +58,8 @@ pub fn setup_trainer(
 ) -> Result<Trainer> {
     let model = model.into();
     let format = compute_format(config, &model.device())?;
-    let model = model.computing_in(format);
+    let noise = config.parameters.neftune_noise_alpha.unwrap_or(0.0);
+    let model = model.computing_in(format).with_embedding_noise(noise);
     match (&config.adapters.adapter, &adapter) {
         (Some(kind), None) => {
             return Err(TrainerError::Setup(format!(

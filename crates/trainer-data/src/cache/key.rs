@@ -48,6 +48,8 @@ const NO_INFLUENCE: &[&str] = &[
     "peft_use_dora",
     "peft_use_rslora",
     "peft_init_lora_weights",
+    "unfrozen_parameters",
+    "neftune_noise_alpha",
     "backend",
     "bf16",
     "fp16",

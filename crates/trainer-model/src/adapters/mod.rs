@@ -19,7 +19,7 @@ mod init;
 mod lora;
 mod merge;
 mod peft;
-mod random;
+pub(crate) mod random;
 mod targets;
 
 pub use adapter::LoraAdapter;

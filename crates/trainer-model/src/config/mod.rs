@@ -75,6 +75,9 @@ pub struct ModelConfig {
     pub num_labels: usize,
     /// Number format of the hidden states; weights are `f32`. Not from the file.
     pub compute: FloatDType,
+    /// Strength of the noise on embeddings in training (NEFTune's α); 0 is none. Not
+    /// from the file.
+    pub embedding_noise: f64,
     /// Standard deviation of freshly drawn weights.
     pub initializer_range: f64,
     /// The file as read, with overrides: what is written back beside trained weights.
@@ -339,6 +342,7 @@ impl ModelConfig {
             tie_word_embeddings: read.flag("tie_word_embeddings")?.unwrap_or(defaults.tied),
             num_labels: read.num_labels()?,
             compute: FloatDType::F32,
+            embedding_noise: 0.0,
             initializer_range: read.number("initializer_range")?.unwrap_or(0.02),
             raw: Map::new(),
             generation: Map::new(),

@@ -12,6 +12,7 @@ mod precision;
 mod recompute;
 mod reference;
 mod scores;
+mod trained;
 mod vocabulary;
 
 use std::path::PathBuf;

@@ -1,7 +1,8 @@
 //! Vocabularies that grow and shrink.
 
 use trainer_model::{
-    NewRows, ParameterInfo, SaveDtype, check_new_rows_are_trained, parameters, save_model,
+    NewRows, ParameterInfo, SaveDtype, TrainedRows, check_new_rows_are_trained, parameters,
+    save_model,
 };
 
 use crate::{cpu, folder, load};
@@ -100,18 +101,19 @@ fn new_tokens_that_nothing_trains_are_an_error() {
     };
     let embedding = |trainable| info("model.embed_tokens.weight", trainable);
     let head = |trainable| info("lm_head.weight", trainable);
-    let check = |new, parameters: &[ParameterInfo]| {
-        check_new_rows_are_trained(new, parameters).map_err(|error| error.to_string())
+    let check = |new: &[u32], parameters: &[ParameterInfo]| {
+        check_new_rows_are_trained(new, parameters, &TrainedRows::default())
+            .map_err(|error| error.to_string())
     };
-    assert_eq!(check(2, &[embedding(true), head(true)]), Ok(()));
-    assert_eq!(check(2, &[embedding(true)]), Ok(()));
-    assert_eq!(check(0, &[embedding(false)]), Ok(()));
+    assert_eq!(check(&[2, 3], &[embedding(true), head(true)]), Ok(()));
+    assert_eq!(check(&[2, 3], &[embedding(true)]), Ok(()));
+    assert_eq!(check(&[], &[embedding(false)]), Ok(()));
     let saved = info("model.embed_tokens.modules_to_save.weight", true);
-    assert_eq!(check(2, &[embedding(false), saved]), Ok(()));
-    let error = check(2, &[embedding(true), head(false)]).unwrap_err();
+    assert_eq!(check(&[2, 3], &[embedding(false), saved]), Ok(()));
+    let error = check(&[2, 3], &[embedding(true), head(false)]).unwrap_err();
     assert!(
         error.starts_with("2 new tokens have rows in lm_head that nothing trains"),
         "{error}"
     );
-    assert!(check(2, &[embedding(false), head(true)]).is_err());
+    assert!(check(&[2, 3], &[embedding(false), head(true)]).is_err());
 }
