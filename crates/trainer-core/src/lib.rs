@@ -26,5 +26,5 @@ pub use history::{LogRow, Observer, Requests, RunPlan, Several, Silent, StepRepo
 pub use schedule::{Schedule, warmup_steps};
 pub use trainer::{
     AnyModel, CausalTrainer, PreferenceTrainer, Trained, Trainer, TrainerTokenizer,
-    evaluate_samples, save_options, setup_trainer,
+    evaluate_preferences, evaluate_samples, save_options, setup_trainer,
 };
