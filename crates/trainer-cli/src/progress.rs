@@ -147,6 +147,14 @@ impl Observer for Progress {
         }
     }
 
+    fn preparing(&mut self, what: &str, done: usize, total: usize) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{what} {done}/{total}"));
+        } else if done == total {
+            self.say(&format!("{what}: {total} batches"));
+        }
+    }
+
     fn saved(&mut self, checkpoint: &Path) {
         self.say(&format!("checkpoint {}", checkpoint.display()));
     }
@@ -162,7 +170,17 @@ impl Observer for Progress {
             let line = self.line(row, loss);
             self.say(&line);
         } else if let Some(loss) = number("eval_loss") {
-            self.say(&format!("step {step:>5}  eval loss {loss:.4}"));
+            let mut line = format!("step {step:>5}  eval loss {loss:.4}");
+            for (key, name) in [
+                ("eval_rewards/accuracies", "reward accuracy"),
+                ("eval_rewards/margins", "reward margin"),
+                ("eval_accuracy", "accuracy"),
+            ] {
+                if let Some(value) = number(key) {
+                    line += &format!("  {name} {value:.3}");
+                }
+            }
+            self.say(&line);
         } else if let Some(seconds) = number("train_runtime") {
             if let Some(bar) = self.bar.take() {
                 bar.finish_and_clear();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::Device;
+use serde_json::Map;
 use trainer_config::{Config, Dataset, Layers, Loaded, PromptStrategy, Rl, SpecialTokens, Task};
 use trainer_core::{Adapter, AnyModel, TrainerTokenizer, backend, unfreeze};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
@@ -244,14 +245,33 @@ pub(crate) fn load_for_training(
     tokenizer: &Tokenizer,
     device: &Device,
 ) -> Result<(AnyModel, Option<Adapter>), Failure> {
-    let (task, labels) = match config.preference.task() {
-        Task::RewardModel => (RewardTask::Sequence, 1),
-        Task::ProcessRewardModel => (RewardTask::Token, 2),
-        Task::Sft | Task::Rl(_) => {
-            let (model, adapter) = load_model(config, tokenizer, device)?;
-            return Ok((model.into(), adapter));
-        }
+    let Some((task, labels)) = head_of(config) else {
+        let (model, adapter) = load_model(config, tokenizer, device)?;
+        return Ok((model.into(), adapter));
     };
+    let model = load_base_reward(config, tokenizer, device, task, labels)?;
+    let (model, adapter) = with_adapter(config, tokenizer, model)?;
+    Ok((model.into(), adapter))
+}
+
+/// The head that the objective of a configuration needs, and how many numbers it
+/// gives; none for language models.
+fn head_of(config: &Config) -> Option<(RewardTask, usize)> {
+    match config.preference.task() {
+        Task::RewardModel => Some((RewardTask::Sequence, 1)),
+        Task::ProcessRewardModel => Some((RewardTask::Token, 2)),
+        Task::Sft | Task::Rl(_) => None,
+    }
+}
+
+/// As [`load_base_model`], with a head for rewards.
+fn load_base_reward(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    device: &Device,
+    task: RewardTask,
+    labels: usize,
+) -> Result<RewardModel, Failure> {
     let device = device.clone().autodiff();
     device.seed(config.seed);
     let mut overrides = config.model_config.clone().unwrap_or_default();
@@ -269,9 +289,7 @@ pub(crate) fn load_for_training(
         }
         load_reward_model(folder, &model_config, task, &device)?
     };
-    let model = fitted(config, tokenizer, model)?;
-    let (model, adapter) = with_adapter(config, tokenizer, model)?;
-    Ok((model.into(), adapter))
+    fitted(config, tokenizer, model)
 }
 
 /// The reference model of a configuration that asks for a second one.
@@ -281,10 +299,13 @@ pub(crate) fn load_reference(
     device: &Device,
 ) -> Result<Option<CausalLm>, Failure> {
     let keys = &config.preference;
-    if keys.precompute_ref_log_probs != Some(false) || !keys.task().has_reference() {
+    // A new adapter changes nothing: without it, the model is its own reference.
+    let beneath = config.adapters.adapter.is_some() && config.adapters.lora_model_dir.is_none();
+    let ahead = keys.precompute_ref_log_probs != Some(false);
+    if ahead || beneath || !keys.task().has_reference() {
         return Ok(None);
     }
-    Ok(Some(load_base_model(config, tokenizer, device)?.valid()))
+    Ok(Some(load_model(config, tokenizer, device)?.0.valid()))
 }
 
 /// A model with a row for every token, and all weights drawn.
@@ -371,32 +392,75 @@ fn fit_vocabulary<M: Vocabulary>(
     Ok(model)
 }
 
-/// A trained model and its tokenizer, ready to generate.
-pub(crate) struct TrainedModel {
+/// A trained model and its tokenizer, ready to be used.
+pub(crate) struct TrainedModel<M = CausalLm> {
     /// Records no gradients.
-    pub(crate) model: CausalLm,
+    pub(crate) model: M,
     pub(crate) tokenizer: Tokenizer,
 }
 
-/// The model that a configuration has trained, from `output_dir`; the base model
-/// where there is none yet. Says which.
+/// The language model that a configuration has trained, from `output_dir`; the base
+/// model where there is none yet. Says which.
 pub(crate) fn load_trained_model(
     config: &Config,
     device: &Device,
 ) -> Result<TrainedModel, Failure> {
+    load_output(
+        config,
+        |folder| {
+            let model_config = ModelConfig::from_folder(folder, None)?;
+            Ok(load_causal_lm(folder, &model_config, device)?)
+        },
+        |tokenizer| load_base_model(config, tokenizer, device),
+    )
+}
+
+/// As [`load_trained_model`], of the kind that the objective trains.
+pub(crate) fn load_trained_any(
+    config: &Config,
+    device: &Device,
+) -> Result<TrainedModel<AnyModel>, Failure> {
+    let Some((task, labels)) = head_of(config) else {
+        let trained = load_trained_model(config, device)?;
+        return Ok(TrainedModel {
+            model: trained.model.into(),
+            tokenizer: trained.tokenizer,
+        });
+    };
+    let trained = load_output(
+        config,
+        |folder| {
+            let overrides = Map::from_iter([("num_labels".to_owned(), labels.into())]);
+            let model_config = ModelConfig::from_folder(folder, Some(&overrides))?;
+            Ok(load_reward_model(folder, &model_config, task, device)?)
+        },
+        |tokenizer| load_base_reward(config, tokenizer, device, task, labels),
+    )?;
+    Ok(TrainedModel {
+        model: trained.model.into(),
+        tokenizer: trained.tokenizer,
+    })
+}
+
+/// What is in `output_dir`: a whole model, by `load`, or an adapter on that of
+/// `base`; else that of `base` alone.
+fn load_output<M: Pretrained>(
+    config: &Config,
+    load: impl FnOnce(&Path) -> Result<M, Failure>,
+    base: impl FnOnce(&Tokenizer) -> Result<M, Failure>,
+) -> Result<TrainedModel<M>, Failure> {
     let output = &config.output_dir;
     if output.join("config.json").is_file() {
         eprintln!("model of {}", output.display());
-        let model_config = ModelConfig::from_folder(output, None)?;
         return Ok(TrainedModel {
-            model: load_causal_lm(output, &model_config, device)?,
+            model: load(output)?,
             tokenizer: Tokenizer::from_dir(output, &SpecialTokens::default())?,
         });
     }
     if output.join("adapter_config.json").is_file() {
         eprintln!("adapter of {}", output.display());
         let of_base = load_tokenizer(config)?;
-        let base = load_base_model(config, &of_base, device)?.valid();
+        let base = base(&of_base)?.valid();
         // One that another program made may have come without.
         let tokenizer = match output.join("tokenizer.json").is_file() {
             true => Tokenizer::from_dir(output, &SpecialTokens::default())?,
@@ -420,8 +484,11 @@ pub(crate) fn load_trained_model(
         config.base_model.display()
     );
     let tokenizer = load_tokenizer(config)?;
+    // With an adapter that training would begin with, if there is one.
     Ok(TrainedModel {
-        model: load_model(config, &tokenizer, device)?.0.valid(),
+        model: with_adapter(config, &tokenizer, base(&tokenizer)?)?
+            .0
+            .valid(),
         tokenizer,
     })
 }

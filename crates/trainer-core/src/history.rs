@@ -63,6 +63,11 @@ impl Observer for Several {
         self.0.iter_mut().for_each(|one| one.started(plan));
     }
 
+    fn preparing(&mut self, what: &str, done: usize, total: usize) {
+        let all = self.0.iter_mut();
+        all.for_each(|one| one.preparing(what, done, total));
+    }
+
     fn stepped(&mut self, step: &StepReport) {
         self.0.iter_mut().for_each(|one| one.stepped(step));
     }

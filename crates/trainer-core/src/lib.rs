@@ -28,5 +28,5 @@ pub use schedule::{Schedule, warmup_steps};
 pub use trained::unfreeze;
 pub use trainer::{
     AnyModel, CausalTrainer, PreferenceTrainer, Trained, Trainer, TrainerTokenizer,
-    evaluate_samples, save_options, setup_trainer,
+    evaluate_preferences, evaluate_samples, save_options, setup_trainer,
 };

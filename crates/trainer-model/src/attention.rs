@@ -14,7 +14,7 @@ use crate::generate::KvCache;
 use crate::input::ModelInput;
 use crate::linear::Linear;
 use crate::norm::RmsNorm;
-use crate::ops::{ScoreRule, causal_attention};
+use crate::ops::{ScoreRule, forked_attention};
 
 /// The attention block of one layer. Queries, keys and values come of three
 /// projections or of one.
@@ -107,8 +107,8 @@ impl Attention {
             Some(cache) => cache.extend(k_btgk, v_btgk),
             None => (k_btgk, v_btgk),
         };
-        let starts_bt = input.starts(shape.layer.window);
-        let out_bthk = causal_attention(q_bthk, k_bsgk, v_bsgk, starts_bt, shape.scores);
+        let seen_btn = input.seen(shape.layer.window);
+        let out_bthk = forked_attention(q_bthk, k_bsgk, v_bsgk, seen_btn, shape.scores);
         self.o_proj
             .forward(out_bthk.reshape([b, t, shape.heads * shape.head_dim]))
     }

@@ -19,7 +19,7 @@ use crate::attention::Attention;
 use crate::config::{LayerConfig, ModelConfig, NormPlacement};
 use crate::feed_forward::{Balance, FeedForward, SparseMoe};
 use crate::generate::KvCache;
-use crate::input::{ModelInput, Tokens};
+use crate::input::{Fork, ModelInput, Tokens};
 use crate::linear::{Embedding, Linear};
 use crate::noise::with_noise;
 use crate::norm::RmsNorm;
@@ -209,6 +209,12 @@ impl Decoder {
         ModelInput::new(tokens, &self.config, &self.device())
     }
 
+    /// Moves a batch with forks to the device of the weights.
+    #[must_use]
+    pub fn forked_input(&self, tokens: &Tokens<'_>, forks: &[Fork]) -> ModelInput {
+        ModelInput::forked(tokens, forks, &self.config, &self.device())
+    }
+
     /// Final hidden states, `[b, t, d]`.
     #[must_use]
     pub fn hidden(&self, input: &ModelInput) -> Tensor<3> {
@@ -362,6 +368,12 @@ impl CausalLm {
     #[must_use]
     pub fn input(&self, tokens: &Tokens<'_>) -> ModelInput {
         self.model.input(tokens)
+    }
+
+    /// Moves a batch with forks to the device of the weights.
+    #[must_use]
+    pub fn forked_input(&self, tokens: &Tokens<'_>, forks: &[Fork]) -> ModelInput {
+        self.model.forked_input(tokens, forks)
     }
 
     /// Final hidden states as the output head takes them, `[b, t, d]`.

@@ -16,7 +16,7 @@ use burn::tensor::FloatDType;
 use crate::adapters::linears;
 use crate::config::ModelConfig;
 use crate::decoder::{Decoder, indices};
-use crate::input::{ModelInput, Tokens};
+use crate::input::{Fork, ModelInput, Tokens};
 use crate::linear::Linear;
 
 /// What a classification head judges.
@@ -97,6 +97,12 @@ impl RewardModel {
     #[must_use]
     pub fn input(&self, tokens: &Tokens<'_>) -> ModelInput {
         self.model.input(tokens)
+    }
+
+    /// Moves a batch with forks to the device of the weights.
+    #[must_use]
+    pub fn forked_input(&self, tokens: &Tokens<'_>, forks: &[Fork]) -> ModelInput {
+        self.model.forked_input(tokens, forks)
     }
 
     /// Final hidden states, `[b, t, d]`.

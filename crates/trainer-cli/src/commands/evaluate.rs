@@ -3,16 +3,19 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use burn::module::Module;
+use burn::tensor::Device;
 use serde_json::{Map, Value};
-use trainer_config::{Config, Dataset};
-use trainer_core::{LogRow, evaluate_samples};
+use trainer_config::{Config, Dataset, Task};
+use trainer_core::{LogRow, evaluate_preferences, evaluate_samples};
 use trainer_data::Tokenizer;
 use trainer_model::CausalLm;
 
 use crate::args::Evaluate;
 use crate::report::number;
 use crate::session::{
-    Failure, is_streamed, load_layers, load_samples, load_trained_model, select_device, test_config,
+    Failure, is_streamed, load_base_model, load_layers, load_preferences, load_samples,
+    load_tokenizer, load_trained_any, load_trained_model, select_device, test_config,
 };
 
 pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
@@ -30,6 +33,15 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
     }
     let device = select_device(&config)?.device;
     let started = Instant::now();
+    if config.preference.task() != Task::Sft {
+        let row = preferences(&config, &device)?;
+        shown.note(format!(
+            "evaluated in {:.1} s",
+            started.elapsed().as_secs_f64()
+        ));
+        print(&row, shown.json);
+        return Ok(());
+    }
     let trained = load_trained_model(&config, &device)?;
     let rows = evaluate(&config, &trained.tokenizer, &trained.model)?;
     shown.note(format!(
@@ -68,6 +80,49 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The values of an objective that learns from preferences. What DPO and its like
+/// compare with is the base model.
+fn preferences(config: &Config, device: &Device) -> Result<LogRow, Failure> {
+    let trained = load_trained_any(config, device)?;
+    let eval = load_preferences(config, &trained.tokenizer)?.0.eval;
+    if eval.is_empty() {
+        return Err(no_data());
+    }
+    let reference = match config.preference.task().has_reference() {
+        true => Some(load_base_model(config, &load_tokenizer(config)?, device)?.valid()),
+        false => None,
+    };
+    let pad_id = trained.tokenizer.pad_id().unwrap_or(0);
+    Ok(evaluate_preferences(
+        config,
+        eval,
+        trained.model,
+        reference,
+        pad_id,
+    )?)
+}
+
+/// Values by name, without their prefix.
+fn print(row: &LogRow, json: bool) {
+    if json {
+        println!("{}", Value::Object(row.clone()));
+        return;
+    }
+    for (key, value) in row {
+        let name = key.strip_prefix("eval_").unwrap_or(key);
+        if let (Some(value), false) = (value.as_f64(), name.ends_with("_per_second")) {
+            println!("{name:<20}  {:>10}", number(value));
+        }
+    }
+}
+
+fn no_data() -> Failure {
+    Failure::new(
+        "error: there is no evaluation data: set test_datasets or val_set_size, in the file or as \
+         `--val_set_size 0.05`",
+    )
+}
+
 /// The values on all of the data, then on each data set, where there are several.
 fn evaluate(
     config: &Config,
@@ -82,10 +137,7 @@ fn evaluate(
             false => load_samples(config, tokenizer)?.0.eval.into_vec()?,
         };
         if samples.is_empty() {
-            return Err(Failure::new(
-                "error: there is no evaluation data: set test_datasets or val_set_size, in the \
-                 file or as `--val_set_size 0.05`",
-            ));
+            return Err(no_data());
         }
         return Ok(vec![("evaluation".to_owned(), on(samples)?)]);
     };

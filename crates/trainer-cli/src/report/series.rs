@@ -87,7 +87,9 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
             "eval_logps/chosen",
             "eval_logps/rejected",
         ],
-        "",
+        "Of whole answers (ORPO and SimPO: of their tokens, on the mean). With DPO both may \
+         fall; rejected should fall further. A steep fall of chosen calls for a higher rl_beta, a \
+         lower rate, or rpo_alpha.",
     ),
     (
         "logits",
@@ -104,13 +106,57 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
         &["kl", "eval_kl"],
         "Distance from the reference model; it should stay small.",
     ),
+    (
+        "loss on chosen answers",
+        &["nll_loss", "eval_nll_loss"],
+        "The part that is supervised fine-tuning; it should fall, or at least not rise.",
+    ),
+    (
+        "log odds ratio",
+        &[
+            "log_odds_ratio",
+            "log_odds_chosen",
+            "eval_log_odds_ratio",
+            "eval_log_odds_chosen",
+        ],
+        "The ratio is -0.69 where both answers are as likely, and rises towards 0; the odds of \
+         the chosen answer should rise above 0.",
+    ),
+    (
+        "entropy",
+        &["entropy", "eval_entropy"],
+        "Uncertainty about the next token, in nats; near 0 the model repeats itself.",
+    ),
+    (
+        "accuracy",
+        &["accuracy", "eval_accuracy"],
+        "Part of the pairs or steps that are judged right: 0.5 is chance, above 0.7 is learnt.",
+    ),
+    (
+        "reward",
+        &[
+            "mean_reward",
+            "min_reward",
+            "max_reward",
+            "eval_mean_reward",
+            "eval_min_reward",
+            "eval_max_reward",
+        ],
+        "Only differences count; a mean that drifts away from 0 calls for \
+         center_rewards_coefficient.",
+    ),
+    (
+        "reward margin",
+        &["margin", "eval_margin"],
+        "Reward of the better answer less that of the worse: should rise above 0 and level off.",
+    ),
 ];
 
 /// Values that say nothing as a curve.
 fn is_left_out(key: &str) -> bool {
     matches!(
         key,
-        "step" | "epoch" | "tokens/trainable" | "tokens/total" | "total_flos"
+        "step" | "epoch" | "tokens/trainable" | "tokens/total" | "num_tokens" | "total_flos"
     ) || key.starts_with("train_")
         || key.starts_with("eval_") && (key.ends_with("_per_second") || key.ends_with("_runtime"))
 }

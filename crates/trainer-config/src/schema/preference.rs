@@ -136,10 +136,10 @@ pub struct PreferenceConfig {
     /// τ of `dpo_loss_type: [discopop]`; 0.05 when absent.
     #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
     pub discopop_tau: Option<f64>,
-    /// Compute the log-probabilities of the reference model once, before training, and
-    /// keep them with the prepared data. When absent: yes where the whole model is
-    /// trained; with an adapter the reference is the model without it. `false` without
-    /// an adapter holds a second model in memory.
+    /// Compute the log-probabilities of the reference, the model as it is before
+    /// training, once and keep them with the prepared data: yes when absent. `false`
+    /// computes them batch by batch: with a new adapter by the model without it, else
+    /// by a second model in memory.
     pub precompute_ref_log_probs: Option<bool>,
     /// Weight of the odds ratio in `rl: orpo`: another name of `rl_beta` there.
     #[schemars(extend("exclusiveMinimum" = 0))]

@@ -15,7 +15,7 @@ mod weights;
 
 pub use causal::CausalTrainer;
 pub use evaluation::evaluate_samples;
-pub use preference::PreferenceTrainer;
+pub use preference::{PreferenceTrainer, evaluate_preferences};
 pub use setup::{TrainerTokenizer, setup_trainer};
 pub use weights::save_options;
 

@@ -90,12 +90,4 @@ impl Weights {
             None => model.reload(folder),
         }
     }
-
-    /// The model that training is compared with: without the adapter, if there is one.
-    pub(super) fn reference(&self, start: &CausalLm) -> CausalLm {
-        match &self.adapter {
-            Some(adapter) => adapter.switched_off(start),
-            None => start.clone(),
-        }
-    }
 }

@@ -10,7 +10,7 @@ use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::FlexTensor;
 
 use super::ScoreRule;
-use super::host::attention::{Saved, Sizes};
+use super::host::attention::{Saved, Seen, Sizes};
 use super::host::{
     attention, gated, rms_norm, rope, softmax_cross_entropy, token_scores as scores,
 };
@@ -36,12 +36,12 @@ pub(crate) trait FlexOps: Backend {
         sin: FloatTensor<Self>,
     ) -> FloatTensor<Self>;
 
-    /// Causal attention within documents; see [`super::attention`].
+    /// Causal attention within documents; see [`super::forked_attention`].
     fn causal_attention(
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
-        starts: IntTensor<Self>,
+        seen: IntTensor<Self>,
         rule: ScoreRule,
     ) -> FloatTensor<Self>;
 }
@@ -85,7 +85,7 @@ pub(crate) trait Kernels: Backend {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
-        starts: IntTensor<Self>,
+        seen: IntTensor<Self>,
         rule: ScoreRule,
     ) -> (FloatTensor<Self>, FloatTensor<Self>);
     /// Gradients of q, k and v.
@@ -101,7 +101,7 @@ pub(crate) struct AttentionState<B: Backend> {
     q: FloatTensor<B>,
     k: FloatTensor<B>,
     v: FloatTensor<B>,
-    starts: IntTensor<B>,
+    seen: IntTensor<B>,
     rule: ScoreRule,
     output: FloatTensor<B>,
     log_sums: FloatTensor<B>,
@@ -125,6 +125,21 @@ fn indices(tensor: &FlexTensor) -> Vec<usize> {
     let data = tensor.to_contiguous().into_data();
     data.iter::<i64>()
         .map(|i| usize::try_from(i).unwrap_or(0))
+        .collect()
+}
+
+/// What each query sees, of `[b, t, 1]` or `[b, t, 3]` numbers.
+fn seen_keys(tensor: &FlexTensor) -> Vec<Seen> {
+    let [_, _, numbers] = tensor.shape().dims::<3>();
+    indices(tensor)
+        .chunks_exact(numbers.max(1))
+        .map(|numbers| Seen {
+            start: numbers[0],
+            gap: match *numbers {
+                [_, from, to] => (from, to),
+                _ => (0, 0),
+            },
+        })
         .collect()
 }
 
@@ -225,21 +240,21 @@ impl Kernels for Flex {
         q: FlexTensor,
         k: FlexTensor,
         v: FlexTensor,
-        starts: FlexTensor,
+        seen: FlexTensor,
         rule: ScoreRule,
     ) -> (FlexTensor, FlexTensor) {
         let mut sizes = attention_sizes(&q, &k, rule);
         let shape = q.shape();
-        let (q, starts) = (q.to_contiguous(), indices(&starts));
+        let (q, seen) = (q.to_contiguous(), seen_keys(&seen));
         let (output, log_sums) = match (row_keys(&k), row_keys(&v)) {
             // A cache is read where it is.
             (Some(of_k), Some(of_v)) if of_k == of_v => {
                 sizes.row_keys = of_k;
-                attention::forward(sizes, values(&q), k.storage(), v.storage(), &starts)
+                attention::forward(sizes, values(&q), k.storage(), v.storage(), &seen)
             }
             _ => {
                 let (k, v) = (k.to_contiguous(), v.to_contiguous());
-                attention::forward(sizes, values(&q), values(&k), values(&v), &starts)
+                attention::forward(sizes, values(&q), values(&k), values(&v), &seen)
             }
         };
         let n = log_sums.len();
@@ -253,12 +268,12 @@ impl Kernels for Flex {
             state.k.to_contiguous(),
             state.v.to_contiguous(),
         );
-        let (starts, upstream) = (indices(&state.starts), upstream.to_contiguous());
+        let (seen, upstream) = (seen_keys(&state.seen), upstream.to_contiguous());
         let saved = Saved {
             q: values(&q),
             k: values(&k),
             v: values(&v),
-            starts: &starts,
+            seen: &seen,
             output: values(&state.output),
             log_sums: values(&state.log_sums),
         };
@@ -288,10 +303,10 @@ impl FlexOps for Flex {
         q: FlexTensor,
         k: FlexTensor,
         v: FlexTensor,
-        starts: FlexTensor,
+        seen: FlexTensor,
         rule: ScoreRule,
     ) -> FlexTensor {
-        Self::attention_forward(q, k, v, starts, rule).0
+        Self::attention_forward(q, k, v, seen, rule).0
     }
 }
 
@@ -419,7 +434,7 @@ impl<B: FlexOps + Kernels, C: CheckpointStrategy> FlexOps for Autodiff<B, C> {
         q: FloatTensor<Self>,
         k: FloatTensor<Self>,
         v: FloatTensor<Self>,
-        starts: IntTensor<Self>,
+        seen: IntTensor<Self>,
         rule: ScoreRule,
     ) -> FloatTensor<Self> {
         let nodes = [q.node(), k.node(), v.node()];
@@ -429,14 +444,14 @@ impl<B: FlexOps + Kernels, C: CheckpointStrategy> FlexOps for Autodiff<B, C> {
             .compute_bound()
             .stateful();
         let (output, log_sums) =
-            B::attention_forward(q.clone(), k.clone(), v.clone(), starts.clone(), rule);
+            B::attention_forward(q.clone(), k.clone(), v.clone(), seen.clone(), rule);
         match prepared {
             OpsKind::Tracked(prepared) => {
                 let state = AttentionState {
                     q,
                     k,
                     v,
-                    starts,
+                    seen,
                     rule,
                     output: output.clone(),
                     log_sums,

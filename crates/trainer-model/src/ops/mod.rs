@@ -138,14 +138,30 @@ pub fn causal_attention(
     starts_bt: Tensor<2, Int>,
     rule: ScoreRule,
 ) -> Tensor<4> {
+    forked_attention(q_bthk, k_bsgk, v_bsgk, starts_bt.unsqueeze_dim(2), rule)
+}
+
+/// As [`causal_attention`], where a query may leave out keys between its start and
+/// itself: those of another branch that goes on from the same tokens.
+///
+/// `seen_btn` holds the start of each query and, where `n` is 3 and not 1, the first
+/// key that it leaves out with the one past the last. A query always sees itself.
+#[must_use]
+pub fn forked_attention(
+    q_bthk: Tensor<4>,
+    k_bsgk: Tensor<4>,
+    v_bsgk: Tensor<4>,
+    seen_btn: Tensor<3, Int>,
+    rule: ScoreRule,
+) -> Tensor<4> {
     #[cfg(feature = "flex")]
     if flex::applies(&q_bthk.device(), DType::F32) {
         let [k_bsgk, v_bsgk] = [k_bsgk, v_bsgk].map(|x| x.cast(FloatDType::F32));
         return in_f32(q_bthk, |q_bthk| {
-            flex_attention(q_bthk, k_bsgk, v_bsgk, starts_bt, rule)
+            flex_attention(q_bthk, k_bsgk, v_bsgk, seen_btn, rule)
         });
     }
-    plain::causal_attention(q_bthk, k_bsgk, v_bsgk, starts_bt, rule)
+    plain::forked_attention(q_bthk, k_bsgk, v_bsgk, seen_btn, rule)
 }
 
 #[cfg(feature = "flex")]
@@ -153,7 +169,7 @@ fn flex_attention(
     q_bthk: Tensor<4>,
     k_bsgk: Tensor<4>,
     v_bsgk: Tensor<4>,
-    starts_bt: Tensor<2, Int>,
+    seen_btn: Tensor<3, Int>,
     rule: ScoreRule,
 ) -> Tensor<4> {
     Tensor::from_dispatch(
@@ -161,7 +177,7 @@ fn flex_attention(
             q_bthk.into_dispatch(),
             k_bsgk.into_dispatch(),
             v_bsgk.into_dispatch(),
-            starts_bt.into_dispatch(),
+            seen_btn.into_dispatch(),
             rule,
         ),
     )

@@ -50,8 +50,7 @@ pub fn rope(x_bthk: Tensor<4>, cos_bt1r: Tensor<4>, sin_bt1r: Tensor<4>) -> Tens
     x_bthk * cos_bt1r + turned_bthk * sin_bt1r
 }
 
-/// See [`crate::causal_attention`]. The query heads of a group are folded into
-/// the token dimension, so that keys and values are never repeated.
+/// See [`crate::causal_attention`].
 #[must_use]
 pub fn causal_attention(
     q_bthk: Tensor<4>,
@@ -60,18 +59,38 @@ pub fn causal_attention(
     starts_bt: Tensor<2, Int>,
     rule: ScoreRule,
 ) -> Tensor<4> {
+    forked_attention(q_bthk, k_bsgk, v_bsgk, starts_bt.unsqueeze_dim(2), rule)
+}
+
+/// See [`crate::forked_attention`]. The query heads of a group are folded into
+/// the token dimension, so that keys and values are never repeated.
+#[must_use]
+pub fn forked_attention(
+    q_bthk: Tensor<4>,
+    k_bsgk: Tensor<4>,
+    v_bsgk: Tensor<4>,
+    seen_btn: Tensor<3, Int>,
+    rule: ScoreRule,
+) -> Tensor<4> {
     let [b, t, h, k] = q_bthk.dims();
     let [_, s, g, _] = k_bsgk.dims();
     let r = h / g;
     let device = q_bthk.device();
     let keys_s = Tensor::<1, Int>::arange(0..s as i64, &device).reshape([1, 1, s]);
     let places_t = Tensor::<1, Int>::arange((s - t) as i64..s as i64, &device).reshape([1, t, 1]);
-    let before_bts = keys_s
-        .clone()
-        .expand([b, t, s])
-        .lower(starts_bt.reshape([b, t, 1]).expand([b, t, s]));
-    let after_bts = keys_s.expand([b, t, s]).greater(places_t.expand([b, t, s]));
-    let hidden_b1ts = before_bts.bool_or(after_bts).reshape([b, 1, t, s]);
+    let keys_bts = keys_s.expand([b, t, s]);
+    let places_bts = places_t.expand([b, t, s]);
+    let numbers = seen_btn.dims()[2];
+    let seen = |number| seen_btn.clone().narrow(2, number, 1).expand([b, t, s]);
+    let before_bts = keys_bts.clone().lower(seen(0));
+    let after_bts = keys_bts.clone().greater(places_bts.clone());
+    let mut hidden_bts = before_bts.bool_or(after_bts);
+    if numbers == 3 {
+        let gap_bts = keys_bts.clone().greater_equal(seen(1));
+        let gap_bts = gap_bts.bool_and(keys_bts.clone().lower(seen(2)));
+        hidden_bts = hidden_bts.bool_or(gap_bts.bool_and(keys_bts.lower(places_bts)));
+    }
+    let hidden_b1ts = hidden_bts.reshape([b, 1, t, s]);
 
     // Scaling the queries costs `t · k` products a head, the scores `t · s`.
     let q_bhtk = (q_bthk * rule.scale).swap_dims(1, 2);

@@ -57,7 +57,7 @@ proptest! {
 
 /// Values and gradients of two forms of an operation, for an upstream gradient
 /// that differs from element to element.
-fn assert_same(
+pub(crate) fn assert_same(
     inputs: &[Tensor<4>],
     fused: impl Fn(&[Tensor<4>]) -> Tensor<4>,
     plain: impl Fn(&[Tensor<4>]) -> Tensor<4>,
@@ -192,7 +192,7 @@ proptest! {
 }
 
 /// Families with and without windows, bounds on scores and layers without positions.
-const FAMILIES: [&str; 7] = [
+pub(crate) const FAMILIES: [&str; 7] = [
     "llama",
     "gemma3",
     "mistral-swa",
@@ -253,7 +253,12 @@ fn sums(model: &CausalLm, row: &Row, width: usize) -> (f64, ParameterGradients) 
 }
 
 /// Asserts that the gradient of each parameter agrees to `tolerance` of its norm.
-fn assert_close(name: &str, got: ParameterGradients, want: &ParameterGradients, tolerance: f32) {
+pub(crate) fn assert_close(
+    name: &str,
+    got: ParameterGradients,
+    want: &ParameterGradients,
+    tolerance: f32,
+) {
     let norm = |x: Tensor<1>| x.square().sum().sqrt().into_scalar::<f32>();
     for (index, (a, b)) in got.flat.into_iter().zip(&want.flat).enumerate() {
         let (Some(a), Some(b)) = (&a, b) else {
@@ -268,7 +273,7 @@ fn assert_close(name: &str, got: ParameterGradients, want: &ParameterGradients, 
     }
 }
 
-fn document(length: usize, seed: u32) -> Vec<u32> {
+pub(crate) fn document(length: usize, seed: u32) -> Vec<u32> {
     let ids = 0..length as u32;
     ids.map(|i| (i * 37 + seed * 101) % 1000 + 3).collect()
 }

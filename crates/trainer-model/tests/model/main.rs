@@ -4,6 +4,7 @@ mod adapters;
 mod differences;
 mod families;
 mod files;
+mod forks;
 mod generation;
 mod gguf;
 mod gradients;

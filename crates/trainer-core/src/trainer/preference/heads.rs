@@ -5,13 +5,13 @@ use std::path::Path;
 
 use burn::prelude::*;
 use burn::tensor::TensorData;
-use seqprep::{Batch, PreferencePair, StepSample};
+use seqprep::{Batch, StepSample};
 use serde_json::{Value, json};
 use trainer_config::Config;
 use trainer_model::{Activations, Backward, RewardModel, backward};
 
-use super::{Evaluated, count_tokens, evaluate};
-use crate::batches::{BatchOptions, BatchSource};
+use super::{Evaluated, Ids, Split, count_tokens, evaluate};
+use crate::batches::BatchSource;
 use crate::checkpoint::SaveModel;
 use crate::error::Result;
 use crate::history::LogRow;
@@ -80,7 +80,7 @@ impl Accumulated {
 }
 
 /// Learns to reward the better of two answers more.
-pub(in crate::trainer) struct Rewards {
+pub(super) struct Rewards {
     centering: f64,
     eval: Option<PairBatches>,
     activations: Activations,
@@ -88,33 +88,13 @@ pub(in crate::trainer) struct Rewards {
 }
 
 impl Rewards {
-    /// The objective, and the batches to train on.
-    ///
-    /// # Errors
-    /// When there are no pairs, or the model does not have their tokens.
-    pub(in crate::trainer) fn new(
-        config: &Config,
-        train: Vec<PreferencePair>,
-        eval: Vec<PreferencePair>,
-        weights: Weights,
-        vocab_size: usize,
-        pad_id: u32,
-    ) -> Result<(Self, PairBatches)> {
-        let options = BatchOptions::training(config, pad_id);
-        let train = PairBatches::new(train, options, vocab_size, "training")?;
-        let eval = if eval.is_empty() {
-            None
-        } else {
-            let options = BatchOptions::evaluation(config, pad_id);
-            Some(PairBatches::new(eval, options, vocab_size, "evaluation")?)
-        };
-        let objective = Self {
+    pub(super) fn new(config: &Config, eval: Option<PairBatches>, weights: Weights) -> Self {
+        Self {
             centering: config.preference.center_rewards_coefficient.unwrap_or(0.0),
             eval,
             activations: activations(config),
             weights,
-        };
-        Ok((objective, train))
+        }
     }
 
     fn step(&self, batch: &PairBatch, rewards: &[f64]) -> Step {
@@ -180,6 +160,7 @@ impl Objective for Rewards {
             );
             sum.add_step(batch.items.len() as f64 / pairs.max(1) as f64, learnt);
             sum.tokens += real_tokens(tokens);
+            sum.slots += tokens.slots();
             sum.trained_tokens += ends.len();
         }
         Ok(sum)
@@ -221,39 +202,33 @@ impl Objective for Rewards {
 }
 
 /// Learns which steps of an answer are right.
-pub(in crate::trainer) struct Verdicts {
+pub(super) struct Verdicts {
     eval: Option<StepBatches>,
     activations: Activations,
     weights: Weights,
 }
 
+/// Judged steps as batches.
+///
+/// # Errors
+/// When there are none, or the model does not have their tokens.
+pub(super) fn step_batches(
+    config: &Config,
+    samples: Vec<StepSample>,
+    split: Split,
+    ids: Ids,
+) -> Result<StepBatches> {
+    let options = split.options(config, ids);
+    StepBatches::new(samples, options, ids.vocab_size, split.name())
+}
+
 impl Verdicts {
-    /// The objective, and the batches to train on.
-    ///
-    /// # Errors
-    /// When there are no samples, or the model does not have their tokens.
-    pub(in crate::trainer) fn new(
-        config: &Config,
-        train: Vec<StepSample>,
-        eval: Vec<StepSample>,
-        weights: Weights,
-        vocab_size: usize,
-        pad_id: u32,
-    ) -> Result<(Self, StepBatches)> {
-        let options = BatchOptions::training(config, pad_id);
-        let train = StepBatches::new(train, options, vocab_size, "training")?;
-        let eval = if eval.is_empty() {
-            None
-        } else {
-            let options = BatchOptions::evaluation(config, pad_id);
-            Some(StepBatches::new(eval, options, vocab_size, "evaluation")?)
-        };
-        let objective = Self {
+    pub(super) fn new(config: &Config, eval: Option<StepBatches>, weights: Weights) -> Self {
+        Self {
             eval,
             activations: activations(config),
             weights,
-        };
-        Ok((objective, train))
+        }
     }
 
     fn step(batch: &Batch, scores: &[f64]) -> Step {
@@ -311,6 +286,7 @@ impl Objective for Verdicts {
             );
             sum.add_step(steps.len() as f64 / all.max(1) as f64, learnt);
             sum.tokens += real_tokens(batch);
+            sum.slots += batch.slots();
         }
         sum.trained_tokens = all;
         Ok(sum)

@@ -13,9 +13,9 @@ use trainer_config::Config;
 use trainer_model::{Activations, CausalLm, Targets};
 
 use super::answers::{Scored, answers_of};
-use super::reference::{Compared, LogProbs, Reference, Split};
-use super::{Evaluated, count_tokens, evaluate};
-use crate::batches::{BatchOptions, BatchSource};
+use super::reference::{Compared, LogProbs, Reference};
+use super::{Evaluated, Ids, Split, count_tokens, evaluate};
+use crate::batches::BatchSource;
 use crate::checkpoint::SaveModel;
 use crate::error::Result;
 use crate::history::{LogRow, Observer};
@@ -26,7 +26,7 @@ use crate::trainer::objective::{Accumulated, Metrics, Objective, Precision, Step
 use crate::trainer::weights::Weights;
 
 /// Learns from answers that are good or bad.
-pub(in crate::trainer) struct Kto {
+pub(super) struct Kto {
     beta: f64,
     /// Weights of good and of bad answers.
     class_weights: [f64; 2],
@@ -45,43 +45,46 @@ struct Step {
     metrics: Metrics,
 }
 
+/// Answers as batches.
+///
+/// # Errors
+/// When there are fewer than two, or the model does not have their tokens.
+pub(super) fn batches(
+    config: &Config,
+    answers: Vec<KtoSample>,
+    split: Split,
+    ids: Ids,
+) -> Result<JudgedBatches> {
+    let longest = match split {
+        Split::Train => config.sequence_len,
+        Split::Eval => config.eval_sequence_len.unwrap_or(config.sequence_len),
+    };
+    JudgedBatches::new(
+        answers,
+        split.options(config, ids),
+        config.micro_batch_size,
+        longest,
+        ids.vocab_size,
+        split.name(),
+    )
+}
+
 impl Kto {
-    /// The objective, and the batches to train on.
-    ///
-    /// # Errors
-    /// When there are fewer than two answers, or the model does not have their tokens.
-    pub(in crate::trainer) fn new(
+    pub(super) fn new(
         config: &Config,
-        train: Vec<KtoSample>,
-        eval: Vec<KtoSample>,
+        eval: Option<JudgedBatches>,
         second: Option<CausalLm>,
         weights: Weights,
-        vocab_size: usize,
-        pad_id: u32,
-    ) -> Result<(Self, JudgedBatches)> {
-        let group = config.micro_batch_size;
-        let batches = |samples, options, longest, what| {
-            JudgedBatches::new(samples, options, group, longest, vocab_size, what)
-        };
-        let options = BatchOptions::training(config, pad_id);
-        let train = batches(train, options, config.sequence_len, "training")?;
-        let eval = if eval.is_empty() {
-            None
-        } else {
-            let options = BatchOptions::evaluation(config, pad_id);
-            let longest = config.eval_sequence_len.unwrap_or(config.sequence_len);
-            Some(batches(eval, options, longest, "evaluation")?)
-        };
+    ) -> Self {
         let keys = &config.preference;
-        let objective = Self {
+        Self {
             beta: keys.beta(),
             class_weights: [keys.kto_desirable_weight, keys.kto_undesirable_weight],
-            reference: Reference::new(config, second),
+            reference: Reference::new(config, second, weights.adapter.as_ref()),
             eval,
             activations: activations(config),
             weights,
-        };
-        Ok((objective, train))
+        }
     }
 
     /// The reference's log-probabilities of the answers, and the distance of the
@@ -89,7 +92,7 @@ impl Kto {
     fn compare(&self, model: &CausalLm, batch: &JudgedBatch, split: Split) -> (LogProbs, f64) {
         let reference = self
             .reference
-            .log_probs::<JudgedBatches>(batch, split, None);
+            .log_probs::<JudgedBatches>(model, batch, split, None);
         let mismatched = mismatched_log_probs(batch, model);
         let ratios: Vec<f64> = mismatched
             .iter()
@@ -215,8 +218,7 @@ impl Objective for Kto {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let eval = self.eval.as_ref();
-        let model = self.weights.reference(model);
-        self.reference.prepare(&model, train, eval, None, observer)
+        self.reference.prepare(model, train, eval, None, observer)
     }
 
     fn accumulate(
@@ -248,6 +250,7 @@ impl Objective for Kto {
             sum.add(share, learnt.output.loss + learnt.balance, learnt.gradients);
             sum.metrics.merge(learnt.output.metrics);
             sum.tokens += real_tokens(tokens);
+            sum.slots += tokens.slots();
             sum.trained_tokens += targets.len();
         }
         Ok(sum)

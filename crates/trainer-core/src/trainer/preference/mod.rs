@@ -35,7 +35,7 @@ use super::resume::Resume;
 use super::run::Run;
 use super::setup::TrainerTokenizer;
 use super::weights::Weights;
-use crate::batches::BatchSource;
+use crate::batches::{BatchOptions, BatchSource};
 use crate::error::{Result, TrainerError};
 use crate::feed::Feed;
 use crate::history::{LogRow, Observer};
@@ -65,7 +65,8 @@ impl Parts {
     fn run<O: Objective>(
         self,
         config: &Config,
-        (objective, batches): (O, impl BatchSource<Batch = O::Batch> + 'static),
+        objective: O,
+        batches: impl BatchSource<Batch = O::Batch> + 'static,
         model: O::Model,
     ) -> Result<Run<O>> {
         let feed = Feed::samples(batches);
@@ -99,24 +100,30 @@ impl PreferenceTrainer {
                     .into(),
             ));
         }
-        let (size, pad_id) = (model.vocab_size(), parts.tokenizer.pad_id());
+        let ids = Ids::new(&model, parts.tokenizer.pad_id());
         let second = parts.second.take();
         let weights = parts.weights.clone();
         let kind = match (task, model, train, eval) {
             (Task::Rl(Rl::Kto), AnyModel::Causal(model), P::Kto(train), P::Kto(eval)) => {
-                let objective = Kto::new(config, train, eval, second, weights, size, pad_id)?;
-                Kind::Kto(parts.run(config, objective, model)?)
+                let train = kto::batches(config, train, Split::Train, ids)?;
+                let eval = held_back(eval, |eval| kto::batches(config, eval, Split::Eval, ids))?;
+                let objective = Kto::new(config, eval, second, weights);
+                Kind::Kto(parts.run(config, objective, train, model)?)
             }
             (Task::Rl(rl), AnyModel::Causal(model), P::Pairs(train), P::Pairs(eval))
                 if rl != Rl::Kto =>
             {
-                let objective = Pairs::new(config, rl, train, eval, second, weights, size, pad_id)?;
-                Kind::Pairs(parts.run(config, objective, model)?)
+                let train = pairs::batches(config, train, Split::Train, ids)?;
+                let eval = held_back(eval, |eval| pairs::batches(config, eval, Split::Eval, ids))?;
+                let objective = Pairs::new(config, rl, eval, second, weights);
+                Kind::Pairs(parts.run(config, objective, train, model)?)
             }
             (Task::RewardModel, AnyModel::Reward(model), P::Pairs(train), P::Pairs(eval)) => {
                 check_head(&model, RewardTask::Sequence, 1)?;
-                let objective = Rewards::new(config, train, eval, weights, size, pad_id)?;
-                Kind::Rewards(parts.run(config, objective, model)?)
+                let train = pairs::batches(config, train, Split::Train, ids)?;
+                let eval = held_back(eval, |eval| pairs::batches(config, eval, Split::Eval, ids))?;
+                let objective = Rewards::new(config, eval, weights);
+                Kind::Rewards(parts.run(config, objective, train, model)?)
             }
             (
                 Task::ProcessRewardModel,
@@ -125,8 +132,12 @@ impl PreferenceTrainer {
                 P::Steps(eval),
             ) => {
                 check_head(&model, RewardTask::Token, 2)?;
-                let objective = Verdicts::new(config, train, eval, weights, size, pad_id)?;
-                Kind::Verdicts(parts.run(config, objective, model)?)
+                let train = heads::step_batches(config, train, Split::Train, ids)?;
+                let eval = held_back(eval, |eval| {
+                    heads::step_batches(config, eval, Split::Eval, ids)
+                })?;
+                let objective = Verdicts::new(config, eval, weights);
+                Kind::Verdicts(parts.run(config, objective, train, model)?)
             }
             _ => return Err(super::setup::unfit()),
         };
@@ -149,6 +160,105 @@ impl PreferenceTrainer {
             Kind::Rewards(run) => with_kind(run.train(observer)?, AnyModel::Reward),
             Kind::Verdicts(run) => with_kind(run.train(observer)?, AnyModel::Reward),
         })
+    }
+}
+
+/// Values of a model on `eval`, under the names that a run logs them by.
+///
+/// `model` records no gradients. `reference` is the model that DPO, IPO and KTO
+/// compare it with.
+///
+/// # Errors
+/// When the parts do not fit the objective of the configuration or one another, or
+/// there are no samples.
+pub fn evaluate_preferences(
+    config: &Config,
+    eval: Preferences,
+    model: impl Into<AnyModel>,
+    reference: Option<CausalLm>,
+    pad_id: u32,
+) -> Result<LogRow> {
+    use Preferences as P;
+    let (task, model) = (config.preference.task(), model.into());
+    if task.has_reference() && reference.is_none() {
+        return Err(TrainerError::Setup(
+            "this objective compares the model with a reference, and there is none".into(),
+        ));
+    }
+    let (split, ids) = (Split::Eval, Ids::new(&model, pad_id));
+    let weights = Weights::new(config, None);
+    match (task, model, eval) {
+        (Task::Rl(Rl::Kto), AnyModel::Causal(model), P::Kto(eval)) => {
+            let eval = Some(kto::batches(config, eval, split, ids)?);
+            Kto::new(config, eval, reference, weights).evaluate(&model)
+        }
+        (Task::Rl(rl), AnyModel::Causal(model), P::Pairs(eval)) => {
+            let eval = Some(pairs::batches(config, eval, split, ids)?);
+            Pairs::new(config, rl, eval, reference, weights).evaluate(&model)
+        }
+        (Task::RewardModel, AnyModel::Reward(model), P::Pairs(eval)) => {
+            check_head(&model, RewardTask::Sequence, 1)?;
+            let eval = Some(pairs::batches(config, eval, split, ids)?);
+            Rewards::new(config, eval, weights).evaluate(&model)
+        }
+        (Task::ProcessRewardModel, AnyModel::Reward(model), P::Steps(eval)) => {
+            check_head(&model, RewardTask::Token, 2)?;
+            let eval = Some(heads::step_batches(config, eval, split, ids)?);
+            Verdicts::new(config, eval, weights).evaluate(&model)
+        }
+        _ => Err(super::setup::unfit()),
+    }
+}
+
+/// What batches need to know of a model and its tokenizer.
+#[derive(Debug, Clone, Copy)]
+struct Ids {
+    vocab_size: usize,
+    pad: u32,
+}
+
+impl Ids {
+    fn new(model: &AnyModel, pad: u32) -> Self {
+        Self {
+            vocab_size: model.vocab_size(),
+            pad,
+        }
+    }
+}
+
+/// Which samples are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Split {
+    Train,
+    Eval,
+}
+
+impl Split {
+    /// How its samples become batches.
+    fn options(self, config: &Config, ids: Ids) -> BatchOptions {
+        match self {
+            Self::Train => BatchOptions::training(config, ids.pad),
+            Self::Eval => BatchOptions::evaluation(config, ids.pad),
+        }
+    }
+
+    /// How messages call it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Train => "training",
+            Self::Eval => "evaluation",
+        }
+    }
+}
+
+/// Batches of the samples that are evaluated on, if there are any.
+fn held_back<T, B>(
+    samples: Vec<T>,
+    batches: impl FnOnce(Vec<T>) -> Result<B>,
+) -> Result<Option<B>> {
+    match samples.is_empty() {
+        true => Ok(None),
+        false => batches(samples).map(Some),
     }
 }
 

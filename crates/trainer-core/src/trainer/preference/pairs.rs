@@ -3,15 +3,16 @@
 use std::ops::Range;
 use std::path::Path;
 
+use burn::module::Module;
 use seqprep::PreferencePair;
 use serde_json::{Value, json};
 use trainer_config::{Config, DpoLossType, FDivergence, Rl};
 use trainer_model::{Activations, CausalLm, Targets};
 
 use super::answers::{Scored, answers_of, likeliest};
-use super::reference::{Compared, LogProbs, Reference, Split};
-use super::{Evaluated, count_tokens, evaluate};
-use crate::batches::{BatchOptions, BatchSource};
+use super::reference::{Compared, LogProbs, Reference};
+use super::{Evaluated, Ids, Split, count_tokens, evaluate};
+use crate::batches::BatchSource;
 use crate::checkpoint::SaveModel;
 use crate::error::Result;
 use crate::history::{LogRow, Observer};
@@ -33,7 +34,7 @@ enum Method {
 }
 
 /// Learns which of two answers is the better one.
-pub(in crate::trainer) struct Pairs {
+pub(super) struct Pairs {
     method: Method,
     beta: f64,
     /// Weight of tokens beyond the shorter answer, where it is not 1.
@@ -64,25 +65,28 @@ struct Step {
     metrics: Metrics,
 }
 
+/// Pairs as batches.
+///
+/// # Errors
+/// When there are none, or the model does not have their tokens.
+pub(super) fn batches(
+    config: &Config,
+    pairs: Vec<PreferencePair>,
+    split: Split,
+    ids: Ids,
+) -> Result<PairBatches> {
+    let options = split.options(config, ids);
+    PairBatches::new(pairs, options, ids.vocab_size, split.name())
+}
+
 impl Pairs {
-    /// The objective, and the batches to train on.
-    ///
-    /// # Errors
-    /// When there are no pairs, or the model does not have their tokens.
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "what the batches are made of, and what the loss is"
-    )]
-    pub(in crate::trainer) fn new(
+    pub(super) fn new(
         config: &Config,
         rl: Rl,
-        train: Vec<PreferencePair>,
-        eval: Vec<PreferencePair>,
+        eval: Option<PairBatches>,
         second: Option<CausalLm>,
         weights: Weights,
-        vocab_size: usize,
-        pad_id: u32,
-    ) -> Result<(Self, PairBatches)> {
+    ) -> Self {
         let keys = &config.preference;
         let beta = keys.beta();
         let method = match rl {
@@ -109,17 +113,9 @@ impl Pairs {
                 },
             }),
         };
-        let options = BatchOptions::training(config, pad_id);
-        let train = PairBatches::new(train, options, vocab_size, "training")?;
-        let eval = if eval.is_empty() {
-            None
-        } else {
-            let options = BatchOptions::evaluation(config, pad_id);
-            Some(PairBatches::new(eval, options, vocab_size, "evaluation")?)
-        };
-        let objective = Self {
+        Self {
             reference: match method {
-                Method::Dpo(_) => Reference::new(config, second),
+                Method::Dpo(_) => Reference::new(config, second, weights.adapter.as_ref()),
                 _ => Reference::None,
             },
             method,
@@ -129,8 +125,7 @@ impl Pairs {
             eval,
             activations: activations(config),
             weights,
-        };
-        Ok((objective, train))
+        }
     }
 
     fn parts(&self, batch: &PairBatch) -> Parts {
@@ -379,9 +374,8 @@ impl Objective for Pairs {
         observer: &mut dyn Observer,
     ) -> Result<()> {
         let eval = self.eval.as_ref();
-        let model = self.weights.reference(model);
         self.reference
-            .prepare(&model, train, eval, self.ld_alpha, observer)
+            .prepare(model, train, eval, self.ld_alpha, observer)
     }
 
     fn accumulate(
@@ -390,13 +384,14 @@ impl Objective for Pairs {
         window: &[PairBatch],
         seed: StepSeed,
     ) -> Result<Accumulated> {
+        let plain = model.valid();
         let all: usize = window.iter().map(|batch| batch.items.len()).sum();
         let mut sum = Accumulated::default();
         for (index, batch) in window.iter().enumerate() {
             let parts = self.parts(batch);
             let reference =
                 self.reference
-                    .log_probs::<PairBatches>(batch, Split::Train, self.ld_alpha);
+                    .log_probs::<PairBatches>(&plain, batch, Split::Train, self.ld_alpha);
             let (tokens, targets) = (&batch.tokens, &parts.targets);
             let learnt = Scored::learn(
                 model,
@@ -413,6 +408,7 @@ impl Objective for Pairs {
             sum.add(share, learnt.output.loss + learnt.balance, learnt.gradients);
             sum.metrics.merge(learnt.output.metrics);
             sum.tokens += real_tokens(tokens);
+            sum.slots += tokens.slots();
             let answers = parts.chosen.iter().chain(&parts.rejected);
             sum.trained_tokens += answers.map(Range::len).sum::<usize>();
         }
@@ -427,7 +423,7 @@ impl Objective for Pairs {
             let parts = self.parts(batch);
             let reference =
                 self.reference
-                    .log_probs::<PairBatches>(batch, Split::Eval, self.ld_alpha);
+                    .log_probs::<PairBatches>(model, batch, Split::Eval, self.ld_alpha);
             let scored = Scored::new(model, &batch.tokens, &parts.targets);
             let step = self.step(&scored, &parts, reference);
             Ok(Evaluated {

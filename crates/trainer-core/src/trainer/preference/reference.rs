@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use trainer_config::Config;
 use trainer_model::{CausalLm, visit_values, write_atomically};
 
+use super::Split;
+use crate::adapter::Adapter;
 use crate::batches::BatchSource;
 use crate::error::Result;
 use crate::history::Observer;
@@ -44,21 +46,22 @@ pub(super) enum Reference {
     Known { train: LogProbs, eval: LogProbs },
     /// A second model computes them.
     Model(Box<CausalLm>),
-}
-
-/// Which samples are meant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Split {
-    Train,
-    Eval,
+    /// The model that is trained computes them, without its adapter.
+    Beneath(Adapter),
 }
 
 impl Reference {
     /// What the configuration asks for; a second model wins where there is one.
-    pub(super) fn new(config: &Config, second: Option<CausalLm>) -> Self {
-        match second {
-            Some(model) => Self::Model(Box::new(model)),
-            None => Self::Ahead {
+    pub(super) fn new(
+        config: &Config,
+        second: Option<CausalLm>,
+        adapter: Option<&Adapter>,
+    ) -> Self {
+        let ahead = config.preference.precompute_ref_log_probs != Some(false);
+        match (second, adapter) {
+            (Some(model), _) => Self::Model(Box::new(model)),
+            (None, Some(adapter)) if !ahead => Self::Beneath(adapter.clone()),
+            (None, _) => Self::Ahead {
                 folder: config
                     .dataset_prepared_path
                     .clone()
@@ -124,8 +127,10 @@ impl Reference {
     }
 
     /// The log-probabilities of the samples of a batch; zeros without a reference.
+    /// `model` is the one that is trained, recording no gradients.
     pub(super) fn log_probs<S: Compared>(
         &self,
+        model: &CausalLm,
         batch: &S::Batch,
         split: Split,
         ld_alpha: Option<f64>,
@@ -139,7 +144,10 @@ impl Reference {
             (Self::None | Self::Ahead { .. }, _) => vec![[0.0; 2]; items.len()],
             (Self::Known { train, .. }, Split::Train) => look_up(train),
             (Self::Known { eval, .. }, Split::Eval) => look_up(eval),
-            (Self::Model(model), _) => S::log_probs(batch, model, ld_alpha),
+            (Self::Model(second), _) => S::log_probs(batch, second, ld_alpha),
+            (Self::Beneath(adapter), _) => {
+                S::log_probs(batch, &adapter.switched_off(model), ld_alpha)
+            }
         }
     }
 }

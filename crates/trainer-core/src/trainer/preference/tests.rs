@@ -8,10 +8,13 @@ use serde_json::{Value, json};
 use trainer_config::{Config, DpoLossType, Rl};
 use trainer_model::{CausalLm, ModelConfig, map_values};
 
-use super::kto::Kto;
-use super::pairs::Pairs;
+use super::kto::{Kto, batches as judged_batches};
+use super::pairs::{Pairs, batches as pair_batches};
+use super::{Ids, Split, held_back};
 use crate::batches::BatchSource;
+use crate::error::Result;
 use crate::history::{LogRow, Observer, Silent};
+use crate::preference_batches::{JudgedBatches, PairBatches};
 use crate::trainer::objective::{Accumulated, Objective, StepSeed};
 use crate::trainer::weights::Weights;
 
@@ -109,17 +112,47 @@ fn prepare<O: Objective>(
     objective
 }
 
+const IDS: Ids = Ids {
+    vocab_size: VOCABULARY as usize,
+    pad: 0,
+};
+
+/// The objective, and the batches to train on.
+fn pair_run(
+    config: &Config,
+    rl: Rl,
+    train: Vec<PreferencePair>,
+    eval: Vec<PreferencePair>,
+    second: Option<CausalLm>,
+) -> Result<(Pairs, PairBatches)> {
+    let train = pair_batches(config, train, Split::Train, IDS)?;
+    let eval = held_back(eval, |eval| pair_batches(config, eval, Split::Eval, IDS))?;
+    let objective = Pairs::new(config, rl, eval, second, Weights::new(config, None));
+    Ok((objective, train))
+}
+
+fn kto_run(
+    config: &Config,
+    train: Vec<KtoSample>,
+    eval: Vec<KtoSample>,
+    second: Option<CausalLm>,
+) -> Result<(Kto, JudgedBatches)> {
+    let train = judged_batches(config, train, Split::Train, IDS)?;
+    let eval = held_back(eval, |eval| judged_batches(config, eval, Split::Eval, IDS))?;
+    Ok((
+        Kto::new(config, eval, second, Weights::new(config, None)),
+        train,
+    ))
+}
+
 /// One window over all pairs; the reference is another model.
 fn pair_step(config: &Config, samples: Vec<PreferencePair>) -> Accumulated {
-    let (objective, batches) = Pairs::new(
+    let (objective, batches) = pair_run(
         config,
         config.preference.rl.unwrap(),
         samples,
         Vec::new(),
         None,
-        Weights::new(config, None),
-        VOCABULARY as usize,
-        0,
     )
     .unwrap();
     let mut objective = prepare(objective, &batches, &model(1));
@@ -129,16 +162,7 @@ fn pair_step(config: &Config, samples: Vec<PreferencePair>) -> Accumulated {
 }
 
 fn kto_step(config: &Config, samples: Vec<KtoSample>) -> Accumulated {
-    let (objective, batches) = Kto::new(
-        config,
-        samples,
-        Vec::new(),
-        None,
-        Weights::new(config, None),
-        VOCABULARY as usize,
-        0,
-    )
-    .unwrap();
+    let (objective, batches) = kto_run(config, samples, Vec::new(), None).unwrap();
     let mut objective = prepare(objective, &batches, &model(1));
     objective
         .accumulate(&model(2), &window(&batches), SEED)
@@ -206,15 +230,12 @@ fn methods() -> Vec<(&'static str, Config)> {
 #[test]
 fn gradients_go_through_the_model() {
     for (name, config) in methods() {
-        let (objective, batches) = Pairs::new(
+        let (objective, batches) = pair_run(
             &config,
             config.preference.rl.unwrap(),
             pairs(),
             Vec::new(),
             None,
-            Weights::new(&config, None),
-            VOCABULARY as usize,
-            0,
         )
         .unwrap();
         let mut objective = prepare(objective, &batches, &model(1));
@@ -308,17 +329,8 @@ fn accumulation_changes_nothing() {
 fn a_second_model_is_no_other_reference() {
     let config = config(Rl::Dpo);
     let ahead = pair_step(&config, pairs());
-    let (mut objective, batches) = Pairs::new(
-        &config,
-        Rl::Dpo,
-        pairs(),
-        pairs(),
-        Some(model(1).valid()),
-        Weights::new(&config, None),
-        VOCABULARY as usize,
-        0,
-    )
-    .unwrap();
+    let (mut objective, batches) =
+        pair_run(&config, Rl::Dpo, pairs(), pairs(), Some(model(1).valid())).unwrap();
     let beside = objective
         .accumulate(&model(2), &window(&batches), SEED)
         .unwrap();
@@ -327,17 +339,7 @@ fn a_second_model_is_no_other_reference() {
     let config = self::config(Rl::Kto);
     let ahead = kto_step(&config, judged());
     let second = Some(model(1).valid());
-    let vocabulary = VOCABULARY as usize;
-    let (mut objective, batches) = Kto::new(
-        &config,
-        judged(),
-        judged(),
-        second,
-        Weights::new(&config, None),
-        vocabulary,
-        0,
-    )
-    .unwrap();
+    let (mut objective, batches) = kto_run(&config, judged(), judged(), second).unwrap();
     let beside = objective
         .accumulate(&model(2), &window(&batches), SEED)
         .unwrap();
@@ -360,17 +362,8 @@ fn the_reference_is_kept_and_found_again() {
     let mut config = config(Rl::Dpo);
     config.dataset_prepared_path = Some(folder.path().to_path_buf());
     let computed = |config: &Config, seed| {
-        let (mut objective, batches) = Pairs::new(
-            config,
-            Rl::Dpo,
-            pairs(),
-            Vec::new(),
-            None,
-            Weights::new(config, None),
-            VOCABULARY as usize,
-            0,
-        )
-        .unwrap();
+        let (mut objective, batches) =
+            pair_run(config, Rl::Dpo, pairs(), Vec::new(), None).unwrap();
         let mut count = Count::default();
         let start = model(seed).valid();
         objective
@@ -406,17 +399,7 @@ fn the_reference_is_kept_and_found_again() {
 #[test]
 fn training_starts_where_the_reference_is() {
     let config = config(Rl::Dpo);
-    let (objective, batches) = Pairs::new(
-        &config,
-        Rl::Dpo,
-        pairs(),
-        pairs(),
-        None,
-        Weights::new(&config, None),
-        VOCABULARY as usize,
-        0,
-    )
-    .unwrap();
+    let (objective, batches) = pair_run(&config, Rl::Dpo, pairs(), pairs(), None).unwrap();
     let mut objective = prepare(objective, &batches, &model(2));
     let sum = objective
         .accumulate(&model(2), &window(&batches), SEED)
@@ -465,15 +448,7 @@ fn one_class_and_one_answer() {
     alone.micro_batch_size = 1;
     assert!(kto_step(&alone, judged()).loss.is_finite());
     let one = vec![judged()[0].clone()];
-    let error = Kto::new(
-        &alone,
-        one,
-        Vec::new(),
-        None,
-        Weights::new(&alone, None),
-        VOCABULARY as usize,
-        0,
-    );
+    let error = kto_run(&alone, one, Vec::new(), None);
     assert_eq!(
         error.err().unwrap().to_string(),
         "the training data has one row, but KTO compares answers with answers to other prompts: \
@@ -486,16 +461,7 @@ fn foreign_tokens_are_refused() {
     let mut samples = pairs();
     samples[2].rejected[0] = VOCABULARY;
     let config = config(Rl::Dpo);
-    let result = Pairs::new(
-        &config,
-        Rl::Dpo,
-        samples,
-        Vec::new(),
-        None,
-        Weights::new(&config, None),
-        VOCABULARY as usize,
-        0,
-    );
+    let result = pair_run(&config, Rl::Dpo, samples, Vec::new(), None);
     let message = result.err().unwrap().to_string();
     assert!(
         message.starts_with("sample 2 of the training data has token id 61"),

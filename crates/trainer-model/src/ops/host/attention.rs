@@ -2,12 +2,15 @@
 //! of scores never exists, and keys outside of a block's documents are never
 //! touched.
 //!
-//! A query sees the keys from its `start` to itself. Scores of the backward pass
-//! are computed again from the logarithm of the softmax's sum.
+//! A query sees the keys from its `start` to itself, but for a gap between the two
+//! where it has one. Scores of the backward pass are computed again from the
+//! logarithm of the softmax's sum.
 //!
 //! Layouts: queries and output `[b, t, h, k]`, keys and values `[b, s, g, k]`;
 //! query `i` of a row stands at key `i + s - t`. References: arXiv 2205.14135
 //! (blocks and recomputation), 2305.13245 (grouped heads).
+
+use std::ops::Range;
 
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder, s};
@@ -68,18 +71,29 @@ impl Sizes {
         self.head(values, row * self.row_keys, head, of)
     }
 
-    /// Blocks of queries, each with the first key that any of them sees.
-    fn blocks<'a>(&'a self, starts: &'a [usize]) -> impl Iterator<Item = Block> + 'a {
+    /// Blocks of queries, each with the keys that any of them sees.
+    fn blocks<'a>(&'a self, seen: &'a [Seen]) -> impl Iterator<Item = Block> + 'a {
         let past = self.keys - self.queries;
         (0..self.queries).step_by(BLOCK).map(move |from| {
             let to = (from + BLOCK).min(self.queries);
-            let first = starts[from..to].iter().copied().min().unwrap_or(0);
-            Block {
+            let last = to + past;
+            let mut block = Block {
                 from,
                 to,
-                first,
-                last: to + past,
+                first: last,
+                last,
+                skipped: (0, last),
+            };
+            for (seen, place) in seen[from..to].iter().zip(from + past..) {
+                let gap = seen.gap(place);
+                block.first = block.first.min(seen.start);
+                block.skipped.0 = block.skipped.0.max(gap.start);
+                block.skipped.1 = block.skipped.1.min(gap.end);
             }
+            if block.skipped.0 >= block.skipped.1 {
+                block.skipped = (last, last);
+            }
+            block
         })
     }
 
@@ -99,6 +113,23 @@ impl Sizes {
     }
 }
 
+/// The keys that a query sees: those from `start` to itself that are not in the gap,
+/// which may be empty. It always sees itself.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::ops) struct Seen {
+    pub(in crate::ops) start: usize,
+    /// First key of the gap, and one past its last.
+    pub(in crate::ops) gap: (usize, usize),
+}
+
+impl Seen {
+    /// The gap between the start and the query, which stands at key `place`.
+    fn gap(self, place: usize) -> Range<usize> {
+        let start = self.gap.0.max(self.start).min(place);
+        start..self.gap.1.clamp(start, place)
+    }
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Block {
     from: usize,
@@ -107,28 +138,58 @@ struct Block {
     first: usize,
     /// One past the last key that is read.
     last: usize,
+    /// Keys between the two that no query sees: the first, and one past the last.
+    /// Both are `last` where there are none.
+    skipped: (usize, usize),
 }
 
 impl Block {
-    /// The keys that query `from + index` sees, counted from `first`.
-    fn visible(&self, starts: &[usize], index: usize, past: usize) -> std::ops::Range<usize> {
+    /// The columns that query `from + index` sees, from its first to itself, and those
+    /// between them that it does not see.
+    fn visible(&self, seen: &[Seen], index: usize, past: usize) -> (Range<usize>, Range<usize>) {
         let query = self.from + index;
-        starts[query] - self.first..query + past + 1 - self.first
+        let (seen, place) = (seen[query], query + past);
+        let gap = seen.gap(place);
+        (
+            self.column(seen.start)..self.column(place + 1),
+            self.column(gap.start)..self.column(gap.end),
+        )
     }
 
+    /// The column of a key that some query sees, or of one past such a key.
+    fn column(&self, key: usize) -> usize {
+        let (from, to) = self.skipped;
+        match key >= to {
+            true => key - self.first - (to - from),
+            false => key - self.first,
+        }
+    }
+
+    /// Number of keys that are read.
     fn keys(&self) -> usize {
-        self.last - self.first
+        self.column(self.last)
+    }
+
+    /// The keys that are read, in one run or two: columns, and where they come from.
+    fn parts(&self) -> impl Iterator<Item = (Range<usize>, Range<usize>)> {
+        let (from, to) = self.skipped;
+        let middle = from - self.first;
+        let parts = [
+            (0..middle, self.first..from),
+            (middle..self.keys(), to..self.last),
+        ];
+        parts.into_iter().filter(|(columns, _)| !columns.is_empty())
     }
 }
 
 /// Output and, for the backward pass, the logarithm of each softmax's sum,
-/// `[b, h, t]`. `starts` is `[b, t]`: the first key that each query sees.
+/// `[b, h, t]`. `seen` is `[b, t]`.
 pub(in crate::ops) fn forward(
     sizes: Sizes,
     q: &[f32],
     k: &[f32],
     v: &[f32],
-    starts: &[usize],
+    seen: &[Seen],
 ) -> (Vec<f32>, Vec<f32>) {
     let (t, width) = (sizes.queries, sizes.width);
     let past = sizes.keys - t;
@@ -136,33 +197,39 @@ pub(in crate::ops) fn forward(
         .into_par_iter()
         .map(|index| {
             let (row, head) = (index / sizes.heads, index % sizes.heads);
-            let starts = &starts[row * t..(row + 1) * t];
+            let seen = &seen[row * t..(row + 1) * t];
             let q = sizes.query_head(q, row, head);
             let k = sizes.key_head(k, row, head / sizes.group());
             let v = sizes.key_head(v, row, head / sizes.group());
             let mut output = vec![0.0; t * width];
             let mut log_sums = vec![0.0; t];
             let mut buffer = Vec::new();
-            for block in sizes.blocks(starts) {
+            for block in sizes.blocks(seen) {
                 let mut scores = block_scores(&mut buffer, &sizes, &block, q, k);
                 let mut inverse = [0.0; BLOCK];
                 for (index, mut scores) in scores.rows_mut().into_iter().enumerate() {
-                    let visible = block.visible(starts, index, past);
+                    let (visible, gap) = block.visible(seen, index, past);
                     let scores = scores.as_slice_mut().expect("rows are contiguous");
                     if let Some(cap) = sizes.softcap {
                         soft_cap(&mut scores[visible.clone()], cap);
                     }
+                    scores[gap.clone()].fill(f32::NEG_INFINITY);
                     let (max, sum) = softmax_numerators(&mut scores[visible.clone()]);
-                    scores[..visible.start].fill(0.0);
-                    scores[visible.end..].fill(0.0);
+                    for hidden in [0..visible.start, gap, visible.end..block.keys()] {
+                        scores[hidden].fill(0.0);
+                    }
                     inverse[index] = 1.0 / sum;
                     log_sums[block.from + index] = max + sum.ln();
                 }
                 let n = block.to - block.from;
                 let part = &mut output[block.from * width..block.to * width];
                 let mut out = ArrayViewMut2::from_shape((n, width), part).expect("a block of rows");
-                let v = v.slice(s![block.first..block.last, ..]);
-                general_mat_mul(1.0, &scores, &v, 0.0, &mut out);
+                let mut before = 0.0;
+                for (columns, keys) in block.parts() {
+                    let weights = scores.slice(s![.., columns]);
+                    general_mat_mul(1.0, &weights, &v.slice(s![keys, ..]), before, &mut out);
+                    before = 1.0;
+                }
                 for (mut out, inverse) in out.rows_mut().into_iter().zip(inverse) {
                     out *= inverse;
                 }
@@ -185,8 +252,10 @@ fn block_scores<'a>(
     let mut scores = ArrayViewMut2::from_shape((n, block.keys()), buffer.as_mut_slice())
         .expect("the buffer has this size");
     let q = q.slice(s![block.from..block.to, ..]);
-    let k = k.slice(s![block.first..block.last, ..]);
-    general_mat_mul(sizes.scale, &q, &k.t(), 0.0, &mut scores);
+    for (columns, keys) in block.parts() {
+        let (k, mut scores) = (k.slice(s![keys, ..]), scores.slice_mut(s![.., columns]));
+        general_mat_mul(sizes.scale, &q, &k.t(), 0.0, &mut scores);
+    }
     scores
 }
 
@@ -202,7 +271,7 @@ pub(in crate::ops) struct Saved<'a> {
     pub(in crate::ops) q: &'a [f32],
     pub(in crate::ops) k: &'a [f32],
     pub(in crate::ops) v: &'a [f32],
-    pub(in crate::ops) starts: &'a [usize],
+    pub(in crate::ops) seen: &'a [Seen],
     pub(in crate::ops) output: &'a [f32],
     pub(in crate::ops) log_sums: &'a [f32],
 }
@@ -227,7 +296,7 @@ pub(in crate::ops) fn backward(
         .into_par_iter()
         .map(|index| {
             let (row, kv_head) = (index / sizes.kv_heads, index % sizes.kv_heads);
-            let starts = &saved.starts[row * t..(row + 1) * t];
+            let seen = &saved.seen[row * t..(row + 1) * t];
             let k = sizes.key_head(saved.k, row, kv_head);
             let v = sizes.key_head(saved.v, row, kv_head);
             let mut dk = vec![0.0; sizes.keys * width];
@@ -241,7 +310,7 @@ pub(in crate::ops) fn backward(
                 let upstream = sizes.query_head(upstream, row, head);
                 let log_sums = &saved.log_sums[(row * sizes.heads + head) * t..][..t];
                 let mut dq = vec![0.0; t * width];
-                for block in sizes.blocks(starts) {
+                for block in sizes.blocks(seen) {
                     let n = block.to - block.from;
                     let mut weights = block_scores(&mut weights_buffer, &sizes, &block, q, k);
                     let d_out = upstream.slice(s![block.from..block.to, ..]);
@@ -250,10 +319,13 @@ pub(in crate::ops) fn backward(
                     let mut slopes =
                         ArrayViewMut2::from_shape((n, block.keys()), slopes_buffer.as_mut_slice())
                             .expect("the buffer has this size");
-                    let v_block = v.slice(s![block.first..block.last, ..]);
-                    general_mat_mul(1.0, &d_out, &v_block.t(), 0.0, &mut slopes);
+                    for (columns, keys) in block.parts() {
+                        let (v, mut slopes) =
+                            (v.slice(s![keys, ..]), slopes.slice_mut(s![.., columns]));
+                        general_mat_mul(1.0, &d_out, &v.t(), 0.0, &mut slopes);
+                    }
                     for index in 0..n {
-                        let visible = block.visible(starts, index, past);
+                        let (visible, gap) = block.visible(seen, index, past);
                         let mut weights = weights.row_mut(index);
                         let weights = weights.as_slice_mut().expect("rows are contiguous");
                         let mut slopes = slopes.row_mut(index);
@@ -277,25 +349,31 @@ pub(in crate::ops) fn backward(
                         for (slope, cap_slope) in visible_slopes.iter_mut().zip(&cap_slopes) {
                             *slope *= cap_slope;
                         }
-                        for hidden in [0..visible.start, visible.end..block.keys()] {
+                        for hidden in [0..visible.start, gap, visible.end..block.keys()] {
                             weights[hidden.clone()].fill(0.0);
                             slopes[hidden].fill(0.0);
                         }
                     }
-                    let keys = block.first * width..block.last * width;
-                    let by_key = (block.keys(), width);
-                    let mut dv = ArrayViewMut2::from_shape(by_key, &mut dv[keys.clone()])
-                        .expect("a range of keys");
-                    general_mat_mul(1.0, &weights.t(), &d_out, 1.0, &mut dv);
                     let q_block = q.slice(s![block.from..block.to, ..]);
-                    let mut dk =
-                        ArrayViewMut2::from_shape(by_key, &mut dk[keys]).expect("a range of keys");
-                    general_mat_mul(1.0, &slopes.t(), &q_block, 1.0, &mut dk);
                     let part = &mut dq[block.from * width..block.to * width];
                     let mut dq =
                         ArrayViewMut2::from_shape((n, width), part).expect("a block of rows");
-                    let k_block = k.slice(s![block.first..block.last, ..]);
-                    general_mat_mul(1.0, &slopes, &k_block, 0.0, &mut dq);
+                    let mut before = 0.0;
+                    for (columns, keys) in block.parts() {
+                        let weights = weights.slice(s![.., columns.clone()]);
+                        let slopes = slopes.slice(s![.., columns]);
+                        let by_key = (keys.len(), width);
+                        let values = keys.start * width..keys.end * width;
+                        let mut dv = ArrayViewMut2::from_shape(by_key, &mut dv[values.clone()])
+                            .expect("a range of keys");
+                        general_mat_mul(1.0, &weights.t(), &d_out, 1.0, &mut dv);
+                        let mut dk = ArrayViewMut2::from_shape(by_key, &mut dk[values])
+                            .expect("a range of keys");
+                        general_mat_mul(1.0, &slopes.t(), &q_block, 1.0, &mut dk);
+                        let k_block = k.slice(s![keys, ..]);
+                        general_mat_mul(1.0, &slopes, &k_block, before, &mut dq);
+                        before = 1.0;
+                    }
                 }
                 dq_of_heads.push(dq);
             }
