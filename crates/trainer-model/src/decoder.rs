@@ -23,8 +23,7 @@ use crate::input::{Fork, ModelInput, Tokens};
 use crate::linear::{Embedding, Linear};
 use crate::noise::with_noise;
 use crate::norm::RmsNorm;
-use crate::ops::{linear_cross_entropy, plain, token_scores};
-use crate::precision::as_in;
+use crate::ops::{linear, linear_cross_entropy, plain, token_scores};
 use crate::scores::TokenScores;
 
 /// One layer: attention and MLP, each added to the stream, with norms before,
@@ -409,8 +408,7 @@ impl CausalLm {
     }
 
     fn logits_of(&self, hidden_nd: Tensor<2>) -> Tensor<2> {
-        let head_vd = as_in(self.head_vd(), hidden_nd.dtype());
-        let logits_nv = hidden_nd.matmul(head_vd.transpose()).cast(FloatDType::F32);
+        let logits_nv = linear(hidden_nd, self.head_vd()).cast(FloatDType::F32);
         match self.config().final_softcap {
             Some(cap) => (logits_nv / cap).tanh() * cap,
             None => logits_nv,

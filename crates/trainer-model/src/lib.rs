@@ -45,8 +45,8 @@ pub use input::{Fork, ModelInput, Tokens};
 pub use linear::{Embedding, Linear};
 pub use norm::RmsNorm;
 pub use ops::{
-    ScoreRule, causal_attention, forked_attention, geglu, linear_cross_entropy, plain, rms_norm,
-    rope, swiglu, token_scores,
+    ScoreRule, causal_attention, forked_attention, geglu, linear, linear_cross_entropy, plain,
+    rms_norm, rope, swiglu, token_scores,
 };
 pub use parameters::{ParameterGradients, ParameterInfo, map_values, parameters, visit_values};
 pub use pretrained::Pretrained;

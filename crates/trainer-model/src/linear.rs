@@ -2,7 +2,7 @@
 //!
 //! Weights keep the layout of the files, `[out, in]`, so that loading and
 //! saving copy nothing around and a tied head is the embedding itself; matrix
-//! kernels take the transposed view without a copy.
+//! kernels take the transposed view without a copy ([`linear`]).
 //!
 //! Shape suffixes: `n` rows (tokens), `i` input and `o` output features,
 //! `b` rows of a batch, `t` tokens, `d` model width, `v` vocabulary.
@@ -16,6 +16,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::prelude::*;
 
 use crate::adapters::{Factor, Factors, LoraSettings};
+use crate::ops::linear;
 use crate::precision::as_in;
 
 fn normal(std: f64) -> Initializer {
@@ -71,8 +72,7 @@ impl Linear {
         let input = dims[D - 1];
         let rows = dims[..D - 1].iter().product::<usize>();
         let dtype = x.dtype();
-        let weight_io = as_in(self.weight.val(), dtype).transpose();
-        let product = |x_ni: Tensor<2>| x_ni.matmul(weight_io.clone());
+        let product = |x_ni: Tensor<2>| linear(x_ni, self.weight.val());
         let x_ni = x.reshape([rows, input]);
         let base_no = product(x_ni.clone());
         let y_no = match &self.bias {

@@ -11,6 +11,7 @@ use burn::prelude::*;
 
 use super::dora;
 use super::dropout::dropout;
+use crate::ops::linear;
 use crate::precision::as_in;
 
 /// A factor of a low-rank product.
@@ -82,8 +83,7 @@ impl Factors<'_> {
     }
 
     fn delta(self, x_ni: Tensor<2>) -> Tensor<2> {
-        let dtype = x_ni.dtype();
-        let z_nr = x_ni.matmul(as_in(self.a.weight.val(), dtype).transpose()) * self.settings.scale;
-        z_nr.matmul(as_in(self.b.weight.val(), dtype).transpose())
+        let z_nr = linear(x_ni, self.a.weight.val()) * self.settings.scale;
+        linear(z_nr, self.b.weight.val())
     }
 }

@@ -4,8 +4,8 @@
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
 use trainer_model::{
-    Activations, ScoreRule, causal_attention, geglu, linear_cross_entropy, map_values, rms_norm,
-    rope, swiglu,
+    Activations, ScoreRule, causal_attention, geglu, linear, linear_cross_entropy, map_values,
+    rms_norm, rope, swiglu,
 };
 
 use crate::recompute::next_token;
@@ -74,6 +74,10 @@ fn derivatives_of_operations_are_slopes() {
             rope(x[0].clone(), cos.clone(), sin.clone())
         });
     }
+    assert_slopes("linear", &[x([1, 1, 5, 7]), x([1, 1, 9, 7])], |x| {
+        let (x, w) = (x[0].clone().reshape([5, 7]), x[1].clone().reshape([9, 7]));
+        linear(x, w).reshape([1, 1, 5, 9])
+    });
     let targets = [3_i64, 0, 12, 12, 7, 1];
     let targets_n = Tensor::<1, Int>::from_data(TensorData::from(targets), &device).inner();
     let inputs = [x([1, 1, 6, 8]), x([1, 1, 13, 8])];

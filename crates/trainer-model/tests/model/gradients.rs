@@ -4,7 +4,7 @@
 use burn::tensor::{Distribution, Int, Tensor, TensorData};
 use proptest::prelude::*;
 use trainer_model::{
-    CausalLm, ParameterGradients, ScoreRule, Targets, Tokens, causal_attention, geglu,
+    CausalLm, ParameterGradients, ScoreRule, Targets, Tokens, causal_attention, geglu, linear,
     linear_cross_entropy, plain, rms_norm, rope, swiglu,
 };
 
@@ -97,6 +97,27 @@ pub(crate) fn assert_same(
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn linear_is_its_plain_form(rows in 1_usize..40, input in 1_usize..70, output in 1_usize..70, seed in 0_u64..1000) {
+        let device = cpu().autodiff();
+        device.seed(seed);
+        let random = |dims: [usize; 4]| Tensor::<4>::random(dims, Distribution::Normal(0.0, 1.0), &device);
+        let matrices = |x: &[Tensor<4>]| {
+            (x[0].clone().reshape([rows, input]), x[1].clone().reshape([output, input]))
+        };
+        assert_same(
+            &[random([1, 1, rows, input]), random([1, 1, output, input])],
+            |x| {
+                let (x, w) = matrices(x);
+                linear(x, w).reshape([1, 1, rows, output])
+            },
+            |x| {
+                let (x, w) = matrices(x);
+                x.matmul(w.transpose()).reshape([1, 1, rows, output])
+            },
+        )?;
+    }
 
     #[test]
     fn swiglu_is_its_plain_form(rows in 1_usize..9, width in 1_usize..70, seed in 0_u64..1000) {
