@@ -15,8 +15,9 @@ use seqprep::{
     best_fit_decreasing_limited, calculate_total_num_steps, collate_flattened, collate_packed,
     first_fit, group_by_length, num_micro_batches, permutation, sequential, sequential_order,
 };
-use trainer_config::{AutoBool, Config, PackingStrategy, PoseVariant};
+use trainer_config::{AutoBool, Backend, Config, PackingStrategy, PoseVariant};
 
+use crate::backend;
 use crate::error::{Result, TrainerError};
 
 /// How samples become batches.
@@ -154,11 +155,23 @@ impl BatchOptions {
         Self {
             rows,
             order,
-            flatten: packing.is_none() && config.batch_flattening != AutoBool::Bool(false),
+            flatten: packing.is_none() && flattens(config),
             packing,
             pose: None,
             balance: None,
             collate,
+        }
+    }
+}
+
+/// Whether the rows of a batch are joined where they are not packed. Only flex has an
+/// attention whose cost is that of the documents and not of the row.
+fn flattens(config: &Config) -> bool {
+    match config.batch_flattening {
+        AutoBool::Bool(joined) => joined,
+        AutoBool::Auto(_) => {
+            config.pad_to_sequence_len != Some(true)
+                && backend::select(config.backend).is_ok_and(|found| found.backend == Backend::Flex)
         }
     }
 }

@@ -197,7 +197,8 @@ pub struct Config {
     /// Take rows of similar length for one batch, which saves padding.
     pub group_by_length: bool,
     /// Join the rows of a batch into one, each attending to itself alone, instead
-    /// of padding them; `auto` does so where rows are not packed.
+    /// of padding them. `auto` does so on the backend `flex`, where it saves time and
+    /// memory, unless rows are packed or `pad_to_sequence_len` is set.
     pub batch_flattening: AutoBool,
     /// Spread the positions of each row over a longer context (positional
     /// skip-wise training), so that the model learns large distances.
@@ -364,7 +365,7 @@ impl Default for Config {
             pad_to_sequence_len: None,
             pad_to_multiple_of: None,
             group_by_length: false,
-            batch_flattening: AutoBool::Bool(false),
+            batch_flattening: AutoBool::Auto(Auto::Auto),
             use_pose: false,
             pose_max_context_len: None,
             pose_num_chunks: 2,
