@@ -17,7 +17,7 @@ pub fn keep_freed_memory() {
         const M_TRIM_THRESHOLD: i32 = -1;
         /// As a threshold: nothing is given back.
         const NEVER: i32 = -1;
-        #[allow(unsafe_code)] // The one place: glibc offers this setting in no other way.
+        #[allow(unsafe_code)] // glibc offers this setting in no other way.
         // SAFETY: `mallopt` takes two integers and is part of every glibc; it
         // only changes how later allocations are served.
         unsafe {

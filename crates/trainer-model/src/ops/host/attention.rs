@@ -12,11 +12,11 @@
 
 use std::ops::Range;
 
-use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2, ShapeBuilder, s};
 use rayon::prelude::*;
 
 use super::math::{exp_shifted, softmax_numerators};
+use super::product::product;
 
 /// Queries of a block.
 const BLOCK: usize = 64;
@@ -224,11 +224,11 @@ pub(in crate::ops) fn forward(
                 let n = block.to - block.from;
                 let part = &mut output[block.from * width..block.to * width];
                 let mut out = ArrayViewMut2::from_shape((n, width), part).expect("a block of rows");
-                let mut before = 0.0;
+                let mut before = false;
                 for (columns, keys) in block.parts() {
                     let weights = scores.slice(s![.., columns]);
-                    general_mat_mul(1.0, &weights, &v.slice(s![keys, ..]), before, &mut out);
-                    before = 1.0;
+                    product(1.0, &weights, &v.slice(s![keys, ..]), before, &mut out);
+                    before = true;
                 }
                 for (mut out, inverse) in out.rows_mut().into_iter().zip(inverse) {
                     out *= inverse;
@@ -254,7 +254,7 @@ fn block_scores<'a>(
     let q = q.slice(s![block.from..block.to, ..]);
     for (columns, keys) in block.parts() {
         let (k, mut scores) = (k.slice(s![keys, ..]), scores.slice_mut(s![.., columns]));
-        general_mat_mul(sizes.scale, &q, &k.t(), 0.0, &mut scores);
+        product(sizes.scale, &q, &k.t(), false, &mut scores);
     }
     scores
 }
@@ -322,7 +322,7 @@ pub(in crate::ops) fn backward(
                     for (columns, keys) in block.parts() {
                         let (v, mut slopes) =
                             (v.slice(s![keys, ..]), slopes.slice_mut(s![.., columns]));
-                        general_mat_mul(1.0, &d_out, &v.t(), 0.0, &mut slopes);
+                        product(1.0, &d_out, &v.t(), false, &mut slopes);
                     }
                     for index in 0..n {
                         let (visible, gap) = block.visible(seen, index, past);
@@ -358,7 +358,7 @@ pub(in crate::ops) fn backward(
                     let part = &mut dq[block.from * width..block.to * width];
                     let mut dq =
                         ArrayViewMut2::from_shape((n, width), part).expect("a block of rows");
-                    let mut before = 0.0;
+                    let mut before = false;
                     for (columns, keys) in block.parts() {
                         let weights = weights.slice(s![.., columns.clone()]);
                         let slopes = slopes.slice(s![.., columns]);
@@ -366,13 +366,13 @@ pub(in crate::ops) fn backward(
                         let values = keys.start * width..keys.end * width;
                         let mut dv = ArrayViewMut2::from_shape(by_key, &mut dv[values.clone()])
                             .expect("a range of keys");
-                        general_mat_mul(1.0, &weights.t(), &d_out, 1.0, &mut dv);
+                        product(1.0, &weights.t(), &d_out, true, &mut dv);
                         let mut dk = ArrayViewMut2::from_shape(by_key, &mut dk[values])
                             .expect("a range of keys");
-                        general_mat_mul(1.0, &slopes.t(), &q_block, 1.0, &mut dk);
+                        product(1.0, &slopes.t(), &q_block, true, &mut dk);
                         let k_block = k.slice(s![keys, ..]);
-                        general_mat_mul(1.0, &slopes, &k_block, before, &mut dq);
-                        before = 1.0;
+                        product(1.0, &slopes, &k_block, before, &mut dq);
+                        before = true;
                     }
                 }
                 dq_of_heads.push(dq);

@@ -7,6 +7,7 @@
 pub(super) mod attention;
 pub(super) mod gated;
 mod math;
+mod product;
 pub(super) mod rms_norm;
 pub(super) mod rope;
 pub(super) mod token_scores;
