@@ -1,18 +1,19 @@
 #!/usr/bin/env python3
 """Train the same YAML with Axolotl and with the trainer, on the CPU.
 
-    bench_axolotl.py TRAINER PYTHON MODEL [--cases lora,full,packed] [--runs N]
+    bench_axolotl.py TRAINER PYTHON MODEL [--cases lora,full,...] [--runs N]
                      [--steps N] [--threads N] [--folder FOLDER]
 
 TRAINER is the trainer binary, PYTHON one that has Axolotl 0.21.0 (`pip install
 axolotl==0.21.0` in an environment of Python 3.12, about 8 GB), MODEL the folder of
 SmolLM2-135M-Instruct (`scripts/smollm2.sh` makes one). Data are the 297
 conversations of the recorded runs in file order, in float32, for one epoch or
---steps steps:
+--steps steps, but for the last case:
 
   lora     LoRA, r = 16, on all linear layers, 4 rows a step
   full     all weights, 4 rows a step
   packed   LoRA as above, packed to 2,048 tokens a row, 1 row a step
+  example  examples/glossary.yaml, a run from start to saved model (never cut short)
 
 The runs alternate. Printed are medians of the wall time of the whole command, of
 tokens a second while training (tokens of the data, without padding, over
@@ -33,7 +34,9 @@ from pathlib import Path
 
 from measure import AXOLOTL, run
 
-PARITY = Path(__file__).parent.parent / "crates/trainer-cli/tests/parity"
+ROOT = Path(__file__).resolve().parent.parent
+PARITY = ROOT / "crates/trainer-cli/tests/parity"
+EXAMPLES = ROOT / "examples"
 
 LORA = {
     "adapter": "lora",
@@ -52,6 +55,22 @@ CASES = {
     "lora": {"micro_batch_size": 4, **LORA},
     "full": {"micro_batch_size": 4},
     "packed": {"micro_batch_size": 1, "sample_packing": True, "sequence_len": 2048, **LORA},
+    "example": {
+        "base_model": str(EXAMPLES / "base-model"),
+        "datasets": [
+            {
+                "path": str(EXAMPLES / "data/glossary.chat.jsonl"),
+                "ds_type": "json",
+                "type": "chat_template",
+            }
+        ],
+        "sequence_len": 256,
+        "micro_batch_size": 16,
+        "num_epochs": 24,
+        "learning_rate": 0.002,
+        "warmup_steps": 10,
+        "logging_steps": 10,
+    },
 }
 
 
@@ -67,7 +86,7 @@ def configuration(model: Path, case: str, steps: int | None) -> dict[str, object
         "curriculum_sampling": True,
         "gradient_accumulation_steps": 1,
         "num_epochs": 1,
-        **({"max_steps": steps} if steps else {}),
+        **({"max_steps": steps} if steps and case != "example" else {}),
         "optimizer": "adamw_torch",
         "learning_rate": 0.0001,
         "lr_scheduler": "cosine",
@@ -154,11 +173,13 @@ def main() -> None:
                     shutil.rmtree(here / leftover, ignore_errors=True)
                 wall, peak = run(command, env[name], here / "log")
                 row = last_row(here)
-                # File order and one epoch: what is taken are the first rows.
+                # File order: what is taken of a pass are the first rows.
                 if case == "packed":
                     tokens = sum(lengths) * min(1.0, row["epoch"])
                 else:
-                    tokens = sum(lengths[: round(len(lengths) * min(1.0, row["epoch"]))])
+                    # Whole passes, and the first rows of the last one.
+                    passes, rest = divmod(row["epoch"], 1.0)
+                    tokens = passes * sum(lengths) + sum(lengths[: round(len(lengths) * rest)])
                 results[name].append((wall, tokens / row["train_runtime"], peak))
                 print(
                     f"{case:7} {number + 1}/{args.runs} {name:8} {wall:8.1f} s "
