@@ -3,7 +3,7 @@
 //!
 //! The `[n, v]` logits exist only a chunk of tokens at a time. When gradients
 //! are wanted they are formed in the forward pass, from the same chunk of
-//! logits: `dlogits = softmax - onehot`, `dx = dlogits · W`,
+//! logits: `dlogits = softmax - onehot`, `dx = dlogits · W`, and where `W` is trained
 //! `dW = dlogitsᵀ · x`; the backward pass only scales them.
 //!
 //! `x` may be of less precision than `f32`: matrix products are then computed in its
@@ -19,6 +19,8 @@ use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extension};
 use burn::prelude::*;
 use burn::tensor::{DType, IndexingUpdateOp, Shape, Slice};
+
+use super::weight_gradients::WeightGradients;
 
 /// Most logits that exist at a time, in elements.
 const CHUNK_ELEMENTS: usize = 1 << 22;
@@ -45,7 +47,7 @@ pub(crate) trait LinearCrossEntropyBackend: Backend {
 }
 
 /// The softmax of a chunk of logits.
-pub(crate) trait SoftmaxCrossEntropy: Backend {
+pub(crate) trait SoftmaxCrossEntropy: WeightGradients {
     /// Sum of the cross entropies, `[1]`, and with `with_gradients` what stands
     /// in place of the logits: `softmax - onehot`, `[c, v]`.
     fn softmax_cross_entropy(
@@ -97,7 +99,7 @@ macro_rules! without_gradients {
                 w_vd: FloatTensor<Self>,
                 targets_n: IntTensor<Self>,
             ) -> FloatTensor<Self> {
-                forward::<Self>(x_nd, w_vd, targets_n, false).0
+                forward::<Self>(x_nd, w_vd, targets_n, Wanted::Loss).0
             }
         }
     };
@@ -122,15 +124,26 @@ pub fn linear_cross_entropy(
     )
 }
 
-/// Gradients of the loss with respect to `x_nd` and `w_vd`.
-type InputGradients<B> = (FloatTensor<B>, FloatTensor<B>);
+/// What is computed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Loss,
+    /// And the gradient of `x`.
+    InputGradient,
+    /// And those of `x` and `W`.
+    Gradients,
+}
+
+/// Gradients of the loss with respect to `x_nd` and, where wanted, `w_vd`.
+type InputGradients<B> = (FloatTensor<B>, Option<FloatTensor<B>>);
 
 fn forward<B: SoftmaxCrossEntropy>(
     x_nd: FloatTensor<B>,
     w_vd: FloatTensor<B>,
     targets_n: IntTensor<B>,
-    with_gradients: bool,
+    wanted: Wanted,
 ) -> (FloatTensor<B>, Option<InputGradients<B>>) {
+    let with_gradients = wanted != Wanted::Loss;
     let [n, _] = x_nd.shape().dims::<2>();
     let [v, _] = w_vd.shape().dims::<2>();
     let device = x_nd.device();
@@ -157,17 +170,15 @@ fn forward<B: SoftmaxCrossEntropy>(
         if with_gradients {
             let dlogits_cv = cast::<B>(dlogits_cv, format);
             dx_chunks.push(B::float_matmul(dlogits_cv.clone(), w_vd.clone()));
-            let dw_chunk = B::float_matmul(B::float_transpose(dlogits_cv), x_cd);
-            let dw_chunk = cast::<B>(dw_chunk, full);
-            dw_vd = Some(match dw_vd {
-                Some(sum) => B::float_add(sum, dw_chunk),
-                None => dw_chunk,
-            });
+            if wanted == Wanted::Gradients {
+                dw_vd = Some(B::add_product(dw_vd.take(), dlogits_cv, x_cd, full));
+            }
         }
         start = end;
     }
     let loss = loss.unwrap_or_else(|| B::float_zeros(Shape::new([1]), &device, full.into()));
-    (loss, dw_vd.map(|dw| (B::float_cat(dx_chunks, 0), dw)))
+    let gradients = (!dx_chunks.is_empty()).then(|| (B::float_cat(dx_chunks, 0), dw_vd));
+    (loss, gradients)
 }
 
 /// `x` in a number format.
@@ -190,7 +201,7 @@ impl<B: LinearCrossEntropyBackend + SoftmaxCrossEntropy, C: CheckpointStrategy>
         #[derive(Debug)]
         struct LinearCrossEntropyBackward;
 
-        impl<B: Backend> Backward<B, 2> for LinearCrossEntropyBackward {
+        impl<B: WeightGradients> Backward<B, 2> for LinearCrossEntropyBackward {
             type State = InputGradients<B>;
 
             fn backward(
@@ -204,27 +215,30 @@ impl<B: LinearCrossEntropyBackend + SoftmaxCrossEntropy, C: CheckpointStrategy>
                 let upstream_11 = B::float_reshape(upstream, Shape::new([1, 1]));
                 let (dx, dw) = ops.state;
                 if let Some(node) = x {
-                    let scale = cast::<B>(upstream_11.clone(), dx.dtype());
-                    grads.register::<B>(node.id, B::float_mul(dx, scale));
+                    grads.register::<B>(node.id, B::multiple(dx, upstream_11.clone()));
                 }
-                if let Some(node) = w {
-                    grads.register::<B>(node.id, B::float_mul(dw, upstream_11));
+                if let (Some(node), Some(dw)) = (w, dw) {
+                    grads.register::<B>(node.id, B::multiple(dw, upstream_11));
                 }
             }
         }
 
+        let wanted = match w_vd.is_tracked() {
+            true => Wanted::Gradients,
+            false => Wanted::InputGradient,
+        };
         let prepared = LinearCrossEntropyBackward.prepare::<C>([x_nd.node(), w_vd.node()]);
         match prepared.compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
                 let (x_nd, w_vd) = (x_nd.into_primitive(), w_vd.into_primitive());
-                match forward::<B>(x_nd.clone(), w_vd.clone(), targets_n, true) {
+                match forward::<B>(x_nd.clone(), w_vd.clone(), targets_n, wanted) {
                     (loss, Some(gradients)) => prepared.finish(gradients, loss),
                     // No token, no loss: the gradients are zero.
                     (loss, None) => {
                         let zeros = |x: FloatTensor<B>| {
                             B::float_zeros(x.shape(), &x.device(), x.dtype().into())
                         };
-                        prepared.finish((zeros(x_nd), zeros(w_vd)), loss)
+                        prepared.finish((zeros(x_nd), Some(zeros(w_vd))), loss)
                     }
                 }
             }

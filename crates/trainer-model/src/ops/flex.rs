@@ -12,7 +12,8 @@ use burn_flex::FlexTensor;
 use super::ScoreRule;
 use super::host::attention::{Saved, Seen, Sizes};
 use super::host::{
-    attention, gated, rms_norm, rope, softmax_cross_entropy, token_scores as scores,
+    add_transposed_product, attention, gated, rms_norm, rope, scale, softmax_cross_entropy,
+    token_scores as scores,
 };
 use crate::config::Activation;
 
@@ -473,6 +474,32 @@ pub(super) fn cross_entropy_rows(
     let mut logits = into_values(logits);
     let loss = softmax_cross_entropy(&mut logits, &indices(targets), with_gradients);
     (tensor(vec![loss], [1]), tensor(logits, shape))
+}
+
+/// `sum_vd + dlogits_cvᵀ · x_cd`, in the memory of the sum.
+pub(super) fn add_product(
+    sum_vd: FlexTensor,
+    dlogits_cv: &FlexTensor,
+    x_cd: &FlexTensor,
+) -> FlexTensor {
+    let shape = sum_vd.shape();
+    let (dlogits_cv, x_cd) = (dlogits_cv.to_contiguous(), x_cd.to_contiguous());
+    let mut sum = into_values(sum_vd);
+    let [c, v] = dlogits_cv.shape().dims::<2>();
+    add_transposed_product(&mut sum, values(&dlogits_cv), values(&x_cd), c, v);
+    tensor(sum, shape)
+}
+
+/// `x` times the one number of `factor_11`, in the memory of `x`.
+pub(super) fn multiple(x: FlexTensor, factor_11: &FlexTensor) -> FlexTensor {
+    let factor = values(&factor_11.to_contiguous())[0];
+    if factor == 1.0 {
+        return x;
+    }
+    let shape = x.shape();
+    let mut x = into_values(x);
+    scale(&mut x, factor);
+    tensor(x, shape)
 }
 
 /// Scores of a chunk of logits; see [`super::token_scores()`].

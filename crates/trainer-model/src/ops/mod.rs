@@ -38,6 +38,8 @@ mod linear;
 pub mod plain;
 #[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
 mod token_scores;
+#[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
+mod weight_gradients;
 
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};

@@ -66,6 +66,15 @@ fn exp_sum(values: &mut [f32], shift: f32) -> f32 {
     lanes.iter().sum()
 }
 
+/// Multiplies every number by `factor`.
+pub(in crate::ops) fn scale(values: &mut [f32], factor: f32) {
+    values.par_chunks_mut(super::PIECE).for_each(|piece| {
+        for x in piece {
+            *x *= factor;
+        }
+    });
+}
+
 /// Softmax without its division: replaces `scores` by `exp(x - max)` and returns
 /// the maximum and the sum.
 pub(super) fn softmax_numerators(scores: &mut [f32]) -> (f32, f32) {

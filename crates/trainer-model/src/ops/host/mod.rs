@@ -12,7 +12,8 @@ pub(super) mod rms_norm;
 pub(super) mod rope;
 pub(super) mod token_scores;
 
-pub(super) use math::softmax_cross_entropy;
+pub(super) use math::{scale, softmax_cross_entropy};
+pub(super) use product::add_transposed_product;
 
 /// Elements of a piece of work: small enough for a cache, large enough to be
 /// worth a thread.

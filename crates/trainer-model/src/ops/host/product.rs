@@ -1,9 +1,10 @@
-//! Products of small matrices on one thread, with the kernels that flex multiplies
+//! Products of matrices added to what is there, with the kernels that flex multiplies
 //! with: they use AVX-512 where the processor has it.
 
+use gemm::Parallelism;
 use ndarray::{ArrayView2, ArrayViewMut2};
 
-/// `c = factor · a · b`, added to what `c` holds if `added`.
+/// `c = factor · a · b` on this thread, added to what `c` holds if `added`.
 ///
 /// # Panics
 /// If the sizes do not fit one another.
@@ -13,6 +14,36 @@ pub(super) fn product(
     b: &ArrayView2<'_, f32>,
     added: bool,
     c: &mut ArrayViewMut2<'_, f32>,
+) {
+    multiply(factor, a, b, added, c, Parallelism::None);
+}
+
+/// Adds `aᵀ · b` to `sum` on all threads: `a` has `rows` rows of `width` numbers, `b` as
+/// many rows, and `sum` `width` rows as long as those of `b`.
+///
+/// # Panics
+/// If the sizes do not fit one another.
+pub(in crate::ops) fn add_transposed_product(
+    sum: &mut [f32],
+    a: &[f32],
+    b: &[f32],
+    rows: usize,
+    width: usize,
+) {
+    let columns = b.len() / rows.max(1);
+    let a = ArrayView2::from_shape((rows, width), a).expect("rows of the first matrix");
+    let b = ArrayView2::from_shape((rows, columns), b).expect("rows of the second matrix");
+    let mut sum = ArrayViewMut2::from_shape((width, columns), sum).expect("rows of the sum");
+    multiply(1.0, &a.t(), &b, true, &mut sum, Parallelism::Rayon(0));
+}
+
+fn multiply(
+    factor: f32,
+    a: &ArrayView2<'_, f32>,
+    b: &ArrayView2<'_, f32>,
+    added: bool,
+    c: &mut ArrayViewMut2<'_, f32>,
+    threads: Parallelism,
 ) {
     let ((m, inner), (rows, n)) = (a.dim(), b.dim());
     assert!(inner == rows && c.dim() == (m, n), "sizes that fit");
@@ -39,7 +70,7 @@ pub(super) fn product(
             false,
             false,
             false,
-            gemm::Parallelism::None,
+            threads,
         );
     }
 }
