@@ -1,8 +1,10 @@
 //! Derivatives against differences of values: of each operation with a backward pass
 //! of its own, and of whole models.
 
+use std::cell::Cell;
+
 use burn::module::{Module, ModuleMapper, Param};
-use burn::tensor::{Device, Distribution, Int, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use trainer_model::{
     Activations, ScoreRule, causal_attention, geglu, linear, linear_cross_entropy, map_values,
     rms_norm, rope, swiglu,
@@ -20,8 +22,29 @@ fn numbers<const D: usize>(x: Tensor<D>) -> Vec<f64> {
     x.into_data().iter::<f64>().collect()
 }
 
+thread_local! {
+    /// State of [`normal`], of each test's own: tests share the generator of a device.
+    static STATE: Cell<u64> = const { Cell::new(0) };
+}
+
+fn seed(seed: u64) {
+    STATE.set(seed << 32);
+}
+
+/// About normal: sums of twelve uniform numbers, hashed as SplitMix64 does.
 fn normal<const D: usize>(dims: [usize; D], device: &Device) -> Tensor<D> {
-    Tensor::random(dims, Distribution::Normal(0.0, 1.0), device)
+    let uniform = || {
+        let state = STATE.get().wrapping_add(0x9E37_79B9_7F4A_7C15);
+        STATE.set(state);
+        let z = (state ^ (state >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        ((z ^ (z >> 31)) >> 40) as f32 / (1 << 24) as f32
+    };
+    let n = dims.iter().product();
+    let values: Vec<f32> = (0..n)
+        .map(|_| (0..12).map(|_| uniform()).sum::<f32>() - 6.0)
+        .collect();
+    Tensor::from_data(TensorData::new(values, dims), device)
 }
 
 /// `Σ upstream · f(inputs)` along a random direction of each input in turn.
@@ -55,7 +78,7 @@ fn assert_slopes(what: &str, inputs: &[Tensor<4>], f: impl Fn(&[Tensor<4>]) -> T
 #[test]
 fn derivatives_of_operations_are_slopes() {
     let device = cpu().autodiff();
-    device.seed(3);
+    seed(3);
     let x = |dims| normal::<4>(dims, &device);
     assert_slopes("swiglu", &[x([5, 1, 3, 17]), x([5, 1, 3, 17])], |x| {
         swiglu(x[0].clone(), x[1].clone())
@@ -92,7 +115,7 @@ fn derivatives_of_operations_are_slopes() {
 #[test]
 fn derivatives_of_attention_are_slopes() {
     let device = cpu().autodiff();
-    device.seed(5);
+    seed(5);
     let documents = [70_usize, 41];
     let tokens: usize = documents.iter().sum();
     for window in [None, Some(1), Some(9)] {
@@ -160,7 +183,7 @@ fn gradients_of_models_are_slopes() {
         "smollm3",
     ] {
         let device = cpu().autodiff();
-        device.seed(7);
+        seed(7);
         let model = load(&folder(name), &device);
         let mut along = Along { parts: Vec::new() };
         let model = model.map(&mut along);
@@ -182,10 +205,13 @@ fn gradients_of_models_are_slopes() {
             });
             next_token(&moved, Activations::Recomputed).loss
         };
-        let numeric = slope(4e-4, value);
+        // Where rounding and the terms left out are both small: Gemma's embedding is
+        // multiplied, and bends the loss more.
+        let step = if name == "gemma3" { 4e-4 } else { 8e-4 };
+        let numeric = slope(step, value);
         let norm = f64::sqrt(squares);
         assert!(
-            (numeric - analytic).abs() <= 5e-3 * norm,
+            (numeric - analytic).abs() <= 3e-3 * norm,
             "{name}: difference {numeric}, derivative {analytic}, norm {norm}"
         );
     }
