@@ -16,6 +16,7 @@ use burn::module::{Initializer, Module, Param};
 use burn::prelude::*;
 
 use crate::adapters::{Factor, LoraSettings};
+use crate::ops::lora_linear;
 use crate::precision::as_in;
 
 fn normal(std: f64) -> Initializer {
@@ -57,16 +58,24 @@ impl Linear {
         let input = dims[D - 1];
         let rows = dims[..D - 1].iter().product::<usize>();
         let dtype = x.dtype();
-        let weight_io = as_in(self.weight.val(), dtype).transpose();
+        let weight_oi = as_in(self.weight.val(), dtype);
         let x_ni = x.reshape([rows, input]);
-        let y_no = x_ni.clone().matmul(weight_io);
+        let y_no = match (&self.lora_A, &self.lora_B) {
+            // The low-rank product takes the same input, and no gradient is lost.
+            (Some(a), Some(b)) if !self.lora.drops() && !weight_oi.is_tracked() => {
+                let (a, b) = (a.weight.val(), b.weight.val());
+                let scale = self.lora.scale;
+                lora_linear(x_ni, weight_oi, as_in(a, dtype), as_in(b, dtype), scale)
+            }
+            (Some(a), Some(b)) => {
+                let y_no = x_ni.clone().matmul(weight_oi.transpose());
+                y_no + self.lora.delta(x_ni, a, b)
+            }
+            _ => x_ni.matmul(weight_oi.transpose()),
+        };
         let y_no = match &self.bias {
             Some(bias) => y_no + as_in(bias.val(), dtype).unsqueeze(),
             None => y_no,
-        };
-        let y_no = match (&self.lora_A, &self.lora_B) {
-            (Some(a), Some(b)) => y_no + self.lora.delta(x_ni, a, b),
-            _ => y_no,
         };
         dims[D - 1] = y_no.dims()[1];
         y_no.reshape(dims)

@@ -6,7 +6,7 @@
 use burn::module::{Module, Param};
 use burn::prelude::*;
 
-use super::dropout::dropout;
+use super::dropout::{DropoutScope, dropout};
 use crate::precision::as_in;
 
 /// A factor of a low-rank product.
@@ -37,6 +37,11 @@ pub(crate) struct LoraSettings {
 }
 
 impl LoraSettings {
+    /// Whether inputs are dropped now.
+    pub(crate) fn drops(self) -> bool {
+        self.dropout > 0.0 && DropoutScope::is_on()
+    }
+
     /// What the factors add to the result of the map.
     pub(crate) fn delta(self, x_ni: Tensor<2>, a: &Factor, b: &Factor) -> Tensor<2> {
         let dtype = x_ni.dtype();

@@ -97,7 +97,7 @@ macro_rules! without_gradients {
                 w_vd: FloatTensor<Self>,
                 targets_n: IntTensor<Self>,
             ) -> FloatTensor<Self> {
-                forward::<Self>(x_nd, w_vd, targets_n, false).0
+                forward::<Self>(x_nd, w_vd, targets_n, Wanted::Nothing).0
             }
         }
     };
@@ -123,14 +123,24 @@ pub fn linear_cross_entropy(
 }
 
 /// Gradients of the loss with respect to `x_nd` and `w_vd`.
-type InputGradients<B> = (FloatTensor<B>, FloatTensor<B>);
+type InputGradients<B> = (FloatTensor<B>, Option<FloatTensor<B>>);
+
+/// Which gradients a forward pass forms.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    Nothing,
+    /// Of `x_nd`: the weights are frozen.
+    Input,
+    Both,
+}
 
 fn forward<B: SoftmaxCrossEntropy>(
     x_nd: FloatTensor<B>,
     w_vd: FloatTensor<B>,
     targets_n: IntTensor<B>,
-    with_gradients: bool,
+    wanted: Wanted,
 ) -> (FloatTensor<B>, Option<InputGradients<B>>) {
+    let with_gradients = wanted != Wanted::Nothing;
     let [n, _] = x_nd.shape().dims::<2>();
     let [v, _] = w_vd.shape().dims::<2>();
     let device = x_nd.device();
@@ -154,9 +164,13 @@ fn forward<B: SoftmaxCrossEntropy>(
             Some(sum) => B::float_add(sum, chunk_loss),
             None => chunk_loss,
         });
-        if with_gradients {
-            let dlogits_cv = cast::<B>(dlogits_cv, format);
-            dx_chunks.push(B::float_matmul(dlogits_cv.clone(), w_vd.clone()));
+        start = end;
+        if wanted == Wanted::Nothing {
+            continue;
+        }
+        let dlogits_cv = cast::<B>(dlogits_cv, format);
+        dx_chunks.push(B::float_matmul(dlogits_cv.clone(), w_vd.clone()));
+        if wanted == Wanted::Both {
             let dw_chunk = B::float_matmul(B::float_transpose(dlogits_cv), x_cd);
             let dw_chunk = cast::<B>(dw_chunk, full);
             dw_vd = Some(match dw_vd {
@@ -164,10 +178,10 @@ fn forward<B: SoftmaxCrossEntropy>(
                 None => dw_chunk,
             });
         }
-        start = end;
     }
     let loss = loss.unwrap_or_else(|| B::float_zeros(Shape::new([1]), &device, full.into()));
-    (loss, dw_vd.map(|dw| (B::float_cat(dx_chunks, 0), dw)))
+    let gradients = (!dx_chunks.is_empty()).then(|| (B::float_cat(dx_chunks, 0), dw_vd));
+    (loss, gradients)
 }
 
 /// `x` in a number format.
@@ -207,24 +221,28 @@ impl<B: LinearCrossEntropyBackend + SoftmaxCrossEntropy, C: CheckpointStrategy>
                     let scale = cast::<B>(upstream_11.clone(), dx.dtype());
                     grads.register::<B>(node.id, B::float_mul(dx, scale));
                 }
-                if let Some(node) = w {
+                if let (Some(node), Some(dw)) = (w, dw) {
                     grads.register::<B>(node.id, B::float_mul(dw, upstream_11));
                 }
             }
         }
 
+        let wanted = match w_vd.is_tracked() {
+            true => Wanted::Both,
+            false => Wanted::Input,
+        };
         let prepared = LinearCrossEntropyBackward.prepare::<C>([x_nd.node(), w_vd.node()]);
         match prepared.compute_bound().stateful() {
             OpsKind::Tracked(prepared) => {
                 let (x_nd, w_vd) = (x_nd.into_primitive(), w_vd.into_primitive());
-                match forward::<B>(x_nd.clone(), w_vd.clone(), targets_n, true) {
+                match forward::<B>(x_nd.clone(), w_vd.clone(), targets_n, wanted) {
                     (loss, Some(gradients)) => prepared.finish(gradients, loss),
                     // No token, no loss: the gradients are zero.
                     (loss, None) => {
                         let zeros = |x: FloatTensor<B>| {
                             B::float_zeros(x.shape(), &x.device(), x.dtype().into())
                         };
-                        prepared.finish((zeros(x_nd), zeros(w_vd)), loss)
+                        prepared.finish((zeros(x_nd), Some(zeros(w_vd))), loss)
                     }
                 }
             }

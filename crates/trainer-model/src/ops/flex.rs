@@ -4,15 +4,17 @@
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::FlexTensor;
+use ndarray::{ArrayView2, ShapeBuilder};
 
 use super::ScoreRule;
 use super::host::attention::{Saved, Sizes};
 use super::host::{
-    attention, gated, rms_norm, rope, softmax_cross_entropy, token_scores as scores,
+    add_product, attention, gated, rms_norm, rope, softmax_cross_entropy, token_scores as scores,
 };
 use crate::config::Activation;
 
@@ -481,6 +483,28 @@ pub(super) fn token_score_gradients(
     let targets = indices(targets);
     scores::backward(&mut logits, &targets, values(&scores), values(&weights));
     tensor(logits, shape)
+}
+
+/// `y + l · r` of matrices; in place where nothing else holds `y`.
+pub(super) fn add_product(y: FlexTensor, l: FlexTensor, r: FlexTensor) -> FlexTensor {
+    if y.dtype() != DType::F32 {
+        return Flex::float_add(y, Flex::float_matmul(l, r));
+    }
+    let shape = y.shape();
+    let mut y = into_values(y);
+    add_product::add_product(&mut y, matrix(&l), matrix(&r));
+    tensor(y, shape)
+}
+
+/// A matrix in the memory of a tensor, whatever its strides.
+fn matrix(tensor: &FlexTensor) -> ArrayView2<'_, f32> {
+    let [rows, columns] = tensor.shape().dims::<2>();
+    let layout = tensor.layout();
+    let stride = |dim: usize| usize::try_from(layout.strides()[dim]).expect("forward strides");
+    let strides = (stride(0), stride(1));
+    let values = &tensor.storage::<f32>()[layout.start_offset()..];
+    ArrayView2::from_shape((rows, columns).strides(strides), values)
+        .expect("the layout is that of the storage")
 }
 
 /// Whether the kernels can take tensors of this device and type.

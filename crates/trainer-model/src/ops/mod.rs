@@ -33,6 +33,8 @@ mod cross_entropy;
 mod flex;
 #[cfg(feature = "flex")]
 mod host;
+#[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
+mod lora_linear;
 pub mod plain;
 #[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
 mod token_scores;
@@ -44,6 +46,7 @@ use crate::config::Activation;
 use crate::precision::in_f32;
 
 pub use cross_entropy::linear_cross_entropy;
+pub use lora_linear::lora_linear;
 pub use token_scores::token_scores;
 
 /// How scores of attention come of the products of queries and keys.

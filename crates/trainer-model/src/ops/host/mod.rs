@@ -4,6 +4,7 @@
 //! order, so that a result does not depend on the number of threads. Slices are
 //! contiguous and row-major.
 
+pub(super) mod add_product;
 pub(super) mod attention;
 pub(super) mod gated;
 mod math;
