@@ -95,6 +95,19 @@ Examples:
         #[arg(long, default_value = "bf16")]
         dtype: String,
     },
+    /// Train for a few steps and say how fast that is and where the time goes.
+    ///
+    /// Printed are medians over `--steps` steps (10), after `--warmup` others (3): the
+    /// time of a step and of its phases (waiting for data, forward, backward,
+    /// optimizer), tokens a second, floating-point operations a second by the formula
+    /// in docs/performance.md, their share of what a matrix product alone reaches here,
+    /// and the peak memory. Nothing is evaluated, and output_dir is not touched.
+    #[command(after_help = "\
+Examples:
+  trainer bench run.yaml
+  trainer bench --steps 20 run.yaml --micro_batch_size 4
+  trainer bench --json run.yaml | jq .tokens_per_second")]
+    Bench(Bench),
     /// Loss and perplexity of a model on the evaluation data of a file.
     ///
     /// The data is that of test_datasets, each also alone, else the part that
@@ -195,6 +208,20 @@ impl Shown {
             eprintln!("{text}");
         }
     }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Bench {
+    /// Steps that are timed.
+    #[arg(long)]
+    pub(crate) steps: Option<usize>,
+    /// Steps before these.
+    #[arg(long)]
+    pub(crate) warmup: Option<usize>,
+    #[command(flatten)]
+    pub(crate) shown: Shown,
+    #[command(flatten)]
+    pub(crate) run: Run,
 }
 
 #[derive(Debug, Args)]
@@ -307,6 +334,7 @@ impl Command {
                 folder,
                 dtype,
             } => commands::export::import(&file, &folder, &dtype),
+            Self::Bench(bench) => commands::bench::run(&bench),
             Self::Evaluate(evaluate) => commands::evaluate::run(&evaluate),
             Self::Sweep(sweep) => commands::sweep::run(&sweep),
             Self::Compare { runs, out } => commands::compare::run(&runs, &out),

@@ -34,6 +34,11 @@ pub trait Observer {
     fn requests(&mut self) -> Requests {
         Requests::default()
     }
+    /// Whether each phase of a step waits for the device, so that its time is its own.
+    /// Where operations are computed when they are called, as on a CPU, it is so anyway.
+    fn separates_phases(&self) -> bool {
+        false
+    }
 }
 
 /// What an observer can ask of a run.
@@ -96,6 +101,10 @@ impl Observer for Several {
             stop: all.stop || one.stop,
         })
     }
+
+    fn separates_phases(&self) -> bool {
+        self.0.iter().any(|one| one.separates_phases())
+    }
 }
 
 /// Sizes of a run.
@@ -113,8 +122,21 @@ pub struct RunPlan {
     pub trainable_parameters: usize,
 }
 
+/// Seconds of the phases of a step.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Phases {
+    /// Waiting for the batches.
+    pub data: f64,
+    /// From the batches to the loss.
+    pub forward: f64,
+    /// From the loss to the gradients, with what is computed a second time.
+    pub backward: f64,
+    /// Norm, clipping, and the new parameters.
+    pub optimizer: f64,
+}
+
 /// One optimizer step.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct StepReport {
     /// Steps taken, this one included.
     pub step: usize,
@@ -128,8 +150,14 @@ pub struct StepReport {
     pub tokens: usize,
     /// Places of the window, padding included; 0 where they are not counted.
     pub slots: usize,
+    /// Tokens that the loss is taken over.
+    pub trained_tokens: usize,
+    /// Lengths of the documents of the window.
+    pub documents: Vec<u32>,
     /// Seconds the step took.
     pub seconds: f64,
+    /// Of which these.
+    pub phases: Phases,
 }
 
 /// The files of a run.

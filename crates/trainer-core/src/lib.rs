@@ -23,7 +23,7 @@ pub use allocator::keep_freed_memory;
 pub use batches::{BatchOptions, BatchSource, Batches, EpochPlan, Order, PackingOptions};
 pub use error::{Result, TrainerError};
 pub use feed::{EvalData, OpenStream, RowStream, TrainData};
-pub use history::{LogRow, Observer, Requests, RunPlan, Several, Silent, StepReport};
+pub use history::{LogRow, Observer, Phases, Requests, RunPlan, Several, Silent, StepReport};
 pub use schedule::{Schedule, warmup_steps};
 pub use trained::unfreeze;
 pub use trainer::{

@@ -15,6 +15,7 @@
 //! Shape suffixes: `b` rows, `t` tokens, `d` model width, `e` experts.
 
 use std::collections::HashMap;
+use std::time::Instant;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::prelude::*;
@@ -75,6 +76,8 @@ pub struct Backward<T> {
     pub output: T,
     /// Gradients of all parameters.
     pub gradients: ParameterGradients,
+    /// Seconds until the loss was known.
+    pub forward_seconds: f64,
 }
 
 /// Gradients of a loss of the final hidden states.
@@ -103,6 +106,7 @@ fn kept<M: DecoderModel, T>(
     input: &ModelInput,
     loss: impl FnOnce(Tensor<3>) -> (Tensor<1>, T),
 ) -> Backward<T> {
+    let started = Instant::now();
     let (hidden_btd, balance) = model.decoder().hidden_and_balance(input);
     let (mut loss, output) = loss(model.for_head(hidden_btd));
     let mut value = scalar(&loss);
@@ -112,6 +116,7 @@ fn kept<M: DecoderModel, T>(
         value += balance_value;
         loss = loss + balance;
     }
+    let forward_seconds = started.elapsed().as_secs_f64();
     let mut found = Found::default();
     if loss.is_tracked() {
         found.add(model, &mut loss.backward());
@@ -121,6 +126,7 @@ fn kept<M: DecoderModel, T>(
         balance: balance_value,
         output,
         gradients: found.in_order(model),
+        forward_seconds,
     }
 }
 
@@ -129,6 +135,7 @@ fn recomputed<M: DecoderModel, T>(
     input: &ModelInput,
     loss: impl FnOnce(Tensor<3>) -> (Tensor<1>, T),
 ) -> Backward<T> {
+    let started = Instant::now();
     let decoder = model.decoder();
     let input = input.clone().without_autodiff();
     // Below the lowest part that is trained, nothing goes back.
@@ -164,6 +171,7 @@ fn recomputed<M: DecoderModel, T>(
     let hidden_btd = decoder.norm.forward(top.clone());
     let (loss, output) = loss(model.for_head(hidden_btd));
     let value = scalar(&loss) + balance;
+    let forward_seconds = started.elapsed().as_secs_f64();
     let mut upstream = None;
     if loss.is_tracked() {
         let mut gradients = loss.backward();
@@ -204,6 +212,7 @@ fn recomputed<M: DecoderModel, T>(
         balance,
         output,
         gradients: found.in_order(model),
+        forward_seconds,
     }
 }
 

@@ -23,6 +23,7 @@ mod rotary;
 mod scores;
 mod trained;
 mod vocabulary;
+mod work;
 
 pub use adapters::{Factor, Linears, LoraAdapter, LoraConfig, LoraInit, TargetModules};
 pub use attention::Attention;
@@ -45,8 +46,8 @@ pub use input::{Fork, ModelInput, Tokens};
 pub use linear::{Embedding, Linear};
 pub use norm::RmsNorm;
 pub use ops::{
-    ScoreRule, causal_attention, forked_attention, geglu, linear, linear_cross_entropy, plain,
-    rms_norm, rope, swiglu, token_scores,
+    ScoreRule, causal_attention, forked_attention, geglu, linear, linear_cross_entropy,
+    lora_linear, plain, rms_norm, rope, swiglu, token_scores,
 };
 pub use parameters::{ParameterGradients, ParameterInfo, map_values, parameters, visit_values};
 pub use pretrained::Pretrained;
@@ -55,3 +56,4 @@ pub use rotary::{RopeTables, inverse_frequencies};
 pub use scores::{TokenScore, TokenScores};
 pub use trained::TrainedRows;
 pub use vocabulary::{NewRows, check_new_rows_are_trained};
+pub use work::TrainingWork;

@@ -14,9 +14,10 @@
 
 use burn::module::{Initializer, Module, Param};
 use burn::prelude::*;
+use burn::tensor::DType;
 
 use crate::adapters::{Factor, Factors, LoraSettings};
-use crate::ops::linear;
+use crate::ops::{linear, lora_linear};
 use crate::precision::as_in;
 
 fn normal(std: f64) -> Initializer {
@@ -65,6 +66,12 @@ impl Linear {
         })
     }
 
+    /// Whether the weight needs no gradient, and is of this number format.
+    fn is_frozen_in(&self, dtype: DType) -> bool {
+        let weight = self.weight.val();
+        !weight.is_tracked() && weight.dtype() == dtype
+    }
+
     /// Applies the map to the last dimension, in the number format of `x`.
     #[must_use]
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
@@ -74,13 +81,19 @@ impl Linear {
         let dtype = x.dtype();
         let product = |x_ni: Tensor<2>| linear(x_ni, self.weight.val());
         let x_ni = x.reshape([rows, input]);
-        let base_no = product(x_ni.clone());
-        let y_no = match &self.bias {
-            Some(bias) => base_no.clone() + as_in(bias.val(), dtype).unsqueeze(),
-            None => base_no.clone(),
-        };
         let y_no = match self.factors() {
-            Some(factors) => y_no + factors.change(x_ni, base_no, product, &self.weight),
+            None => product(x_ni),
+            Some(factors) if factors.only_add() && self.is_frozen_in(dtype) => {
+                let (a, b) = (factors.a.weight.val(), factors.b.weight.val());
+                lora_linear(x_ni, self.weight.val(), a, b, factors.settings.scale)
+            }
+            Some(factors) => {
+                let base_no = product(x_ni.clone());
+                base_no.clone() + factors.change(x_ni, base_no, product, &self.weight)
+            }
+        };
+        let y_no = match &self.bias {
+            Some(bias) => y_no + as_in(bias.val(), dtype).unsqueeze(),
             None => y_no,
         };
         dims[D - 1] = y_no.dims()[1];

@@ -149,7 +149,8 @@ fn vocabulary(metadata: &HashMap<String, GgufValue>) -> GgufVocabulary {
         pad: id(PADDING),
         unk: id(UNKNOWN),
         add_bos: flag(ADD_BOS),
-        add_space_prefix: flag(ADD_SPACE),
+        // As llama.cpp reads files that do not say.
+        add_space_prefix: !metadata.contains_key(ADD_SPACE) || flag(ADD_SPACE),
         chat_template: text(TEMPLATE),
     }
 }

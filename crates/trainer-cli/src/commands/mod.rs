@@ -1,5 +1,6 @@
 //! One module a subcommand.
 
+pub(crate) mod bench;
 pub(crate) mod chat;
 pub(crate) mod check;
 pub(crate) mod compare;

@@ -149,9 +149,9 @@ impl Account {
 }
 
 /// What is trained and evaluated on.
-struct Data {
-    train: TrainData,
-    eval: EvalData,
+pub(crate) struct Data {
+    pub(crate) train: TrainData,
+    pub(crate) eval: EvalData,
     /// The account of the data; that of a stream is complete at the end of the run.
     ledger: Option<Ledger>,
     /// What the report shows of it.
@@ -183,7 +183,12 @@ impl RowStream for Rows {
 }
 
 impl Data {
-    fn load(config: &Config, tokenizer: &Tokenizer, shown: Shown) -> Result<Self, Failure> {
+    /// The data of a configuration.
+    pub(crate) fn load(
+        config: &Config,
+        tokenizer: &Tokenizer,
+        shown: Shown,
+    ) -> Result<Self, Failure> {
         if is_streamed(config) {
             return Self::stream(config, tokenizer, shown);
         }

@@ -156,3 +156,46 @@ fn preview_shows_what_is_trained() {
         "error: --rows takes a number of rows, not \"x\"\n"
     );
 }
+
+/// The phases of a step are parts of it, and nothing is left behind.
+#[test]
+fn bench_divides_a_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    for case in ["cases/sft-lora-llama.yaml", "cases/kto-full.yaml"] {
+        let output = trainer(
+            &parity_root(),
+            &[
+                "bench",
+                "--json",
+                "--quiet",
+                case,
+                "--steps=3",
+                "--warmup=1",
+                "--output_dir",
+                out.to_str().unwrap(),
+            ],
+        );
+        assert!(output.status.success(), "{}", stderr(&output));
+        let bench: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let number = |value: &serde_json::Value| value.as_f64().unwrap();
+        assert_eq!(bench["steps"], 3);
+        let seconds = &bench["seconds"];
+        for phase in ["data", "forward", "backward", "optimizer"] {
+            assert!(number(&seconds[phase]) > 0.0, "{case}: {phase}");
+        }
+        let steps = bench["step_seconds"].as_array().unwrap();
+        let all: f64 = steps.iter().map(number).sum();
+        let tokens = number(&bench["tokens_per_second"]) * all / 3.0;
+        assert!((tokens - number(&bench["tokens_per_step"])).abs() < 1e-6 * tokens);
+        let work = number(&bench["flops_per_second"]) * all / 3.0;
+        assert!((work - number(&bench["flops_per_step"])).abs() < 1e-6 * work);
+        assert!(number(&bench["share_of_peak"]) > 0.0);
+        assert!(!out.exists());
+    }
+    let output = trainer(
+        &parity_root(),
+        &["bench", "cases/kto-full.yaml", "--steps", "no"],
+    );
+    assert_eq!(stderr(&output), "error: --steps no is not a whole number\n");
+}

@@ -8,7 +8,7 @@ use std::path::Path;
 use seqprep::{Batch, SampleSource};
 use serde_json::{Value, json};
 use trainer_config::Config;
-use trainer_model::{Activations, CausalLm, ParameterGradients, Targets, Tokens, backward};
+use trainer_model::{Activations, CausalLm, Targets, Tokens, backward};
 
 use super::evaluation::evaluate;
 use super::objective::{Accumulated, Objective, Precision, StepSeed};
@@ -98,9 +98,13 @@ impl Objective for NextToken {
         step: StepSeed,
     ) -> Result<Accumulated> {
         let trained_tokens = window.iter().map(Batch::trained_tokens).sum::<usize>();
-        let mut loss = 0.0;
-        let mut gradients = ParameterGradients::default();
+        let mut sum = Accumulated {
+            slots: window.iter().map(|batch| batch.rows * batch.width).sum(),
+            trained_tokens,
+            ..Accumulated::default()
+        };
         for (index, batch) in window.iter().enumerate() {
+            sum.see(batch);
             let targets = Targets::from_labels(&batch.labels, batch.width);
             if targets.is_empty() {
                 continue;
@@ -112,17 +116,11 @@ impl Objective for NextToken {
                 let loss = model.loss_sum(hidden_btd, &targets) / trained_tokens as f64;
                 (loss, ())
             });
-            loss += back.loss;
-            gradients.add(back.gradients);
+            sum.loss += back.loss;
+            sum.forward_seconds += back.forward_seconds;
+            sum.gradients.add(back.gradients);
         }
-        Ok(Accumulated {
-            loss,
-            gradients,
-            tokens: window.iter().map(real_tokens).sum(),
-            slots: window.iter().map(|batch| batch.rows * batch.width).sum(),
-            trained_tokens,
-            ..Accumulated::default()
-        })
+        Ok(sum)
     }
 
     fn evaluate(&mut self, model: &CausalLm) -> Result<LogRow> {
@@ -162,15 +160,6 @@ pub(super) fn tokens(batch: &Batch) -> Tokens<'_> {
         position_ids: &batch.position_ids,
         segment_ids: &batch.segment_ids,
     }
-}
-
-/// Tokens of a batch, padding left out.
-pub(super) fn real_tokens(batch: &Batch) -> usize {
-    batch
-        .segment_ids
-        .iter()
-        .filter(|&&segment| segment != 0)
-        .count()
 }
 
 pub(super) fn activations(config: &Config) -> Activations {

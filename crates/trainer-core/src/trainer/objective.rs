@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::module::Module;
+use seqprep::Batch;
 use serde_json::{Value, json};
 use trainer_model::ParameterGradients;
 
@@ -122,11 +123,27 @@ pub(crate) struct Accumulated {
     pub(crate) slots: usize,
     /// Tokens that the loss is taken over.
     pub(crate) trained_tokens: usize,
+    /// Lengths of the documents seen.
+    pub(crate) documents: Vec<u32>,
+    /// Seconds until the losses of the batches were known.
+    pub(crate) forward_seconds: f64,
     /// Other values to log.
     pub(crate) metrics: Metrics,
 }
 
 impl Accumulated {
+    /// Counts the documents, tokens and slots of a batch.
+    pub(crate) fn see(&mut self, batch: &Batch) {
+        self.slots += batch.slots();
+        for segments in batch.segment_ids.chunks(batch.width.max(1)) {
+            let documents = segments.chunk_by(|a, b| a == b);
+            let real = documents.filter(|document| document[0] != 0);
+            self.documents
+                .extend(real.map(|document| document.len() as u32));
+        }
+        self.tokens = self.documents.iter().map(|&length| length as usize).sum();
+    }
+
     /// Adds a batch that has a `share` of the window, with the mean loss of its
     /// samples and the gradients of that.
     pub(crate) fn add(&mut self, share: f64, loss: f64, gradients: Option<ParameterGradients>) {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use burn::module::Module;
+use burn::tensor::Device;
 use serde_json::{Value, json};
 use trainer_config::{Config, SaveStrategy};
 use trainer_model::{ParameterGradients, TrainedRows};
@@ -32,7 +33,7 @@ use crate::checkpoint::{
 };
 use crate::error::{Result, TrainerError};
 use crate::feed::Feed;
-use crate::history::{History, LogRow, Observer, Requests, RunPlan, RunState, StepReport};
+use crate::history::{History, LogRow, Observer, Phases, Requests, RunPlan, RunState, StepReport};
 use crate::lock::FolderLock;
 use crate::optimizer::{self, Optimizer, StepSettings};
 use crate::schedule::Schedule;
@@ -237,9 +238,13 @@ impl<O: Objective> Run<O> {
     /// One window and one optimizer step; whether it ended an epoch, `None` where
     /// the run went back to a checkpoint instead.
     fn step(mut self, out: &mut Outputs<'_>) -> Result<(Self, Option<bool>)> {
-        let started = Instant::now();
+        let mut clock = Clock::start(out.observer.separates_phases(), &self.model);
         let accumulation = self.config.gradient_accumulation_steps;
         let window = self.feed.next(accumulation, self.total_steps)?;
+        let mut phases = Phases {
+            data: clock.lap(),
+            ..Phases::default()
+        };
         let seed = StepSeed {
             seed: self.config.seed,
             step: self.at.step,
@@ -247,6 +252,9 @@ impl<O: Objective> Run<O> {
         let mut sum = self
             .objective
             .accumulate(&self.model, &window.batches, seed)?;
+        let both = clock.lap();
+        phases.forward = sum.forward_seconds.min(both);
+        phases.backward = both - phases.forward;
         let settings = StepSettings {
             learning_rate: self.schedule.learning_rate(self.at.step) * self.at.rate_scale,
             beta1: self.schedule.beta1(self.at.step),
@@ -269,18 +277,22 @@ impl<O: Objective> Run<O> {
             settings,
         );
 
-        let (loss, tokens, slots) = (sum.loss, sum.tokens, sum.slots);
-        let seconds = started.elapsed().as_secs_f64();
-        self.at.add(sum, window.rows, seconds);
-        out.observer.stepped(&StepReport {
+        phases.optimizer = clock.lap();
+        let loss = sum.loss;
+        let report = StepReport {
             step: self.at.step,
             loss,
             grad_norm,
             learning_rate,
-            tokens,
-            slots,
-            seconds,
-        });
+            tokens: sum.tokens,
+            slots: sum.slots,
+            trained_tokens: sum.trained_tokens,
+            documents: std::mem::take(&mut sum.documents),
+            seconds: clock.started.elapsed().as_secs_f64(),
+            phases,
+        };
+        self.at.add(sum, window.rows, report.seconds);
+        out.observer.stepped(&report);
         let last = self.at.step == self.total_steps;
         if last || self.at.step.is_multiple_of(self.logging_steps) {
             let loss = self.at.loss();
@@ -472,6 +484,39 @@ impl<O: Objective> Run<O> {
             best_checkpoint,
         })?;
         Ok((model, summary))
+    }
+}
+
+/// Times the phases of a step.
+struct Clock {
+    started: Instant,
+    lap: Instant,
+    /// The device to wait for at the end of each phase.
+    device: Option<Device>,
+}
+
+impl Clock {
+    fn start<M: Module>(waits: bool, model: &M) -> Self {
+        let now = Instant::now();
+        let device = match waits {
+            true => model.devices().into_iter().next(),
+            false => None,
+        };
+        Self {
+            started: now,
+            lap: now,
+            device,
+        }
+    }
+
+    /// Seconds since the last call.
+    fn lap(&mut self) -> f64 {
+        if let Some(device) = &self.device {
+            // What went wrong on the device, the next value read from it tells.
+            let _ = device.sync();
+        }
+        let before = std::mem::replace(&mut self.lap, Instant::now());
+        (self.lap - before).as_secs_f64()
     }
 }
 

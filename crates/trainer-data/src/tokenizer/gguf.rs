@@ -13,6 +13,9 @@ use serde_json::{Map, Value, json};
 use super::{CONFIG, MODEL, ROLES, TEMPLATE, Tokenizer, json_bytes, json_value, read, write};
 use crate::DataError;
 
+/// What a space is in vocabularies of SentencePiece.
+const SPACE: &str = "\u{2581}";
+
 /// What GGUF calls kinds of tokens.
 mod kind {
     pub(super) const NORMAL: i32 = 1;
@@ -263,27 +266,10 @@ impl GgufVocabulary {
     /// folder. `path` is the GGUF file, for messages.
     ///
     /// # Errors
-    /// A vocabulary of another kind than `gpt2`, unknown rules for splitting, ids out
-    /// of range; [`DataError::Io`].
+    /// A vocabulary of another kind than `gpt2` and `llama`, unknown rules for splitting,
+    /// ids out of range; [`DataError::Io`].
     pub fn write(&self, folder: &Path, path: &Path) -> Result<(), DataError> {
         let wrong = |message: String| error(path, message);
-        if self.model != "gpt2" {
-            return Err(wrong(format!(
-                "tokenizers of kind \"{}\" are not imported, only \"gpt2\"; take the tokenizer's files \
-                 from the folder of the original model",
-                self.model
-            )));
-        }
-        let known = splitters();
-        let splitter = known.iter().find(|(name, _)| *name == self.pre);
-        let Some((_, splitter)) = splitter else {
-            let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
-            return Err(wrong(format!(
-                "the rules \"{}\" for splitting text are not known; known are {}",
-                self.pre,
-                names.join(", ")
-            )));
-        };
         if self.types.len() != self.tokens.len() {
             return Err(wrong(format!(
                 "{} tokens have {} types",
@@ -291,13 +277,19 @@ impl GgufVocabulary {
                 self.types.len()
             )));
         }
+        let sentencepiece = self.is_sentencepiece();
         let mut vocabulary = Map::new();
         let (mut added, mut decoder) = (Vec::new(), Map::new());
         for (id, (text, kind)) in self.tokens.iter().zip(&self.types).enumerate() {
+            // Tokens that text is searched for have plain spaces.
+            let text = match sentencepiece {
+                true => &text.replace(' ', SPACE),
+                false => text,
+            };
             if vocabulary.insert(text.clone(), Value::from(id)).is_some() {
                 return Err(wrong(format!("the token {text:?} is there twice")));
             }
-            let special = *kind == kind::CONTROL;
+            let special = *kind == kind::CONTROL || *kind == kind::UNKNOWN;
             if special || *kind == kind::USER_DEFINED {
                 let token = json!({
                     "content": text,
@@ -351,31 +343,31 @@ impl GgufVocabulary {
                 "special_tokens": {text: {"id": text, "ids": [id], "tokens": [text]}},
             })
         });
+        let rules = match sentencepiece {
+            true => self.sentencepiece(&vocabulary),
+            false => self.byte_level(),
+        };
+        let rules = rules.map_err(wrong)?;
         let json = json!({
             "version": "1.0",
             "truncation": null,
             "padding": null,
             "added_tokens": added,
-            "normalizer": if self.pre == "qwen2" { json!({"type": "NFC"}) } else { Value::Null },
-            "pre_tokenizer": with_offsets(splitter),
+            "normalizer": rules.normalizer,
+            "pre_tokenizer": rules.pre_tokenizer,
             "post_processor": processor,
-            "decoder": {
-                "type": "ByteLevel",
-                "add_prefix_space": true,
-                "trim_offsets": true,
-                "use_regex": true,
-            },
+            "decoder": rules.decoder,
             "model": {
                 "type": "BPE",
                 "dropout": null,
-                "unk_token": null,
+                "unk_token": rules.unknown,
                 "continuing_subword_prefix": null,
                 "end_of_word_suffix": null,
-                "fuse_unk": false,
-                "byte_fallback": false,
+                "fuse_unk": sentencepiece,
+                "byte_fallback": sentencepiece,
                 "ignore_merges": self.pre == "llama-bpe",
                 "vocab": vocabulary,
-                "merges": self.merges,
+                "merges": rules.merges,
             },
         });
         let target = folder.join(MODEL);
@@ -388,6 +380,133 @@ impl GgufVocabulary {
         }
         let target = folder.join(CONFIG);
         write(&target, &json_bytes(&target, &Value::Object(config))?)
+    }
+}
+
+/// How text becomes tokens and tokens text.
+struct Rules {
+    normalizer: Value,
+    pre_tokenizer: Value,
+    decoder: Value,
+    unknown: Value,
+    merges: Value,
+}
+
+impl GgufVocabulary {
+    fn is_sentencepiece(&self) -> bool {
+        self.model == "llama"
+    }
+
+    fn byte_level(&self) -> Result<Rules, String> {
+        if self.model != "gpt2" {
+            return Err(format!(
+                "tokenizers of kind \"{}\" are not imported, only \"gpt2\" and \"llama\"; take the \
+                 tokenizer's files from the folder of the original model",
+                self.model
+            ));
+        }
+        let known = splitters();
+        let splitter = known.iter().find(|(name, _)| *name == self.pre);
+        let Some((_, splitter)) = splitter else {
+            let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+            return Err(format!(
+                "the rules \"{}\" for splitting text are not known; known are {}",
+                self.pre,
+                names.join(", ")
+            ));
+        };
+        Ok(Rules {
+            normalizer: match self.pre == "qwen2" {
+                true => json!({"type": "NFC"}),
+                false => Value::Null,
+            },
+            pre_tokenizer: with_offsets(splitter),
+            decoder: json!({
+                "type": "ByteLevel",
+                "add_prefix_space": true,
+                "trim_offsets": true,
+                "use_regex": true,
+            }),
+            unknown: Value::Null,
+            merges: json!(self.merges),
+        })
+    }
+
+    /// The rules that `tokenizer.json` files of such models have.
+    fn sentencepiece(&self, vocabulary: &Map<String, Value>) -> Result<Rules, String> {
+        let scores = self.scores.as_deref().unwrap_or_default();
+        if scores.len() != self.tokens.len() {
+            return Err(format!(
+                "{} tokens have {} scores",
+                self.tokens.len(),
+                scores.len()
+            ));
+        }
+        let spaces = json!({"type": "Replace", "pattern": {"String": " "}, "content": SPACE});
+        let mut decoders = vec![
+            json!({"type": "Replace", "pattern": {"String": SPACE}, "content": " "}),
+            json!({"type": "ByteFallback"}),
+            json!({"type": "Fuse"}),
+        ];
+        let normalizer = match self.add_space_prefix {
+            false => spaces,
+            true => {
+                decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
+                let before = json!({"type": "Prepend", "prepend": SPACE});
+                json!({"type": "Sequence", "normalizers": [before, spaces]})
+            }
+        };
+        let unknown = self.unk.and_then(|id| self.tokens.get(id as usize));
+        Ok(Rules {
+            normalizer,
+            // No text has a space left to split at: the whole is one word.
+            pre_tokenizer: Value::Null,
+            decoder: json!({"type": "Sequence", "decoders": decoders}),
+            unknown: unknown.map_or(Value::Null, |text| Value::from(text.as_str())),
+            merges: json!(self.merges_by_score(scores, vocabulary)),
+        })
+    }
+
+    /// SentencePiece merges the pair whose result has the highest score; here a merge
+    /// comes before another. Tokens that text is searched for come first, longer ones
+    /// before shorter ones (`SentencePieceExtractor` of transformers).
+    fn merges_by_score<'a>(
+        &self,
+        scores: &[f32],
+        vocabulary: &'a Map<String, Value>,
+    ) -> Vec<[&'a str; 2]> {
+        let mut merges = Vec::new();
+        for ((text, kind), score) in self.tokens.iter().zip(&self.types).zip(scores) {
+            let score = match *kind {
+                kind::NORMAL => *score,
+                kind::USER_DEFINED => f32::INFINITY,
+                _ => continue,
+            };
+            let text = text.replace(' ', SPACE);
+            let length = text.chars().count();
+            let known = |part: &str| {
+                let (part, id) = vocabulary.get_key_value(part)?;
+                Some((part.as_str(), id.as_u64()))
+            };
+            let places = text.char_indices().enumerate().skip(1);
+            let mut of_text: Vec<_> = places
+                .filter_map(|(letters, (at, _))| {
+                    let (left, right) = (known(&text[..at])?, known(&text[at..])?);
+                    Some((left, right, (score, letters, length - letters)))
+                })
+                .collect();
+            of_text.sort_by_key(|((_, left), (_, right), _)| (*left, *right));
+            merges.extend(of_text);
+        }
+        // Stable, so that equal ones stay in the order of their tokens.
+        merges.sort_by(|(_, _, a), (_, _, b)| {
+            let letters = (b.1, b.2).cmp(&(a.1, a.2));
+            b.0.total_cmp(&a.0).then(letters)
+        });
+        let pairs = merges.into_iter();
+        pairs
+            .map(|((left, _), (right, _), _)| [left, right])
+            .collect()
     }
 }
 

@@ -303,3 +303,123 @@ fn the_token_that_qwen2_implies() {
     assert_eq!(load().pad_id(), Some(last));
     assert!(load().eos_id() == id("</s>"));
 }
+
+/// What SentencePiece does: of all pairs of neighbours whose concatenation is a token,
+/// merge the one with the highest score, the leftmost of several; characters that are no
+/// token are bytes.
+fn merged(text: &str, tokens: &[(&str, f32, i32)]) -> Vec<u32> {
+    let id = |piece: &str| tokens.iter().position(|(token, ..)| *token == piece);
+    let mut pieces: Vec<String> = text.chars().map(String::from).collect();
+    loop {
+        let pairs = pieces.windows(2).enumerate();
+        let best = pairs
+            .filter_map(|(at, pair)| Some((at, tokens[id(&pair.concat())?].1)))
+            .reduce(|best, next| if next.1 > best.1 { next } else { best });
+        let Some((at, _)) = best else { break };
+        let right = pieces.remove(at + 1);
+        pieces[at].push_str(&right);
+    }
+    let bytes = |piece: &str| -> Vec<u32> {
+        let byte = |b: u8| id(&format!("<0x{b:02X}>")).unwrap() as u32;
+        piece.bytes().map(byte).collect()
+    };
+    let ids = pieces.iter().map(|piece| match id(piece) {
+        Some(id) => vec![id as u32],
+        None => bytes(piece),
+    });
+    ids.flatten().collect()
+}
+
+/// A vocabulary of SentencePiece in a GGUF file becomes a tokenizer that merges as
+/// SentencePiece does, and goes back.
+#[test]
+fn a_vocabulary_with_scores_comes_from_gguf() {
+    let bytes: Vec<String> = (0..=255_u8).map(|b| format!("<0x{b:02X}>")).collect();
+    let mut tokens: Vec<(&str, f32, i32)> = vec![
+        ("<unk>", 0.0, 2),
+        ("<s>", 0.0, 3),
+        ("</s>", 0.0, 3),
+        ("<turn>", 0.0, 4),
+    ];
+    tokens.extend(bytes.iter().map(|byte| (byte.as_str(), 0.0, 6)));
+    for (rank, piece) in [
+        "he",
+        "ll",
+        "th",
+        "\u{2581}t",
+        "hell",
+        "the",
+        "\u{2581}the",
+        "hello",
+        "\u{2581}\u{2581}",
+        "el",
+        "elo",
+        "lo",
+        "\u{2581}",
+        "h",
+        "e",
+        "l",
+        "o",
+        "t",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        tokens.push((piece, -(rank as f32), 1));
+    }
+    for add_space_prefix in [false, true] {
+        let vocabulary = trainer_data::GgufVocabulary {
+            model: "llama".into(),
+            pre: "default".into(),
+            tokens: tokens.iter().map(|(text, ..)| (*text).to_owned()).collect(),
+            types: tokens.iter().map(|(_, _, kind)| *kind).collect(),
+            scores: Some(tokens.iter().map(|(_, score, _)| *score).collect()),
+            merges: Vec::new(),
+            bos: Some(1),
+            eos: Some(2),
+            pad: None,
+            unk: Some(0),
+            add_bos: true,
+            add_space_prefix,
+            chat_template: None,
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let file = std::path::Path::new("model.gguf");
+        vocabulary.write(folder.path(), file).unwrap();
+        let tokenizer = Tokenizer::from_dir(folder.path(), &SpecialTokens::default()).unwrap();
+        for text in [
+            "hello",
+            "the hello",
+            "hellothe  the",
+            "   he\nllo ",
+            "telo lolhe",
+            "h\u{e9}llo \u{1f600}",
+        ] {
+            let spaced = text.replace(' ', "\u{2581}");
+            let spaced = match add_space_prefix {
+                true => format!("\u{2581}{spaced}"),
+                false => spaced,
+            };
+            let ids = tokenizer.encode(text, false).unwrap();
+            assert_eq!(ids, merged(&spaced, &tokens), "{text:?}");
+            assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
+        }
+        let ids = tokenizer.encode("<turn>he</s>", true).unwrap();
+        assert_eq!((ids[..2].to_vec(), ids.last()), (vec![1, 3], Some(&2)));
+        // Numbers of the order in place of the scores, and otherwise the same.
+        let back = tokenizer.to_gguf(tokens.len()).unwrap();
+        assert_eq!(
+            trainer_data::GgufVocabulary {
+                scores: vocabulary.scores.clone(),
+                ..back
+            },
+            vocabulary
+        );
+        let few = trainer_data::GgufVocabulary {
+            scores: Some(vec![0.0]),
+            ..vocabulary
+        };
+        let error = few.write(folder.path(), file).unwrap_err().to_string();
+        assert!(error.contains("278 tokens have 1 scores"), "{error}");
+    }
+}

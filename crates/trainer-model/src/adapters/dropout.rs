@@ -29,6 +29,11 @@ impl DropoutScope {
             before: SEED.replace(seed),
         }
     }
+
+    /// Whether dropout is on in this thread.
+    pub(crate) fn is_on() -> bool {
+        SEED.get().is_some()
+    }
 }
 
 impl Drop for DropoutScope {

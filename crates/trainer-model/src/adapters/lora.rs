@@ -10,7 +10,7 @@ use burn::module::{Module, Param};
 use burn::prelude::*;
 
 use super::dora;
-use super::dropout::dropout;
+use super::dropout::{DropoutScope, dropout};
 use crate::ops::linear;
 use crate::precision::as_in;
 
@@ -54,6 +54,13 @@ pub(crate) struct Factors<'a> {
 }
 
 impl Factors<'_> {
+    /// Whether the low-rank product takes the input of the weight and is added to its
+    /// result.
+    pub(crate) fn only_add(&self) -> bool {
+        let drops = self.settings.dropout > 0.0 && DropoutScope::is_on();
+        self.magnitude.is_none() && !drops
+    }
+
     /// What the adapter adds to `base_no`, the result of the weight for `x_ni`
     /// without a bias. `product` applies the weight.
     pub(crate) fn change(

@@ -20,7 +20,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extensi
 use burn::prelude::*;
 use burn::tensor::{DType, IndexingUpdateOp, Shape, Slice};
 
-use super::weight_gradients::WeightGradients;
+use super::products::{Products, sum_with_product};
 
 /// Most logits that exist at a time, in elements.
 const CHUNK_ELEMENTS: usize = 1 << 22;
@@ -47,7 +47,7 @@ pub(crate) trait LinearCrossEntropyBackend: Backend {
 }
 
 /// The softmax of a chunk of logits.
-pub(crate) trait SoftmaxCrossEntropy: WeightGradients {
+pub(crate) trait SoftmaxCrossEntropy: Products {
     /// Sum of the cross entropies, `[1]`, and with `with_gradients` what stands
     /// in place of the logits: `softmax - onehot`, `[c, v]`.
     fn softmax_cross_entropy(
@@ -171,7 +171,8 @@ fn forward<B: SoftmaxCrossEntropy>(
             let dlogits_cv = cast::<B>(dlogits_cv, format);
             dx_chunks.push(B::float_matmul(dlogits_cv.clone(), w_vd.clone()));
             if wanted == Wanted::Gradients {
-                dw_vd = Some(B::add_product(dw_vd.take(), dlogits_cv, x_cd, full));
+                let dlogits_vc = B::float_transpose(dlogits_cv);
+                dw_vd = Some(sum_with_product::<B>(dw_vd.take(), dlogits_vc, x_cd, full));
             }
         }
         start = end;
@@ -201,7 +202,7 @@ impl<B: LinearCrossEntropyBackend + SoftmaxCrossEntropy, C: CheckpointStrategy>
         #[derive(Debug)]
         struct LinearCrossEntropyBackward;
 
-        impl<B: WeightGradients> Backward<B, 2> for LinearCrossEntropyBackward {
+        impl<B: Products> Backward<B, 2> for LinearCrossEntropyBackward {
             type State = InputGradients<B>;
 
             fn backward(

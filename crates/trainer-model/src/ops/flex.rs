@@ -4,16 +4,17 @@
 use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::ops::FloatTensorOps;
 use burn::backend::tensor::{FloatTensor, IntTensor};
 use burn::backend::{Autodiff, Backend, Flex, TensorMetadata, backend_extension};
 use burn::tensor::{DType, Shape, TensorData};
 use burn_flex::FlexTensor;
+use ndarray::{ArrayView2, ShapeBuilder};
 
 use super::ScoreRule;
 use super::host::attention::{Saved, Seen, Sizes};
 use super::host::{
-    add_transposed_product, attention, gated, rms_norm, rope, scale, softmax_cross_entropy,
-    token_scores as scores,
+    attention, gated, product, rms_norm, rope, scale, softmax_cross_entropy, token_scores as scores,
 };
 use crate::config::Activation;
 
@@ -476,20 +477,6 @@ pub(super) fn cross_entropy_rows(
     (tensor(vec![loss], [1]), tensor(logits, shape))
 }
 
-/// `sum_vd + dlogits_cvᵀ · x_cd`, in the memory of the sum.
-pub(super) fn add_product(
-    sum_vd: FlexTensor,
-    dlogits_cv: &FlexTensor,
-    x_cd: &FlexTensor,
-) -> FlexTensor {
-    let shape = sum_vd.shape();
-    let (dlogits_cv, x_cd) = (dlogits_cv.to_contiguous(), x_cd.to_contiguous());
-    let mut sum = into_values(sum_vd);
-    let [c, v] = dlogits_cv.shape().dims::<2>();
-    add_transposed_product(&mut sum, values(&dlogits_cv), values(&x_cd), c, v);
-    tensor(sum, shape)
-}
-
 /// `x` times the one number of `factor_11`, in the memory of `x`.
 pub(super) fn multiple(x: FlexTensor, factor_11: &FlexTensor) -> FlexTensor {
     let factor = values(&factor_11.to_contiguous())[0];
@@ -523,6 +510,28 @@ pub(super) fn token_score_gradients(
     let targets = indices(targets);
     scores::backward(&mut logits, &targets, values(&scores), values(&weights));
     tensor(logits, shape)
+}
+
+/// `y + l · r` of matrices; in place where nothing else holds `y`.
+pub(super) fn add_product(y: FlexTensor, l: FlexTensor, r: FlexTensor) -> FlexTensor {
+    if y.dtype() != DType::F32 {
+        return Flex::float_add(y, Flex::float_matmul(l, r));
+    }
+    let shape = y.shape();
+    let mut y = into_values(y);
+    product::add_product(&mut y, &matrix(&l), &matrix(&r));
+    tensor(y, shape)
+}
+
+/// A matrix in the memory of a tensor, whatever its strides.
+fn matrix(tensor: &FlexTensor) -> ArrayView2<'_, f32> {
+    let [rows, columns] = tensor.shape().dims::<2>();
+    let layout = tensor.layout();
+    let stride = |dim: usize| usize::try_from(layout.strides()[dim]).expect("forward strides");
+    let strides = (stride(0), stride(1));
+    let values = &tensor.storage::<f32>()[layout.start_offset()..];
+    ArrayView2::from_shape((rows, columns).strides(strides), values)
+        .expect("the layout is that of the storage")
 }
 
 /// Whether the kernels can take tensors of this device and type.

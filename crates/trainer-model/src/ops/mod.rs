@@ -35,11 +35,13 @@ mod flex;
 mod host;
 #[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
 mod linear;
+#[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
+mod lora_linear;
 pub mod plain;
 #[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
-mod token_scores;
+mod products;
 #[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
-mod weight_gradients;
+mod token_scores;
 
 use burn::prelude::*;
 use burn::tensor::{DType, FloatDType};
@@ -49,6 +51,7 @@ use crate::precision::in_f32;
 
 pub use cross_entropy::linear_cross_entropy;
 pub use linear::linear;
+pub use lora_linear::lora_linear;
 pub use token_scores::token_scores;
 
 /// How scores of attention come of the products of queries and keys.

@@ -2,8 +2,9 @@
 //! the kernels.
 //!
 //! Shape suffixes: `b` rows, `t` query tokens, `s` key tokens, `h` query heads,
-//! `g` key-value heads, `k` head width, `r` query heads a group, and the rotated
-//! part of a head.
+//! `g` key-value heads, `k` head width, `r` query heads a group, the rotated
+//! part of a head, and the rank of an adapter; `n` rows, `i` input and `o` output
+//! features of a linear map.
 
 use burn::prelude::*;
 use burn::tensor::{FloatDType, activation};
@@ -110,6 +111,19 @@ pub fn forked_attention(
         .matmul(v_bgsk)
         .reshape([b, h, t, k])
         .swap_dims(1, 2)
+}
+
+/// See [`crate::lora_linear`]; with a gradient for the weight too.
+#[must_use]
+pub fn lora_linear(
+    x_ni: Tensor<2>,
+    w_oi: Tensor<2>,
+    a_ri: Tensor<2>,
+    b_or: Tensor<2>,
+    scale: f64,
+) -> Tensor<2> {
+    let z_nr = x_ni.clone().matmul(a_ri.transpose());
+    x_ni.matmul(w_oi.transpose()) + z_nr.matmul(b_or.transpose()) * scale
 }
 
 /// See [`crate::token_scores`]; of logits, `[n, v]`.

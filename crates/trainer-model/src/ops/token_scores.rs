@@ -19,7 +19,7 @@ use burn::prelude::*;
 use burn::tensor::{IndexingUpdateOp, Shape, Slice};
 
 use super::cross_entropy::{cast, chunk_of};
-use super::weight_gradients::WeightGradients;
+use super::products::{Products, sum_with_product};
 
 /// Backends that compute token scores.
 #[backend_extension(
@@ -38,7 +38,7 @@ pub(crate) trait TokenScoresBackend: Backend {
 }
 
 /// The scores of a chunk of logits.
-pub(crate) trait LogitScores: WeightGradients {
+pub(crate) trait LogitScores: Products {
     /// Scores `[c, k]`; see [`token_scores`].
     fn logit_scores(logits_cv: FloatTensor<Self>, targets_c: IntTensor<Self>) -> FloatTensor<Self> {
         let [c, _] = logits_cv.shape().dims::<2>();
@@ -208,7 +208,8 @@ fn backward<B: LogitScores>(
         );
         let dlogits_cv = cast::<B>(dlogits_cv, format);
         dx_chunks.push(B::float_matmul(dlogits_cv.clone(), w_vd.clone()));
-        dw_vd = Some(B::add_product(dw_vd.take(), dlogits_cv, x_cd, full));
+        let dlogits_vc = B::float_transpose(dlogits_cv);
+        dw_vd = Some(sum_with_product::<B>(dw_vd.take(), dlogits_vc, x_cd, full));
     }
     let dw_vd = dw_vd.unwrap_or_else(|| {
         let w = &state.w_vd;

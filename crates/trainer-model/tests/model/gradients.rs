@@ -5,7 +5,7 @@ use burn::tensor::{Distribution, Int, Tensor, TensorData};
 use proptest::prelude::*;
 use trainer_model::{
     CausalLm, ParameterGradients, ScoreRule, Targets, Tokens, causal_attention, geglu, linear,
-    linear_cross_entropy, plain, rms_norm, rope, swiglu,
+    linear_cross_entropy, lora_linear, plain, rms_norm, rope, swiglu,
 };
 
 use crate::{cpu, folder, load};
@@ -179,6 +179,40 @@ proptest! {
         )?;
     }
 
+    /// Any sizes, one row, one column and rank one included; more rows than a piece of
+    /// work has, and an input that is no contiguous matrix.
+    #[test]
+    fn lora_linear_is_its_plain_form(
+        rows in 1_usize..300, input in 1_usize..40, output in 1_usize..130, rank in 1_usize..9,
+        turned: bool, seed in 0_u64..1000,
+    ) {
+        let device = cpu().autodiff();
+        device.seed(seed);
+        let random = |device: &burn::tensor::Device, a, b| {
+            Tensor::<4>::random([1, 1, a, b], Distribution::Normal(0.0, 1.0), device)
+        };
+        let inputs = [
+            if turned { random(&device, input, rows) } else { random(&device, rows, input) },
+            random(&device, rank, input),
+            random(&device, output, rank),
+        ];
+        let weight = random(&device.clone().without_autodiff(), output, input);
+        let flat = |x: &Tensor<4>| -> Tensor<2> {
+            let [_, _, a, b] = x.dims();
+            x.clone().reshape([a, b])
+        };
+        let form = |x: &[Tensor<4>], form: &dyn Fn([Tensor<2>; 4]) -> Tensor<2>| {
+            let first = flat(&x[0]);
+            let first = if turned { first.transpose() } else { first };
+            form([first, flat(&weight), flat(&x[1]), flat(&x[2])]).unsqueeze()
+        };
+        assert_same(
+            &inputs,
+            |x| form(x, &|[x, w, a, b]| lora_linear(x, w, a, b, 0.7)),
+            |x| form(x, &|[x, w, a, b]| plain::lora_linear(x, w, a, b, 0.7)),
+        )?;
+    }
+
     /// Any grouping of heads, several documents in a row and padding, more
     /// queries than a block, and cached keys before the first query.
     #[test]
@@ -210,6 +244,65 @@ proptest! {
             |x| plain::causal_attention(x[0].clone(), x[1].clone(), x[2].clone(), starts.clone(), rule),
         )?;
     }
+}
+
+/// The map is linear in each of its arguments, so that differences over steps of any
+/// length are its derivatives.
+#[test]
+fn lora_linear_has_the_gradients_of_its_differences() {
+    let device = cpu().autodiff();
+    device.seed(5);
+    let random = |a, b| Tensor::<2>::random([a, b], Distribution::Normal(0.0, 1.0), &device);
+    let values = [random(5, 7), random(3, 7), random(4, 3)];
+    let weight = random(4, 7).inner();
+    let upstream: Vec<f32> = (0..20).map(|i| (i as f32 * 0.37).sin()).collect();
+    let upstream = Tensor::<2>::from_data(TensorData::new(upstream, [5, 4]), &device);
+    let loss = |[x, a, b]: [Tensor<2>; 3]| {
+        (lora_linear(x, weight.clone(), a, b, 1.5) * upstream.clone()).sum()
+    };
+    let leaves = values.clone().map(Tensor::require_grad);
+    let gradients = loss(leaves.clone()).backward();
+    for (index, leaf) in leaves.iter().enumerate() {
+        let got: Vec<f32> = leaf.grad(&gradients).unwrap().into_data().iter().collect();
+        let [rows, columns] = leaf.dims();
+        for (place, got) in got.into_iter().enumerate() {
+            let moved = |step: f32| {
+                let mut direction = vec![0.0_f32; rows * columns];
+                direction[place] = step;
+                let direction = TensorData::new(direction, [rows, columns]);
+                let mut moved = values.clone();
+                moved[index] = moved[index].clone() + Tensor::from_data(direction, &device);
+                loss(moved).into_scalar::<f32>()
+            };
+            let want = (moved(0.5) - moved(-0.5)) / 1.0;
+            assert!(
+                (got - want).abs() < 1e-4 * want.abs().max(1.0),
+                "{index}: {got} {want}"
+            );
+        }
+    }
+}
+
+/// Without a gradient for its weights, the loss has the same one for its input.
+#[test]
+fn a_frozen_head_changes_no_other_gradient() {
+    let device = cpu().autodiff();
+    device.seed(6);
+    let random = |a, b| Tensor::<2>::random([a, b], Distribution::Normal(0.0, 1.0), &device);
+    let (x, w) = (random(9, 6), random(30, 6));
+    let ids: Vec<i64> = (0..9).map(|i| i * 3).collect();
+    let targets = Tensor::<1, Int>::from_data(TensorData::new(ids, [9]), &device);
+    let run = |frozen: bool| {
+        let (x, w) = (
+            x.clone().require_grad(),
+            w.clone().set_require_grad(!frozen),
+        );
+        let loss = linear_cross_entropy(x.clone(), w.clone(), targets.clone());
+        let gradients = loss.backward();
+        assert_eq!(w.grad(&gradients).is_none(), frozen);
+        x.grad(&gradients).unwrap().into_data()
+    };
+    assert_eq!(run(true), run(false));
 }
 
 /// Families with and without windows, bounds on scores and layers without positions.

@@ -15,6 +15,7 @@ mod reference;
 mod scores;
 mod trained;
 mod vocabulary;
+mod work;
 
 use std::path::PathBuf;
 

@@ -20,6 +20,8 @@ pub(super) struct Learnt<T> {
     pub(super) balance: f64,
     /// Gradients of the loss with that balance; none without targets.
     pub(super) gradients: Option<ParameterGradients>,
+    /// Seconds until the loss was known.
+    pub(super) forward_seconds: f64,
 }
 
 impl Scored {
@@ -48,6 +50,7 @@ impl Scored {
                 output: judge(&Self(Vec::new())).1,
                 balance: 0.0,
                 gradients: None,
+                forward_seconds: 0.0,
             };
         }
         let input = model.input(&tokens(batch)).with_dropout(dropout);
@@ -60,6 +63,7 @@ impl Scored {
             output: back.output,
             balance: back.balance,
             gradients: Some(back.gradients),
+            forward_seconds: back.forward_seconds,
         }
     }
 

@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::history::LogRow;
 use crate::losses::{bradley_terry, process_reward};
 use crate::preference_batches::{Document, PairBatch, PairBatches, StepBatches};
-use crate::trainer::causal::{activations, real_tokens, tokens};
+use crate::trainer::causal::{activations, tokens};
 use crate::trainer::objective::{Accumulated, Metrics, Objective, Precision, StepSeed};
 use crate::trainer::weights::Weights;
 
@@ -74,6 +74,7 @@ impl Accumulated {
         if let Some(learnt) = learnt {
             let step = learnt.output;
             self.add(share, step.loss + learnt.balance, Some(learnt.gradients));
+            self.forward_seconds += learnt.forward_seconds;
             self.metrics.merge(step.metrics);
         }
     }
@@ -159,8 +160,7 @@ impl Objective for Rewards {
                 |rewards| self.step(batch, rewards),
             );
             sum.add_step(batch.items.len() as f64 / pairs.max(1) as f64, learnt);
-            sum.tokens += real_tokens(tokens);
-            sum.slots += tokens.slots();
+            sum.see(tokens);
             sum.trained_tokens += ends.len();
         }
         Ok(sum)
@@ -285,8 +285,7 @@ impl Objective for Verdicts {
                 |scores| Self::step(batch, scores),
             );
             sum.add_step(steps.len() as f64 / all.max(1) as f64, learnt);
-            sum.tokens += real_tokens(batch);
-            sum.slots += batch.slots();
+            sum.see(batch);
         }
         sum.trained_tokens = all;
         Ok(sum)

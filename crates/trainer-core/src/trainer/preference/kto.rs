@@ -21,7 +21,7 @@ use crate::error::Result;
 use crate::history::{LogRow, Observer};
 use crate::losses::{kto, kto_kl};
 use crate::preference_batches::{JudgedBatch, JudgedBatches};
-use crate::trainer::causal::{activations, real_tokens};
+use crate::trainer::causal::activations;
 use crate::trainer::objective::{Accumulated, Metrics, Objective, Precision, StepSeed};
 use crate::trainer::weights::Weights;
 
@@ -249,8 +249,8 @@ impl Objective for Kto {
             let share = batch.items.len() as f64 / all.max(1) as f64;
             sum.add(share, learnt.output.loss + learnt.balance, learnt.gradients);
             sum.metrics.merge(learnt.output.metrics);
-            sum.tokens += real_tokens(tokens);
-            sum.slots += tokens.slots();
+            sum.forward_seconds += learnt.forward_seconds;
+            sum.see(tokens);
             sum.trained_tokens += targets.len();
         }
         Ok(sum)

@@ -21,7 +21,7 @@ use crate::losses::{
     simpo, token_weight, wpo_weight,
 };
 use crate::preference_batches::{PairBatch, PairBatches};
-use crate::trainer::causal::{activations, real_tokens};
+use crate::trainer::causal::activations;
 use crate::trainer::objective::{Accumulated, Metrics, Objective, Precision, StepSeed};
 use crate::trainer::weights::Weights;
 
@@ -407,8 +407,8 @@ impl Objective for Pairs {
             let share = batch.items.len() as f64 / all.max(1) as f64;
             sum.add(share, learnt.output.loss + learnt.balance, learnt.gradients);
             sum.metrics.merge(learnt.output.metrics);
-            sum.tokens += real_tokens(tokens);
-            sum.slots += tokens.slots();
+            sum.forward_seconds += learnt.forward_seconds;
+            sum.see(tokens);
             let answers = parts.chosen.iter().chain(&parts.rejected);
             sum.trained_tokens += answers.map(Range::len).sum::<usize>();
         }

@@ -7,13 +7,12 @@
 pub(super) mod attention;
 pub(super) mod gated;
 mod math;
-mod product;
+pub(super) mod product;
 pub(super) mod rms_norm;
 pub(super) mod rope;
 pub(super) mod token_scores;
 
 pub(super) use math::{scale, softmax_cross_entropy};
-pub(super) use product::add_transposed_product;
 
 /// Elements of a piece of work: small enough for a cache, large enough to be
 /// worth a thread.

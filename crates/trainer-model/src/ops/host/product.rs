@@ -18,23 +18,18 @@ pub(super) fn product(
     multiply(factor, a, b, added, c, Parallelism::None);
 }
 
-/// Adds `aᵀ · b` to `sum` on all threads: `a` has `rows` rows of `width` numbers, `b` as
-/// many rows, and `sum` `width` rows as long as those of `b`.
+/// `sum += a · b` on all threads, with a row-major sum.
 ///
 /// # Panics
 /// If the sizes do not fit one another.
-pub(in crate::ops) fn add_transposed_product(
+pub(in crate::ops) fn add_product(
     sum: &mut [f32],
-    a: &[f32],
-    b: &[f32],
-    rows: usize,
-    width: usize,
+    a: &ArrayView2<'_, f32>,
+    b: &ArrayView2<'_, f32>,
 ) {
-    let columns = b.len() / rows.max(1);
-    let a = ArrayView2::from_shape((rows, width), a).expect("rows of the first matrix");
-    let b = ArrayView2::from_shape((rows, columns), b).expect("rows of the second matrix");
-    let mut sum = ArrayViewMut2::from_shape((width, columns), sum).expect("rows of the sum");
-    multiply(1.0, &a.t(), &b, true, &mut sum, Parallelism::Rayon(0));
+    let sizes = (a.nrows(), b.ncols());
+    let mut sum = ArrayViewMut2::from_shape(sizes, sum).expect("a sum of this size");
+    multiply(1.0, a, b, true, &mut sum, Parallelism::Rayon(0));
 }
 
 fn multiply(

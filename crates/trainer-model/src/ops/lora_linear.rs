@@ -1,0 +1,178 @@
+//! A frozen linear map and a low-rank one in one: `y = x · Wᵀ + s · (x · Aᵀ) · Bᵀ`
+//! (arXiv 2106.09685).
+//!
+//! ```text
+//! z = x · Aᵀ                    t = s · dy · B
+//! y = x · Wᵀ + s · z · Bᵀ       dx = dy · W + t · A
+//!                               dA = tᵀ · x,  dB = s · dyᵀ · z
+//! ```
+//! Nothing of the size of `W` is made: there is no gradient for it, and it is read
+//! through a transposed view. The low-rank products are added to the large ones where
+//! these are, so that there is one value of the size of `y` forward and one of the size
+//! of `x` back.
+//!
+//! Shape suffixes: `n` rows (tokens), `i` input and `o` output features, `r` rank.
+
+use burn::backend::autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::tensor::FloatTensor;
+use burn::backend::{Autodiff, Backend, Dispatch, backend_extension};
+use burn::prelude::*;
+
+use super::products::Products;
+
+/// Backends that compute the map.
+#[backend_extension(
+    Autodiff,
+    Flex: cfg(feature = "flex"),
+    NdArray: cfg(feature = "ndarray"),
+    Cube: cfg(any(feature = "cuda", feature = "wgpu"))
+)]
+pub(crate) trait LoraLinearBackend: Backend {
+    /// See [`lora_linear`].
+    fn lora_linear(
+        x_ni: FloatTensor<Self>,
+        w_oi: FloatTensor<Self>,
+        a_ri: FloatTensor<Self>,
+        b_or: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self>;
+}
+
+macro_rules! without_gradients {
+    (#[$condition:meta] $backend:ty) => {
+        #[$condition]
+        impl LoraLinearBackend for $backend {
+            fn lora_linear(
+                x_ni: FloatTensor<Self>,
+                w_oi: FloatTensor<Self>,
+                a_ri: FloatTensor<Self>,
+                b_or: FloatTensor<Self>,
+                scale: f64,
+            ) -> FloatTensor<Self> {
+                forward::<Self>(x_ni, w_oi, a_ri, b_or, scale).0
+            }
+        }
+    };
+}
+
+for_each_backend!(without_gradients);
+
+/// `x_ni · w_oiᵀ + scale · (x_ni · a_riᵀ) · b_orᵀ`, `[n, o]`, with gradients for `x_ni`,
+/// `a_ri` and `b_or` alone: `w_oi` is frozen.
+#[must_use]
+pub fn lora_linear(
+    x_ni: Tensor<2>,
+    w_oi: Tensor<2>,
+    a_ri: Tensor<2>,
+    b_or: Tensor<2>,
+    scale: f64,
+) -> Tensor<2> {
+    Tensor::from_dispatch(<Dispatch as LoraLinearBackend>::lora_linear(
+        x_ni.into_dispatch(),
+        w_oi.into_dispatch(),
+        a_ri.into_dispatch(),
+        b_or.into_dispatch(),
+        scale,
+    ))
+}
+
+/// The result and `x · Aᵀ`.
+fn forward<B: Products>(
+    x_ni: FloatTensor<B>,
+    w_oi: FloatTensor<B>,
+    a_ri: FloatTensor<B>,
+    b_or: FloatTensor<B>,
+    scale: f64,
+) -> (FloatTensor<B>, FloatTensor<B>) {
+    let z_nr = B::float_matmul(x_ni.clone(), B::float_transpose(a_ri));
+    let y_no = B::float_matmul(x_ni, B::float_transpose(w_oi));
+    let scaled_nr = B::float_mul_scalar(z_nr.clone(), scale.into());
+    let y_no = B::add_product(y_no, scaled_nr, B::float_transpose(b_or));
+    (y_no, z_nr)
+}
+
+/// What the backward pass reads.
+#[derive(Debug, Clone)]
+struct State<B: Backend> {
+    x_ni: FloatTensor<B>,
+    w_oi: FloatTensor<B>,
+    a_ri: FloatTensor<B>,
+    b_or: FloatTensor<B>,
+    z_nr: FloatTensor<B>,
+    scale: f64,
+}
+
+#[derive(Debug)]
+struct LoraLinearBackward;
+
+impl<B: Products> Backward<B, 3> for LoraLinearBackward {
+    type State = State<B>;
+
+    fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let [x, a, b] = ops.parents;
+        let dy_no = grads.consume::<B>(&ops.node);
+        let state = ops.state;
+        if let Some(node) = b {
+            let z_nr = B::float_mul_scalar(state.z_nr, state.scale.into());
+            let db_or = B::float_matmul(B::float_transpose(dy_no.clone()), z_nr);
+            grads.register::<B>(node.id, db_or);
+        }
+        if x.is_none() && a.is_none() {
+            return;
+        }
+        let t_nr = B::float_matmul(dy_no.clone(), state.b_or);
+        let t_nr = B::float_mul_scalar(t_nr, state.scale.into());
+        if let Some(node) = a {
+            let da_ri = B::float_matmul(B::float_transpose(t_nr.clone()), state.x_ni);
+            grads.register::<B>(node.id, da_ri);
+        }
+        if let Some(node) = x {
+            let dx_ni = B::float_matmul(dy_no, state.w_oi);
+            let dx_ni = B::add_product(dx_ni, t_nr, state.a_ri);
+            grads.register::<B>(node.id, dx_ni);
+        }
+    }
+}
+
+impl<B: LoraLinearBackend + Products, C: CheckpointStrategy> LoraLinearBackend for Autodiff<B, C> {
+    fn lora_linear(
+        x_ni: FloatTensor<Self>,
+        w_oi: FloatTensor<Self>,
+        a_ri: FloatTensor<Self>,
+        b_or: FloatTensor<Self>,
+        scale: f64,
+    ) -> FloatTensor<Self> {
+        let nodes = [x_ni.node(), a_ri.node(), b_or.node()];
+        let (x_ni, w_oi) = (x_ni.into_primitive(), w_oi.into_primitive());
+        let (a_ri, b_or) = (a_ri.into_primitive(), b_or.into_primitive());
+        match LoraLinearBackward
+            .prepare::<C>(nodes)
+            .compute_bound()
+            .stateful()
+        {
+            OpsKind::Tracked(prepared) => {
+                let (y_no, z_nr) = forward::<B>(
+                    x_ni.clone(),
+                    w_oi.clone(),
+                    a_ri.clone(),
+                    b_or.clone(),
+                    scale,
+                );
+                let state = State {
+                    x_ni,
+                    w_oi,
+                    a_ri,
+                    b_or,
+                    z_nr,
+                    scale,
+                };
+                prepared.finish(state, y_no)
+            }
+            OpsKind::UnTracked(prepared) => {
+                prepared.finish(B::lora_linear(x_ni, w_oi, a_ri, b_or, scale))
+            }
+        }
+    }
+}
