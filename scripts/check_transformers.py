@@ -8,6 +8,8 @@ With --trainer and --config, the configuration that FOLDER was trained with, the
 tokens and the scores of every next token are compared with those that
 `trainer inference --logits` gives for FOLDER.
 
+A folder without a chat template goes on with beginnings of texts in place of answers.
+
 Exit status 1 if a weight is missing, unexpected or of another shape than
 config.json says, if a weight or logit is not finite, if an answer is empty, or
 if tokens or logits differ.
@@ -40,6 +42,9 @@ TEXTS = [
     "<|im_start|>user\nA <note> with new tokens</note><|im_end|>\n",
 ]
 
+# For models that were not trained to answer.
+BEGINNINGS = ["The capital of France is", "Once upon a time, there was"]
+
 QUESTIONS = ["What is the capital of France?", "What is LoRA?"]
 
 
@@ -61,13 +66,16 @@ def load(folder):
 
 @torch.inference_mode()
 def answer(model, tokenizer, question, max_new_tokens):
-    """The greedy answer to one question, asked through the chat template."""
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}],
-        add_generation_prompt=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
+    """The greedy answer to one question, asked through the chat template if there is one."""
+    if tokenizer.chat_template is None:
+        prompt = tokenizer(question, return_tensors="pt")
+    else:
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": question}],
+            add_generation_prompt=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
     if not model(**prompt).logits.isfinite().all():
         sys.exit(f"the logits after {question!r} are not finite")
     output = model.generate(**prompt, do_sample=False, max_new_tokens=max_new_tokens)
@@ -100,7 +108,7 @@ def check_logits(model, tokenizer, folder, trainer, config, tolerance):
 def main():
     parser = argparse.ArgumentParser(description="Load a model folder in transformers and print greedy answers.")
     parser.add_argument("folder", metavar="FOLDER", type=Path)
-    parser.add_argument("--question", action="append", metavar="TEXT", help="may be repeated; default: two questions")
+    parser.add_argument("--question", action="append", metavar="TEXT", help="may be repeated; default: two questions, or beginnings of texts")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     parser.add_argument("--trainer", metavar="BINARY", help="compare logits with this trainer's")
     parser.add_argument("--config", metavar="FILE", help="configuration that FOLDER was trained with")
@@ -120,7 +128,8 @@ def main():
         if problems:
             sys.exit("\n".join(problems))
     silent = []
-    for question in args.question or QUESTIONS:
+    default = BEGINNINGS if tokenizer.chat_template is None else QUESTIONS
+    for question in args.question or default:
         text = answer(model, tokenizer, question, args.max_new_tokens)
         print(f"Q: {question}\nA: {text}")
         if not text:

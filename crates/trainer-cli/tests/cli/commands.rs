@@ -195,7 +195,7 @@ fn bench_divides_a_step() {
     }
     let output = trainer(
         &parity_root(),
-        &["bench", "cases/kto-full.yaml", "--steps", "no"],
+        &["bench", "cases/kto-full.yaml", "--steps", "0"],
     );
-    assert_eq!(stderr(&output), "error: --steps no is not a whole number\n");
+    assert_eq!(stderr(&output), "error: --steps must be 1 or more\n");
 }
