@@ -18,6 +18,9 @@ pub(super) fn product(
     multiply(factor, a, b, added, c, Parallelism::None);
 }
 
+/// Multiplications below which one thread is done before others have begun.
+const WORTH_THREADS: usize = 1 << 24;
+
 /// `sum += a · b` on all threads, with a row-major sum.
 ///
 /// # Panics
@@ -29,7 +32,11 @@ pub(in crate::ops) fn add_product(
 ) {
     let sizes = (a.nrows(), b.ncols());
     let mut sum = ArrayViewMut2::from_shape(sizes, sum).expect("a sum of this size");
-    multiply(1.0, a, b, true, &mut sum, Parallelism::Rayon(0));
+    let threads = match a.len() * b.ncols() < WORTH_THREADS {
+        true => Parallelism::None,
+        false => Parallelism::Rayon(0),
+    };
+    multiply(1.0, a, b, true, &mut sum, threads);
 }
 
 fn multiply(
