@@ -47,7 +47,7 @@ pub(super) enum Reference {
     /// A second model computes them.
     Model(Box<CausalLm>),
     /// The model that is trained computes them, without its adapter.
-    Beneath(Adapter),
+    Beneath(Box<Adapter>),
 }
 
 impl Reference {
@@ -60,7 +60,7 @@ impl Reference {
         let ahead = config.preference.precompute_ref_log_probs != Some(false);
         match (second, adapter) {
             (Some(model), _) => Self::Model(Box::new(model)),
-            (None, Some(adapter)) if !ahead => Self::Beneath(adapter.clone()),
+            (None, Some(adapter)) if !ahead => Self::Beneath(Box::new(adapter.clone())),
             (None, _) => Self::Ahead {
                 folder: config
                     .dataset_prepared_path
