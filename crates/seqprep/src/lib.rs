@@ -49,8 +49,9 @@ pub use packing::{
     best_fit_decreasing_limited, first_fit, sequential,
 };
 pub use pairs::{
-    JudgedBatch, PairBatch, PairError, Place, collate_judged, collate_packed_judged,
-    collate_packed_pairs, collate_packed_steps, collate_pairs, collate_steps, pair_lengths,
+    Fork, JudgedBatch, PairBatch, PairError, Place, collate_forked_pairs, collate_judged,
+    collate_packed_judged, collate_packed_pairs, collate_packed_steps, collate_pairs,
+    collate_steps, pair_lengths,
 };
 pub use position::{
     PoseError, PoseOptions, PoseVariant, add_pose_position_ids, add_pose_position_ids_batch,

@@ -7,17 +7,21 @@
 //! ones. Packed batches hold several pairs a row, the two documents of a pair
 //! side by side, so that no pair is ever torn apart.
 //!
-//! Each document brings its own prompt. The two of a pair could share it only
-//! under an attention mask that lets both answers see the prompt, but not one
-//! another; segment ids cannot say that.
+//! Each document brings its own prompt, except in forked batches
+//! ([`collate_forked_pairs`]): there the rejected answer of a pair goes on from the
+//! prompt of the chosen one. Segment ids cannot say that, so such a batch comes with
+//! a list of its [`Fork`]s.
 //!
 //! Invariants: those of [`collate`](mod@crate::collate); the places are
 //! distinct, and together they cover every document of the batch.
 
 use std::borrow::Borrow;
+use std::ops::Range;
+
+use serde::Serialize;
 
 use crate::collate::{CollateError, CollateOptions, PaddingSide, collate, collate_packed};
-use crate::preference::StepSample;
+use crate::preference::{PreferencePair, StepSample};
 use crate::sample::{Batch, Sample};
 
 /// Where a document lies in a batch: the tokens of that row with that segment
@@ -39,6 +43,19 @@ pub struct PairBatch {
     pub chosen: Vec<Place>,
     /// The other document of each pair, in the same order.
     pub rejected: Vec<Place>,
+    /// Documents that bring no prompt of their own.
+    pub forks: Vec<Fork>,
+}
+
+/// An answer that goes on from the prompt of another document in its row, and must
+/// see that prompt, but not the answer between the two. Ranges are of flat indices
+/// (`row · width + token`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Fork {
+    /// The prompt.
+    pub prompt: Range<u32>,
+    /// The answer, which is all of its document.
+    pub answer: Range<u32>,
 }
 
 /// A batch of documents, each with a verdict.
@@ -102,6 +119,7 @@ pub fn collate_pairs<S: Borrow<Sample>>(
         batch: collate(&documents, options)?,
         chosen: (0..pairs.len()).map(row).collect(),
         rejected: (pairs.len()..documents.len()).map(row).collect(),
+        forks: Vec::new(),
     })
 }
 
@@ -150,6 +168,76 @@ pub fn collate_packed_pairs<S: Borrow<Sample>, R: AsRef<[(S, S)]>>(
         }
     }
     Ok(pairs)
+}
+
+/// Several pairs a row, each as its prompt, the chosen answer and the rejected one:
+/// the work on the prompt is done once.
+///
+/// Positions of the rejected answer go on from those of the prompt. Its first token
+/// has no label, as in every document, though the end of the prompt predicts it. A
+/// pair without a prompt, or whose rejected answer is empty, has no fork.
+///
+/// ```
+/// use seqprep::{CollateOptions, PreferencePair, collate_forked_pairs};
+///
+/// let pair = PreferencePair {
+///     prompt: vec![1, 2],
+///     chosen: vec![3, 9],
+///     rejected: vec![4, 5, 9],
+///     margin: None,
+/// };
+/// let batch = collate_forked_pairs(&[[pair]], &CollateOptions::default())?;
+/// assert_eq!(batch.batch.input_ids, [1, 2, 3, 9, 4, 5, 9]);
+/// assert_eq!(batch.batch.position_ids, [0, 1, 2, 3, 2, 3, 4]);
+/// assert_eq!((batch.forks[0].prompt.clone(), batch.forks[0].answer.clone()), (0..2, 4..7));
+/// # Ok::<(), seqprep::PairError>(())
+/// ```
+///
+/// # Errors
+/// See [`PairError`].
+pub fn collate_forked_pairs<P: Borrow<PreferencePair>, R: AsRef<[P]>>(
+    rows: &[R],
+    options: &CollateOptions,
+) -> Result<PairBatch, PairError> {
+    let rows: Vec<Vec<(Sample, Sample)>> = rows
+        .iter()
+        .map(|row| row.as_ref().iter().map(|p| forked(p.borrow())).collect())
+        .collect();
+    let mut pairs = collate_packed_pairs(&rows, options)?;
+    for (row, documents) in rows.iter().enumerate() {
+        let lengths = documents.iter().map(|(c, r)| c.len() + r.len());
+        let padding = pairs.batch.width - lengths.sum::<usize>();
+        let mut first = (row * pairs.batch.width) as u32;
+        if options.padding_side == PaddingSide::Left {
+            first += padding as u32;
+        }
+        for (chosen, rejected) in documents {
+            let start = first + chosen.len() as u32;
+            let end = start + rejected.len() as u32;
+            if let Some(&prompt) = rejected.position_ids.as_ref().and_then(|p| p.first()) {
+                pairs.forks.push(Fork {
+                    prompt: first..first + prompt,
+                    answer: start..end,
+                });
+            }
+            first = end;
+        }
+    }
+    Ok(pairs)
+}
+
+/// The documents of a pair, of which the rejected one has positions where it leaves
+/// its prompt to the other.
+fn forked(pair: &PreferencePair) -> (Sample, Sample) {
+    let (chosen, mut rejected) = pair.documents();
+    let prompt = pair.prompt.len();
+    if prompt > 0 && !pair.rejected.is_empty() {
+        let end = rejected.len() as u32;
+        rejected.input_ids.drain(..prompt);
+        rejected.labels.drain(..prompt);
+        rejected.position_ids = Some((prompt as u32..end).collect());
+    }
+    (chosen, rejected)
 }
 
 /// One document a row, with its verdict.
@@ -315,6 +403,65 @@ mod tests {
         assert_eq!(batch.batch.position_ids, [0, 1, 0, 1, 2, 0, 0, 1]);
         assert_eq!(batch.chosen, [place(0, 1), place(0, 3)]);
         assert_eq!(batch.rejected, [place(0, 2), place(0, 4)]);
+    }
+
+    fn pair(prompt: u32, chosen: u32, rejected: u32) -> PreferencePair {
+        PreferencePair {
+            prompt: (10..10 + prompt).collect(),
+            chosen: (20..20 + chosen).collect(),
+            rejected: (30..30 + rejected).collect(),
+            margin: None,
+        }
+    }
+
+    #[test]
+    fn a_forked_pair_has_its_prompt_once() {
+        let rows = [vec![pair(2, 1, 2), pair(1, 2, 1)], vec![pair(3, 1, 1)]];
+        for (padding_side, shift) in [(PaddingSide::Right, 0), (PaddingSide::Left, 4)] {
+            let options = CollateOptions {
+                padding_side,
+                ..CollateOptions::default()
+            };
+            let batch = collate_forked_pairs(&rows, &options).unwrap();
+            assert_eq!(
+                batch.batch.input_ids[..9],
+                [10, 11, 20, 30, 31, 10, 20, 21, 30]
+            );
+            assert_eq!(batch.batch.segment_ids[..9], [1, 1, 1, 2, 2, 3, 3, 3, 4]);
+            assert_eq!(batch.batch.position_ids[..9], [0, 1, 2, 2, 3, 0, 1, 2, 1]);
+            let fork = |prompt, answer| Fork { prompt, answer };
+            assert_eq!(
+                batch.forks,
+                [
+                    fork(0..2, 3..5),
+                    fork(5..6, 8..9),
+                    fork(9 + shift..12 + shift, 13 + shift..14 + shift),
+                ]
+            );
+            assert_eq!(batch.chosen, [place(0, 1), place(0, 3), place(1, 1)]);
+            assert_eq!(batch.rejected, [place(0, 2), place(0, 4), place(1, 2)]);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_forked_brings_its_prompt() {
+        let rows = [vec![pair(0, 1, 2), pair(2, 1, 0), pair(2, 0, 1)]];
+        let batch = collate_forked_pairs(&rows, &CollateOptions::default()).unwrap();
+        assert_eq!(
+            batch.batch.input_ids,
+            [20, 30, 31, 10, 11, 20, 10, 11, 10, 11, 30]
+        );
+        let fork = Fork {
+            prompt: 8..10,
+            answer: 10..11,
+        };
+        assert_eq!(batch.forks, [fork]);
+        let empty = [[pair(0, 1, 0)]];
+        let error = collate_forked_pairs(&empty, &CollateOptions::default()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "document 0 of the batch (rejected) has no tokens; drop empty rows first"
+        );
     }
 
     #[test]

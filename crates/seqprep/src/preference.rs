@@ -102,6 +102,15 @@ impl PreferencePair {
         2 * self.prompt.len() + self.chosen.len() + self.rejected.len()
     }
 
+    /// Tokens of prompt and both answers, the prompt counted once where
+    /// [`collate_forked_pairs`](crate::collate_forked_pairs) lays it out once.
+    pub fn forked_tokens(&self) -> usize {
+        match self.rejected.is_empty() {
+            true => self.tokens(),
+            false => self.tokens() - self.prompt.len(),
+        }
+    }
+
     /// True when one of the answers has no token.
     pub fn is_empty(&self) -> bool {
         self.chosen.is_empty() || self.rejected.is_empty()

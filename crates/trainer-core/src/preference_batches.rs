@@ -6,59 +6,79 @@
 //! looked up.
 //!
 //! Invariant: the documents of a batch lie in its tokens one after the other, each
-//! with its prompt in front.
+//! with its prompt in front, but for those of pairs that share a prompt: there the
+//! rejected answer stands behind the chosen one, and a fork says so.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 use seqprep::{
     Batch, CollateOptions, KtoSample, PadTo, Place, PreferencePair, Sample, StepSample,
-    collate_judged, collate_packed_judged, collate_packed_pairs, collate_packed_steps,
-    collate_pairs,
+    collate_forked_pairs, collate_judged, collate_packed_judged, collate_packed_pairs,
+    collate_packed_steps, collate_pairs,
 };
 use serde::Serialize;
-use trainer_model::Targets;
+use trainer_model::{Fork, Targets};
 
 use crate::batches::{BatchOptions, BatchSource, EpochPlan, Planner, check_ids, data};
 use crate::error::{Result, TrainerError};
 
-/// A prompt and an answer in the tokens of a batch.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+/// A prompt and an answer in the tokens of a batch, by flat indices. The answer need
+/// not stand right behind the prompt.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub(crate) struct Document {
-    /// Flat index of the first token.
-    pub(crate) start: usize,
     /// Tokens of the prompt.
-    pub(crate) prompt: usize,
-    /// Tokens of prompt and answer.
-    pub(crate) len: usize,
+    pub(crate) prompt: Range<usize>,
+    /// Tokens of the answer.
+    pub(crate) answer: Range<usize>,
 }
 
 impl Document {
     /// Lists the tokens of the answer as targets, and says which they are. The first
     /// token of a document is none: nothing predicts it.
     pub(crate) fn answer(&self, batch: &Batch, targets: &mut Targets) -> Range<usize> {
-        self.list(self.prompt.max(1)..self.len, batch, targets)
+        let before = match self.prompt.is_empty() {
+            true => None,
+            false => Some(self.prompt.end - 1),
+        };
+        list(&self.answer, before, batch, targets)
     }
 
     /// Lists the tokens of the prompt as targets, but for the first.
     pub(crate) fn prompt(&self, batch: &Batch, targets: &mut Targets) -> Range<usize> {
-        self.list(1..self.prompt.max(1), batch, targets)
-    }
-
-    fn list(&self, tokens: Range<usize>, batch: &Batch, targets: &mut Targets) -> Range<usize> {
-        let first = targets.len();
-        for token in tokens {
-            let index = self.start + token;
-            targets.positions.push(index as u32 - 1);
-            targets.ids.push(batch.input_ids[index]);
-        }
-        first..targets.len()
+        list(&self.prompt, None, batch, targets)
     }
 
     /// Flat index of the last token.
     pub(crate) fn last(&self) -> u32 {
-        (self.start + self.len).saturating_sub(1) as u32
+        let last = match self.answer.is_empty() {
+            true => &self.prompt,
+            false => &self.answer,
+        };
+        last.end.saturating_sub(1) as u32
     }
+}
+
+/// Lists tokens that each the one before it predicts; the first of them is predicted
+/// by the token `before`.
+fn list(
+    tokens: &Range<usize>,
+    before: Option<usize>,
+    batch: &Batch,
+    targets: &mut Targets,
+) -> Range<usize> {
+    let first = targets.len();
+    for index in tokens.clone() {
+        let before = match index == tokens.start {
+            true => before,
+            false => Some(index - 1),
+        };
+        if let Some(before) = before {
+            targets.positions.push(before as u32);
+            targets.ids.push(batch.input_ids[index]);
+        }
+    }
+    first..targets.len()
 }
 
 /// Where the documents of a batch lie, by row and segment.
@@ -78,14 +98,30 @@ impl Spans {
     }
 
     /// The document at each place, with the length of its prompt.
-    fn documents(&self, places: &[Place], prompts: impl Iterator<Item = usize>) -> Vec<Document> {
+    fn documents(
+        &self,
+        places: &[Place],
+        prompts: impl Iterator<Item = usize>,
+        forks: &[Fork],
+    ) -> Vec<Document> {
+        let shared = |answer: &Range<usize>| {
+            // In the order of the batch.
+            let found = forks.binary_search_by_key(&(answer.start as u32), |f| f.branch.start);
+            let prompt = &forks[found.ok()?].shared;
+            Some(prompt.start as usize..prompt.end as usize)
+        };
         let documents = places.iter().zip(prompts).map(|(place, prompt)| {
             let span = self.0.get(&(place.row, place.segment));
             let span = span.cloned().unwrap_or_default();
-            Document {
-                start: span.start,
-                prompt,
-                len: span.len(),
+            match shared(&span) {
+                Some(prompt) => Document {
+                    prompt,
+                    answer: span,
+                },
+                None => Document {
+                    prompt: span.start..span.start + prompt,
+                    answer: span.start + prompt..span.end,
+                },
             }
         });
         documents.collect()
@@ -116,12 +152,24 @@ pub(crate) struct PairBatch {
     pub(crate) rejected: Vec<Document>,
     /// By how much the better answer of each pair is better, where the data says so.
     pub(crate) margins: Vec<f64>,
+    /// Answers without a prompt of their own.
+    #[serde(skip)]
+    pub(crate) forks: Vec<Fork>,
+}
+
+impl PairBatch {
+    /// Tokens of prompts that stand for two.
+    pub(crate) fn shared_tokens(&self) -> usize {
+        self.forks.iter().map(|fork| fork.shared.len()).sum()
+    }
 }
 
 /// Pairs with the rules that make batches of them.
 #[derive(Debug)]
 pub(crate) struct PairBatches {
     pairs: Vec<PreferencePair>,
+    /// Whether the answers of a pair share their prompt.
+    forked: bool,
     planner: Planner,
     digest: String,
 }
@@ -133,6 +181,7 @@ impl PairBatches {
     pub(crate) fn new(
         pairs: Vec<PreferencePair>,
         mut options: BatchOptions,
+        forked: bool,
         vocab_size: usize,
         what: &str,
     ) -> Result<Self> {
@@ -143,14 +192,24 @@ impl PairBatches {
         if let Some(packing) = &mut options.packing {
             // A row has room for the longest pair.
             packing.capacity = packing.capacity.saturating_mul(2);
-            if let PadTo::Fixed(width) = &mut options.collate.pad_to {
-                *width *= 2;
-            }
         }
-        let planner = Planner::new(pairs.iter().map(PreferencePair::tokens), options)?;
+        if let (PadTo::Fixed(width), true) = (
+            &mut options.collate.pad_to,
+            forked || options.packing.is_some(),
+        ) {
+            *width *= 2;
+        }
+        let tokens = match forked {
+            true => PreferencePair::forked_tokens,
+            false => PreferencePair::tokens,
+        };
+        let planner = Planner::new(pairs.iter().map(tokens), options)?;
+        // The layouts agree, but not to the bit.
+        let layout = if forked { "-forked" } else { "" };
         Ok(Self {
-            digest: digest(pairs.iter()),
+            digest: digest(pairs.iter()) + layout,
             pairs,
+            forked,
             planner,
         })
     }
@@ -174,27 +233,43 @@ impl BatchSource for PairBatches {
     fn collate(&self, rows: &[Vec<u32>]) -> Result<PairBatch> {
         let options = self.planner.options();
         let pair = |item: &u32| &self.pairs[*item as usize];
-        let sequences: Vec<Vec<(Sample, Sample)>> = rows
-            .iter()
-            .map(|row| row.iter().map(|item| pair(item).documents()).collect())
-            .collect();
-        let collated = match (options.flatten, options.packing.is_some()) {
-            (true, _) => collate_packed_pairs(&[sequences.concat()], &options.collate),
-            (false, true) => collate_packed_pairs(&sequences, &options.collate),
-            (false, false) => collate_pairs(&sequences.concat(), &options.collate),
+        let (flatten, packed) = (options.flatten, options.packing.is_some());
+        let items = rows.concat();
+        let collated = if self.forked {
+            let each: Vec<Vec<&PreferencePair>> = match (flatten, packed) {
+                (true, _) => vec![items.iter().map(pair).collect()],
+                (false, true) => rows.iter().map(|r| r.iter().map(pair).collect()).collect(),
+                (false, false) => items.iter().map(|item| vec![pair(item)]).collect(),
+            };
+            collate_forked_pairs(&each, &options.collate)
+        } else {
+            let each: Vec<Vec<(Sample, Sample)>> = rows
+                .iter()
+                .map(|row| row.iter().map(|item| pair(item).documents()).collect())
+                .collect();
+            match (flatten, packed) {
+                (true, _) => collate_packed_pairs(&[each.concat()], &options.collate),
+                (false, true) => collate_packed_pairs(&each, &options.collate),
+                (false, false) => collate_pairs(&each.concat(), &options.collate),
+            }
         };
         let collated = collated.map_err(data)?;
-        let items = rows.concat();
+        let forks = collated.forks.into_iter().map(|fork| Fork {
+            shared: fork.prompt,
+            branch: fork.answer,
+        });
+        let forks: Vec<Fork> = forks.collect();
         let spans = Spans::new(&collated.batch);
         let prompts = || items.iter().map(|item| pair(item).prompt.len());
         Ok(PairBatch {
-            chosen: spans.documents(&collated.chosen, prompts()),
-            rejected: spans.documents(&collated.rejected, prompts()),
+            chosen: spans.documents(&collated.chosen, prompts(), &forks),
+            rejected: spans.documents(&collated.rejected, prompts(), &forks),
             margins: items
                 .iter()
                 .map(|item| pair(item).margin.map_or(0.0, f64::from))
                 .collect(),
             tokens: collated.batch,
+            forks,
             items,
         })
     }
@@ -305,7 +380,7 @@ impl JudgedBatches {
         };
         let collated = collated.map_err(data)?;
         let prompts = rows.iter().flatten().map(|sample| sample.prompt.len());
-        let documents = Spans::new(&collated.batch).documents(&collated.documents, prompts);
+        let documents = Spans::new(&collated.batch).documents(&collated.documents, prompts, &[]);
         Ok((collated.batch, documents))
     }
 }

@@ -71,13 +71,15 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
     (
         "rewards/accuracies",
         &["rewards/accuracies", "eval_rewards/accuracies"],
-        "Part of the pairs ranked as the data ranks them: 0.5 is chance, above 0.7 is learnt; \
-         1.0 from the start means that the pairs are too easy to tell apart.",
+        "Part of the pairs ranked as the data ranks them: 0.5 is chance, 0.65 to 0.95 on \
+         held-back pairs is healthy; 1.0 from the start means that the pairs are too easy to \
+         tell apart. Ties count as wrong, so that DPO starts at 0.",
     ),
     (
         "rewards/margins",
         &["rewards/margins", "eval_rewards/margins"],
-        "Should rise above 0 and level off.",
+        "Should rise above 0 and level off, as a rule between 0.5 and 5; one that rises without \
+         end, or on training data alone, is overfitting: raise rl_beta or lower the rate.",
     ),
     (
         "log probabilities",
@@ -99,17 +101,32 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
             "eval_logits/chosen",
             "eval_logits/rejected",
         ],
-        "",
+        "Mean over the vocabulary at each token of the answers. Both should stay near where they \
+         began; a drift by more than a few units is a sign of too high a rate.",
     ),
     (
         "kl",
         &["kl", "eval_kl"],
-        "Distance from the reference model; it should stay small.",
+        "Distance from the reference model in nats an answer, estimated on mismatched answers and \
+         never below 0: below about 20 is healthy. Constantly 0 with falling rewards/chosen means \
+         that every answer becomes less likely: lower rl_beta or the rate, or weigh the classes.",
     ),
     (
         "loss on chosen answers",
         &["nll_loss", "eval_nll_loss"],
         "The part that is supervised fine-tuning; it should fall, or at least not rise.",
+    ),
+    (
+        "token accuracy",
+        &["mean_token_accuracy", "eval_mean_token_accuracy"],
+        "Part of the tokens of chosen answers that the model finds likeliest: 0.4 to 0.8 is \
+         common. A fall below where it began means that the model unlearns its language.",
+    ),
+    (
+        "balance of experts",
+        &["aux_loss", "eval_aux_loss"],
+        "The load-balancing loss, before its coefficient: the number of experts a token is sent \
+         to where they are used alike; above twice that some are never used.",
     ),
     (
         "log odds ratio",
@@ -125,12 +142,14 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
     (
         "entropy",
         &["entropy", "eval_entropy"],
-        "Uncertainty about the next token, in nats; near 0 the model repeats itself.",
+        "Uncertainty about the next token, in nats: 0.5 to 3 is common. Near 0 the model repeats \
+         itself; a steady rise means that it forgets its language.",
     ),
     (
         "accuracy",
         &["accuracy", "eval_accuracy"],
-        "Part of the pairs or steps that are judged right: 0.5 is chance, above 0.7 is learnt.",
+        "Part of the pairs or steps that are judged right: 0.5 is chance, 0.65 to 0.95 on \
+         held-back ones is healthy.",
     ),
     (
         "reward",
@@ -142,13 +161,14 @@ const KNOWN: &[(&str, &[&str], &str)] = &[
             "eval_min_reward",
             "eval_max_reward",
         ],
-        "Only differences count; a mean that drifts away from 0 calls for \
-         center_rewards_coefficient.",
+        "Only differences count. The mean should stay within a few units of 0: one that drifts \
+         calls for center_rewards_coefficient.",
     ),
     (
         "reward margin",
         &["margin", "eval_margin"],
-        "Reward of the better answer less that of the worse: should rise above 0 and level off.",
+        "Reward of the better answer less that of the worse: should rise above 0 and level off, \
+         as a rule between 1 and 5.",
     ),
 ];
 
@@ -373,6 +393,39 @@ mod tests {
             ("loss", vec!["a loss", "a eval_loss", "b loss"])
         );
         assert_eq!((two[0].series[1].dash, two[0].series[2].color), (true, 1));
+    }
+
+    /// Every value of TRL's trainers of preferences and rewards says what is healthy.
+    #[test]
+    fn values_of_preferences_are_explained() {
+        let families: [&[&str]; 8] = [
+            &["rewards/chosen", "rewards/rejected"],
+            &["rewards/accuracies"],
+            &["rewards/margins"],
+            &["logps/chosen", "logps/rejected"],
+            &["logits/chosen", "logits/rejected"],
+            &["log_odds_ratio", "log_odds_chosen"],
+            &["min_reward", "mean_reward", "max_reward"],
+            &["margin"],
+        ];
+        let single = [
+            "kl",
+            "nll_loss",
+            "entropy",
+            "mean_token_accuracy",
+            "accuracy",
+            "aux_loss",
+        ];
+        let singles = single.iter().map(std::slice::from_ref);
+        for keys in families.into_iter().chain(singles) {
+            let rows = keys
+                .iter()
+                .flat_map(|key| [row(1, key, 0.5), row(1, &format!("eval_{key}"), 0.5)]);
+            let drawn = charts(&[run("a", rows.collect())]);
+            assert_eq!(drawn.len(), 1, "{keys:?} belong together");
+            assert!(drawn[0].note.len() > 40, "{keys:?}");
+        }
+        assert!(charts(&[run("a", vec![row(1, "num_tokens", 9.0)])]).is_empty());
     }
 
     #[test]

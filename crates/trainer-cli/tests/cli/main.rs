@@ -7,6 +7,7 @@ mod commands;
 mod frozen;
 mod generation;
 mod parity;
+mod preferences;
 mod reports;
 mod training;
 

@@ -4,7 +4,7 @@ use super::Rules;
 use crate::schema::{DpoLossType, FDivergence, PreferenceConfig, Rl, Task};
 
 /// Keys of preference training, and the objectives that read each.
-const READERS: [(&str, &[Task]); 18] = [
+const READERS: [(&str, &[Task]); 19] = [
     ("rl_beta", ALL_RL),
     ("dpo_loss_type", DPO),
     ("dpo_loss_weights", DPO),
@@ -19,6 +19,7 @@ const READERS: [(&str, &[Task]); 18] = [
         "precompute_ref_log_probs",
         &[Task::Rl(Rl::Dpo), Task::Rl(Rl::Ipo), Task::Rl(Rl::Kto)],
     ),
+    ("share_prompts", OF_PAIRS),
     ("orpo_alpha", &[Task::Rl(Rl::Orpo)]),
     ("simpo_gamma", &[Task::Rl(Rl::Simpo)]),
     ("cpo_alpha", &[Task::Rl(Rl::Simpo), Task::Rl(Rl::Cpo)]),
@@ -35,6 +36,14 @@ const ALL_RL: &[Task] = &[
     Task::Rl(Rl::Orpo),
     Task::Rl(Rl::Simpo),
     Task::Rl(Rl::Cpo),
+];
+const OF_PAIRS: &[Task] = &[
+    Task::Rl(Rl::Dpo),
+    Task::Rl(Rl::Ipo),
+    Task::Rl(Rl::Orpo),
+    Task::Rl(Rl::Simpo),
+    Task::Rl(Rl::Cpo),
+    Task::RewardModel,
 ];
 const DPO: &[Task] = &[Task::Rl(Rl::Dpo)];
 const DPO_AND_IPO: &[Task] = &[Task::Rl(Rl::Dpo), Task::Rl(Rl::Ipo)];

@@ -141,6 +141,10 @@ pub struct PreferenceConfig {
     /// computes them batch by batch: with a new adapter by the model without it, else
     /// by a second model in memory.
     pub precompute_ref_log_probs: Option<bool>,
+    /// Lay out each pair as prompt, chosen answer and rejected answer in one row, so that
+    /// the work on the prompt is done once, with the results of two documents: where
+    /// nothing is against it when absent, which is the load-balancing loss of experts.
+    pub share_prompts: Option<bool>,
     /// Weight of the odds ratio in `rl: orpo`: another name of `rl_beta` there.
     #[schemars(extend("exclusiveMinimum" = 0))]
     pub orpo_alpha: Option<f64>,
@@ -188,6 +192,7 @@ impl Default for PreferenceConfig {
             f_alpha_divergence_coef: None,
             discopop_tau: None,
             precompute_ref_log_probs: None,
+            share_prompts: None,
             orpo_alpha: None,
             simpo_gamma: None,
             cpo_alpha: None,

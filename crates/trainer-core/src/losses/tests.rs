@@ -404,4 +404,110 @@ proptest! {
         close(apo_zero(60.0, -60.0 - margin, 1.0).value, 0.0, 1e-12);
         close(bradley_terry(60.0 + margin, 0.0, 0.5, 0.0).value, 0.0, 1e-12);
     }
+
+    /// Symmetries of the losses that have them.
+    #[test]
+    fn more_symmetries(
+        c in -20.0..20.0,
+        r in -20.0..20.0,
+        beta in 0.05..1.0,
+        epsilon in 0.0..0.49,
+        shift in -5.0..5.0,
+        tau in 0.05..0.95,
+    ) {
+        let margin: f64 = beta * (c - r);
+        // Without a margin to win by, it is the loss of CPO.
+        close(simpo(c, r, beta, 0.0).value, cpo(c, r, beta).value, 1e-12);
+        // Only differences of rewards count, and a margin moves one of them.
+        let plain = bradley_terry(c, r, 0.0, 0.0).value;
+        close(bradley_terry(c + shift, r + shift, 0.0, 0.0).value, plain, 1e-9);
+        close(bradley_terry(c + shift, r, shift, 0.0).value, plain, 1e-9);
+        close(
+            process_reward(c, r, true).value,
+            process_reward(r, c, false).value,
+            1e-12,
+        );
+        // One pair has one rank.
+        let smooth = smoothed(margin, epsilon).value;
+        close(aot(&[[c, r]], &[[0.0, 0.0]], beta, epsilon)[0].value, smooth, 1e-9);
+        close(aot_unpaired(&[[c, r]], beta, epsilon)[0].value, smooth, 1e-9);
+        // Between the logistic and the exponential loss.
+        let (logistic_loss, exponential) = (cpo(c, r, beta).value, (-margin).exp());
+        let mixed = discopop(c, r, beta, tau).value;
+        let (low, high) = (logistic_loss.min(exponential), logistic_loss.max(exponential));
+        prop_assert!(mixed >= low - 1e-9 && mixed <= high * (1.0 + 1e-9));
+        // Bounded, and anchored: an answer as likely as before costs a half.
+        for loss in [apo_zero(c, r, beta).value, apo_down(c, r, beta).value] {
+            prop_assert!((0.0..=2.0).contains(&loss));
+        }
+        close(apo_zero(0.0, 0.0, beta).value, 1.0, 1e-12);
+        close(apo_down(c, 0.0, beta).value, 1.0, 1e-9);
+        // The best reward of the chosen answer lies at odds of two to one.
+        close(nca_pair(2.0_f64.ln() / beta, r, beta).chosen, 0.0, 1e-12);
+        prop_assert!(nca_pair(c, r, beta).rejected >= 0.0);
+        // Beyond the hinge nothing is learnt, before it as much everywhere.
+        let slope = hinge(c, r, beta).chosen;
+        prop_assert!(slope == 0.0 || slope == -beta);
+    }
+
+    /// Losses of log-probabilities that are no differences from a reference.
+    #[test]
+    fn of_log_probabilities(a in -8.0..-0.01, b in -8.0..-0.01, beta in 0.05..1.0) {
+        let ratio = log_odds(a).value - log_odds(b).value;
+        close(orpo(a, b, beta).value - orpo(b, a, beta).value, -beta * ratio, 1e-9);
+        prop_assert_eq!(log_odds(a).value > log_odds(b).value, a > b);
+        close(log_odds(0.5_f64.ln()).value, 0.0, 1e-12);
+        // Documents add up, tokens share.
+        close(nll(a, 3).value + nll(b, 3).value, nll(a + b, 3).value, 1e-12);
+        close(nll(2.0 * a, 2).value, nll(a, 1).value, 1e-12);
+        prop_assert_eq!(nll(a, 0), PointLoss::default());
+    }
+
+    /// Optimal transport compares distributions: the order of the pairs says nothing.
+    #[test]
+    fn order_says_nothing(pairs in prop::collection::vec((any_answer(), any_answer()), 1..6)) {
+        let both = |of: fn(&Answer) -> f64| -> Vec<[f64; 2]> {
+            pairs.iter().map(|(c, r)| [of(c), of(r)]).collect()
+        };
+        let sum = |losses: Vec<PairLoss>| losses.iter().map(|loss| loss.value).sum::<f64>();
+        let (policy, mut reference) = (both(|x| x.policy), both(|x| x.reference));
+        let before = sum(aot(&policy, &reference, 0.3, 0.1));
+        reference.reverse();
+        close(sum(aot(&policy, &reference, 0.3, 0.1)), before, 1e-9);
+        let mut ratios = both(Answer::ratio);
+        let before = sum(aot_unpaired(&ratios, 0.3, 0.1));
+        let first = ratios[0][1];
+        let last = ratios.len() - 1;
+        ratios[0][1] = std::mem::replace(&mut ratios[last][1], first);
+        close(sum(aot_unpaired(&ratios, 0.3, 0.1)), before, 1e-9);
+    }
+
+    /// Every divergence scores an answer as likely as before with zero, and more as it
+    /// becomes likelier; near the reference all are alike but for a factor.
+    #[test]
+    fn divergences_agree_at_the_reference(divergence in any_divergence(), x in -5.0..5.0) {
+        let at = divergence.score(0.0);
+        close(at.value, 0.0, 1e-12);
+        let factor = if divergence == Divergence::JensenShannon { 0.5 } else { 1.0 };
+        close(at.slope, factor, 1e-12);
+        prop_assert!(divergence.score(x).slope > 0.0);
+        close(Divergence::Alpha(1.0 + 1e-9).score(x).value, x, 1e-6);
+    }
+
+    /// A model that gives all of `n` tokens the same probability draws each as it is
+    /// expected to; tokens of the shorter length count in full.
+    #[test]
+    fn weights_of_pairs_and_tokens(
+        n in 2..1000_usize,
+        tokens in 1..50_usize,
+        index in 0..50_usize,
+        alpha in 0.0..1.0,
+    ) {
+        let each = -(n as f64).ln() * tokens as f64;
+        close(wpo_weight(each, each, tokens), 1.0, 1e-9);
+        prop_assert!(wpo_weight(each - 1.0, each, tokens) < 1.0);
+        let weight = token_weight(index, tokens, alpha);
+        prop_assert_eq!(weight, if index < tokens { 1.0 } else { alpha });
+        prop_assert_eq!(token_weight(index, tokens, 1.0), 1.0);
+    }
 }

@@ -137,11 +137,18 @@ impl Accumulated {
         self.slots += batch.slots();
         for segments in batch.segment_ids.chunks(batch.width.max(1)) {
             let documents = segments.chunk_by(|a, b| a == b);
-            let real = documents.filter(|document| document[0] != 0);
-            self.documents
-                .extend(real.map(|document| document.len() as u32));
+            for document in documents.filter(|document| document[0] != 0) {
+                self.documents.push(document.len() as u32);
+                self.tokens += document.len();
+            }
         }
-        self.tokens = self.documents.iter().map(|&length| length as usize).sum();
+    }
+
+    /// Counts tokens that stand for those of two documents once more: what is logged
+    /// does not depend on the layout.
+    pub(crate) fn share(&mut self, tokens: usize) {
+        self.tokens += tokens;
+        self.slots += tokens;
     }
 
     /// Adds a batch that has a `share` of the window, with the mean loss of its

@@ -134,6 +134,7 @@ const NO_INFLUENCE: &[&str] = &[
     "f_alpha_divergence_coef",
     "discopop_tau",
     "precompute_ref_log_probs",
+    "share_prompts",
     "orpo_alpha",
     "simpo_gamma",
     "cpo_alpha",

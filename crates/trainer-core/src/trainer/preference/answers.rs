@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use seqprep::Batch;
-use trainer_model::{Activations, CausalLm, ParameterGradients, Targets, TokenScore, backward};
+use trainer_model::{
+    Activations, CausalLm, Fork, ParameterGradients, Targets, TokenScore, backward,
+};
 
 use super::super::causal::tokens;
 use crate::losses::token_weight;
@@ -26,11 +28,11 @@ pub(super) struct Learnt<T> {
 
 impl Scored {
     /// A forward pass; `model` records no gradients.
-    pub(super) fn new(model: &CausalLm, batch: &Batch, targets: &Targets) -> Self {
+    pub(super) fn new(model: &CausalLm, batch: &Batch, forks: &[Fork], targets: &Targets) -> Self {
         if targets.is_empty() {
             return Self(Vec::new());
         }
-        let hidden_btd = model.hidden(&model.input(&tokens(batch)));
+        let hidden_btd = model.hidden(&model.forked_input(&tokens(batch), forks));
         Self(model.token_scores(hidden_btd, targets).read())
     }
 
@@ -40,6 +42,7 @@ impl Scored {
     pub(super) fn learn<T>(
         model: &CausalLm,
         batch: &Batch,
+        forks: &[Fork],
         dropout: u64,
         targets: &Targets,
         activations: Activations,
@@ -53,7 +56,8 @@ impl Scored {
                 forward_seconds: 0.0,
             };
         }
-        let input = model.input(&tokens(batch)).with_dropout(dropout);
+        let input = model.forked_input(&tokens(batch), forks);
+        let input = input.with_dropout(dropout);
         let back = backward(model, &input, activations, |hidden_btd| {
             let scores = model.token_scores(hidden_btd, targets);
             let (weights, output) = judge(&Self(scores.read()));

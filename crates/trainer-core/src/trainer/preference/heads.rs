@@ -8,7 +8,7 @@ use burn::tensor::TensorData;
 use seqprep::{Batch, StepSample};
 use serde_json::{Value, json};
 use trainer_config::Config;
-use trainer_model::{Activations, Backward, RewardModel, backward};
+use trainer_model::{Activations, Backward, Fork, RewardModel, backward};
 
 use super::{Evaluated, Ids, Split, count_tokens, evaluate};
 use crate::batches::BatchSource;
@@ -22,11 +22,11 @@ use crate::trainer::objective::{Accumulated, Metrics, Objective, Precision, Step
 use crate::trainer::weights::Weights;
 
 /// What the head says at some tokens, row by row.
-fn look(model: &RewardModel, batch: &Batch, positions: &[u32]) -> Vec<f64> {
+fn look(model: &RewardModel, batch: &Batch, forks: &[Fork], positions: &[u32]) -> Vec<f64> {
     if positions.is_empty() {
         return Vec::new();
     }
-    let hidden_btd = model.hidden(&model.input(&tokens(batch)));
+    let hidden_btd = model.hidden(&model.forked_input(&tokens(batch), forks));
     read(&model.scores(hidden_btd, positions))
 }
 
@@ -47,6 +47,7 @@ struct Step {
 fn learn(
     model: &RewardModel,
     batch: &Batch,
+    forks: &[Fork],
     dropout: u64,
     positions: &[u32],
     activations: Activations,
@@ -55,7 +56,8 @@ fn learn(
     if positions.is_empty() {
         return None;
     }
-    let input = model.input(&tokens(batch)).with_dropout(dropout);
+    let input = model.forked_input(&tokens(batch), forks);
+    let input = input.with_dropout(dropout);
     Some(backward(model, &input, activations, |hidden_btd| {
         let scores = model.scores(hidden_btd, positions);
         let step = judge(&read(&scores));
@@ -154,6 +156,7 @@ impl Objective for Rewards {
             let learnt = learn(
                 model,
                 tokens,
+                &batch.forks,
                 seed.batch(index),
                 &ends,
                 self.activations,
@@ -161,6 +164,7 @@ impl Objective for Rewards {
             );
             sum.add_step(batch.items.len() as f64 / pairs.max(1) as f64, learnt);
             sum.see(tokens);
+            sum.share(batch.shared_tokens());
             sum.trained_tokens += ends.len();
         }
         Ok(sum)
@@ -171,7 +175,10 @@ impl Objective for Rewards {
             return Ok(LogRow::new());
         };
         evaluate(batches, |batch| {
-            let step = self.step(batch, &look(model, &batch.tokens, &ends(batch)));
+            let step = self.step(
+                batch,
+                &look(model, &batch.tokens, &batch.forks, &ends(batch)),
+            );
             Ok(Evaluated {
                 loss: step.loss,
                 samples: batch.items.len(),
@@ -279,6 +286,7 @@ impl Objective for Verdicts {
             let learnt = learn(
                 model,
                 batch,
+                &[],
                 seed.batch(index),
                 &steps,
                 self.activations,
@@ -297,7 +305,7 @@ impl Objective for Verdicts {
         };
         evaluate(batches, |batch| {
             let steps = verdicts(batch);
-            let step = Self::step(batch, &look(model, batch, &steps));
+            let step = Self::step(batch, &look(model, batch, &[], &steps));
             Ok(Evaluated {
                 loss: step.loss,
                 samples: steps.len(),

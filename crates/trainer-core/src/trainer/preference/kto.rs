@@ -14,7 +14,7 @@ use trainer_model::{Activations, CausalLm, Targets};
 
 use super::answers::{Scored, answers_of};
 use super::reference::{Compared, LogProbs, Reference};
-use super::{Evaluated, Ids, Split, count_tokens, evaluate};
+use super::{Evaluated, Ids, Split, count_tokens, evaluate, watch_balance};
 use crate::batches::BatchSource;
 use crate::checkpoint::SaveModel;
 use crate::error::Result;
@@ -178,7 +178,7 @@ fn mismatched_log_probs(batch: &JudgedBatch, model: &CausalLm) -> Vec<f64> {
     let tokens = &batch.mismatched_tokens;
     let mut targets = Targets::default();
     let answers = answers_of(batch.mismatched.iter(), tokens, &mut targets);
-    let scored = Scored::new(model, tokens, &targets);
+    let scored = Scored::new(model, tokens, &[], &targets);
     answers
         .iter()
         .map(|answer| scored.log_prob(answer))
@@ -193,7 +193,7 @@ impl Compared for JudgedBatches {
     fn log_probs(batch: &JudgedBatch, model: &CausalLm, _ld_alpha: Option<f64>) -> LogProbs {
         let mut targets = Targets::default();
         let answers = answers_of(batch.answers.iter(), &batch.tokens, &mut targets);
-        let scored = Scored::new(model, &batch.tokens, &targets);
+        let scored = Scored::new(model, &batch.tokens, &[], &targets);
         let matched = answers.iter().map(|answer| scored.log_prob(answer));
         let mismatched = mismatched_log_probs(batch, model);
         matched
@@ -238,6 +238,7 @@ impl Objective for Kto {
             let learnt = Scored::learn(
                 model,
                 tokens,
+                &[],
                 seed.batch(index),
                 &targets,
                 activations,
@@ -249,6 +250,7 @@ impl Objective for Kto {
             let share = batch.items.len() as f64 / all.max(1) as f64;
             sum.add(share, learnt.output.loss + learnt.balance, learnt.gradients);
             sum.metrics.merge(learnt.output.metrics);
+            watch_balance(model, learnt.balance, batch.items.len(), &mut sum.metrics);
             sum.forward_seconds += learnt.forward_seconds;
             sum.see(tokens);
             sum.trained_tokens += targets.len();
@@ -264,7 +266,7 @@ impl Objective for Kto {
             let (reference, kl) = self.compare(model, batch, Split::Eval);
             let mut targets = Targets::default();
             let answers = answers_of(batch.answers.iter(), &batch.tokens, &mut targets);
-            let scored = Scored::new(model, &batch.tokens, &targets);
+            let scored = Scored::new(model, &batch.tokens, &[], &targets);
             let step = self.step(&scored, batch, &answers, &reference, kl);
             Ok(Evaluated {
                 loss: step.loss,

@@ -215,13 +215,22 @@ pub fn evaluate_preferences(
 struct Ids {
     vocab_size: usize,
     pad: u32,
+    /// Whether a part of the loss is taken over all tokens: the one that balances
+    /// experts.
+    balances: bool,
 }
 
 impl Ids {
     fn new(model: &AnyModel, pad: u32) -> Self {
+        let config = match model {
+            AnyModel::Causal(model) => model.config(),
+            AnyModel::Reward(model) => model.config(),
+        };
+        let experts = config.experts.as_ref();
         Self {
             vocab_size: model.vocab_size(),
             pad,
+            balances: experts.is_some_and(|experts| experts.balance.is_some()),
         }
     }
 }
@@ -321,6 +330,15 @@ fn evaluate<S: BatchSource>(
         per_second(plan.num_batches()),
     );
     Ok(row)
+}
+
+/// The load-balancing loss of a batch of `samples`, which is in the loss times its
+/// coefficient, as TRL logs it.
+fn watch_balance(model: &CausalLm, balance: f64, samples: usize, metrics: &mut Metrics) {
+    let experts = model.config().experts.as_ref();
+    if let Some(coefficient) = experts.and_then(|experts| experts.balance) {
+        metrics.add("aux_loss", balance / coefficient, samples as f64);
+    }
 }
 
 /// Tokens seen so far, under the name that TRL gives them.

@@ -11,10 +11,10 @@ use trainer_model::{Activations, CausalLm, Targets};
 
 use super::answers::{Scored, answers_of, likeliest};
 use super::reference::{Compared, LogProbs, Reference};
-use super::{Evaluated, Ids, Split, count_tokens, evaluate};
+use super::{Evaluated, Ids, Split, count_tokens, evaluate, watch_balance};
 use crate::batches::BatchSource;
 use crate::checkpoint::SaveModel;
-use crate::error::Result;
+use crate::error::{Result, TrainerError};
 use crate::history::{LogRow, Observer};
 use crate::losses::{
     Answer, Divergence, DpoOptions, Pair, PairGradient, PairLoss, cpo, dpo, log_odds, nll, orpo,
@@ -68,15 +68,27 @@ struct Step {
 /// Pairs as batches.
 ///
 /// # Errors
-/// When there are none, or the model does not have their tokens.
+/// When there are none, the model does not have their tokens, or they cannot share
+/// their prompts as the configuration says.
 pub(super) fn batches(
     config: &Config,
     pairs: Vec<PreferencePair>,
     split: Split,
     ids: Ids,
 ) -> Result<PairBatches> {
+    let forked = match (config.preference.share_prompts, ids.balances) {
+        (Some(true), true) => {
+            return Err(TrainerError::Setup(
+                "share_prompts: true does not go with the load-balancing loss of this model's \
+                 experts, which counts tokens: remove the key, or set output_router_logits: \
+                 false under model_config"
+                    .into(),
+            ));
+        }
+        (asked, balances) => asked.unwrap_or(!balances),
+    };
     let options = split.options(config, ids);
-    PairBatches::new(pairs, options, ids.vocab_size, split.name())
+    PairBatches::new(pairs, options, forked, ids.vocab_size, split.name())
 }
 
 impl Pairs {
@@ -349,7 +361,7 @@ impl Compared for PairBatches {
         let mut targets = Targets::default();
         let chosen = answers_of(batch.chosen.iter(), &batch.tokens, &mut targets);
         let rejected = answers_of(batch.rejected.iter(), &batch.tokens, &mut targets);
-        let scored = Scored::new(model, &batch.tokens, &targets);
+        let scored = Scored::new(model, &batch.tokens, &batch.forks, &targets);
         let both = chosen.iter().zip(&rejected);
         both.map(|(chosen, rejected)| {
             let shorter = chosen.len().min(rejected.len());
@@ -396,6 +408,7 @@ impl Objective for Pairs {
             let learnt = Scored::learn(
                 model,
                 tokens,
+                &batch.forks,
                 seed.batch(index),
                 targets,
                 self.activations,
@@ -407,8 +420,10 @@ impl Objective for Pairs {
             let share = batch.items.len() as f64 / all.max(1) as f64;
             sum.add(share, learnt.output.loss + learnt.balance, learnt.gradients);
             sum.metrics.merge(learnt.output.metrics);
+            watch_balance(model, learnt.balance, batch.items.len(), &mut sum.metrics);
             sum.forward_seconds += learnt.forward_seconds;
             sum.see(tokens);
+            sum.share(batch.shared_tokens());
             let answers = parts.chosen.iter().chain(&parts.rejected);
             sum.trained_tokens += answers.map(Range::len).sum::<usize>();
         }
@@ -424,7 +439,7 @@ impl Objective for Pairs {
             let reference =
                 self.reference
                     .log_probs::<PairBatches>(model, batch, Split::Eval, self.ld_alpha);
-            let scored = Scored::new(model, &batch.tokens, &parts.targets);
+            let scored = Scored::new(model, &batch.tokens, &batch.forks, &parts.targets);
             let step = self.step(&scored, &parts, reference);
             Ok(Evaluated {
                 loss: step.loss,
