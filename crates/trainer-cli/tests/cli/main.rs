@@ -2,6 +2,7 @@
 
 mod adapters;
 mod bad_input;
+mod check;
 mod checkpoints;
 mod commands;
 mod frozen;
@@ -9,6 +10,7 @@ mod generation;
 mod parity;
 mod reports;
 mod training;
+mod trajectories;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
