@@ -19,7 +19,8 @@ browser() {
 }
 
 log=$(mktemp)
-trap 'rm -f "$log"' EXIT
+trap 'rm -f "$log" "$log.dom"' EXIT
+trap 'echo "error: chromium failed:" >&2; tail -n 5 "$log" >&2' ERR
 browser --dump-dom >"$log.dom" 2>"$log"
 browser --window-size=1280,2400 --screenshot="$folder/$name-light.png" 2>>"$log"
 browser --window-size=1280,2400 --blink-settings=preferredColorScheme=0 \

@@ -48,8 +48,19 @@ Examples:
   trainer train run.yaml --max_steps 100 --use_tensorboard true
   trainer train --quiet --json run.yaml | jq .loss")]
     Train(Train),
-    /// Check a file and print every value that is in force, with its origin.
-    Check(Run),
+    /// Check a file and print every value that is in force, with its origin, and how
+    /// much memory a run will take.
+    ///
+    /// The memory is that of the largest batch: of the prepared data where there is
+    /// some (`trainer preprocess`), else of rows of `sequence_len` tokens.
+    /// `--probe` loads model and data, times three micro-batches and says how long the
+    /// run will take; it writes nothing.
+    #[command(after_help = "\
+Examples:
+  trainer check run.yaml
+  trainer check run.yaml --micro_batch_size 8
+  trainer check --probe run.yaml")]
+    Check(Check),
     /// Turn the data sets of a file into tokens, keep them in
     /// dataset_prepared_path and print an account of the rows.
     ///
@@ -225,6 +236,15 @@ pub(crate) struct Bench {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Check {
+    /// Time three micro-batches and estimate how long the run takes.
+    #[arg(long)]
+    pub(crate) probe: bool,
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Evaluate {
     /// Folder of the model to evaluate, in place of output_dir.
     #[arg(long)]
@@ -287,11 +307,6 @@ impl Run {
         }
         Ok((values, rest))
     }
-
-    /// The overrides as (key, value) pairs.
-    pub(crate) fn overrides(&self) -> Result<Overrides, Failure> {
-        self.keys.overrides()
-    }
 }
 
 impl Keys {
@@ -323,7 +338,7 @@ impl Command {
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self {
             Self::Train(train) => commands::train::run(&train),
-            Self::Check(run) => commands::check::run(&run),
+            Self::Check(check) => commands::check::run(&check),
             Self::Preprocess(run) => commands::preprocess::run(&run),
             Self::Preview(run) => commands::preview::run(&run),
             Self::Inference(run) => commands::inference::run(&run),

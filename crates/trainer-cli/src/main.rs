@@ -2,7 +2,7 @@
 //!
 //! This crate only puts the others together: [`session`] goes from a
 //! configuration to tokenizer, samples and model, [`commands`] has one module a
-//! subcommand, [`progress`] shows a run, [`report`] and [`trackers`] write it down,
+//! subcommand, [`fit`] says whether a run fits into memory, [`progress`] shows a run, [`report`] and [`trackers`] write it down,
 //! [`text`] lets a model write.
 #![allow(
     clippy::print_stdout,
@@ -12,6 +12,7 @@
 
 mod args;
 mod commands;
+mod fit;
 mod progress;
 mod report;
 mod session;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
-use trainer_core::{LogRow, Observer, RunPlan, StepReport, TrainerError, memory};
+use trainer_core::{LogRow, Observer, RunPlan, SAMPLES, StepReport, TrainerError, memory};
 
 /// Prints the run to standard error.
 pub(crate) struct Progress {
@@ -190,11 +190,54 @@ impl Observer for Progress {
                 "{step} steps in {seconds:.1} s, mean loss {loss:.4}"
             ));
         }
+        for sample in samples(row) {
+            self.say(&format!(
+                "  sample after {:?}\n    {:?}",
+                shortened(&sample.prompt, true),
+                shortened(&sample.completion, false)
+            ));
+        }
     }
 
     fn ended(&mut self, _error: Option<&TrainerError>) {
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
+        }
+    }
+}
+
+/// What the model wrote after a prompt.
+pub(crate) struct Written {
+    pub(crate) prompt: String,
+    pub(crate) completion: String,
+    pub(crate) expected: String,
+}
+
+/// The samples of a log row.
+pub(crate) fn samples(row: &LogRow) -> Vec<Written> {
+    let samples = row.get(SAMPLES).and_then(Value::as_array);
+    let text = |sample: &Value, key: &str| sample[key].as_str().unwrap_or_default().to_owned();
+    let written = |sample: &Value| Written {
+        prompt: text(sample, "prompt"),
+        completion: text(sample, "completion"),
+        expected: text(sample, "expected"),
+    };
+    samples.into_iter().flatten().map(written).collect()
+}
+
+/// The end or the beginning of a text, in one line of a terminal.
+fn shortened(text: &str, end: bool) -> String {
+    const CHARACTERS: usize = 100;
+    let count = text.chars().count();
+    match (count > CHARACTERS, end) {
+        (false, _) => text.to_owned(),
+        (true, true) => {
+            let tail: String = text.chars().skip(count - CHARACTERS).collect();
+            format!("…{tail}")
+        }
+        (true, false) => {
+            let head: String = text.chars().take(CHARACTERS).collect();
+            format!("{head}…")
         }
     }
 }

@@ -21,7 +21,7 @@ use trainer_model::{
 };
 
 use crate::EXIT_STOPPED;
-use crate::args::{Overrides, Run};
+use crate::args::{Overrides, Shown};
 
 /// Why a command failed, ready to be printed.
 #[derive(Debug)]
@@ -74,11 +74,6 @@ impl<E: std::error::Error> From<E> for Failure {
 }
 
 /// Loads a configuration with the layers of this process and prints warnings.
-pub(crate) fn load_config(run: &Run) -> Result<Loaded, Failure> {
-    load_layers(&run.config, run.overrides()?)
-}
-
-/// As [`load_config`], with overrides that are parsed already.
 pub(crate) fn load_layers(file: &Path, overrides: Overrides) -> Result<Loaded, Failure> {
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
@@ -292,17 +287,40 @@ fn load_base_reward(
     fitted(config, tokenizer, model)
 }
 
+/// What [`load_for_training`] gives, without the values of its weights: shapes alone
+/// take neither memory nor time.
+pub(crate) fn shapes_for_training(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    device: &Device,
+) -> Result<(AnyModel, Option<Adapter>), Failure> {
+    let device = device.clone().autodiff();
+    let mut shape = ModelConfig::from_folder(&config.base_model, config.model_config.as_ref())?;
+    shape.vocab_size = vocabulary_rows(config, tokenizer, shape.vocab_size);
+    let Some((task, labels)) = head_of(config) else {
+        let (model, adapter) = Adapter::attach(config, CausalLm::new(&shape, &device))?;
+        return Ok((model.into(), adapter));
+    };
+    shape.num_labels = labels;
+    let (model, adapter) = Adapter::attach(config, RewardModel::new(&shape, task, &device))?;
+    Ok((model.into(), adapter))
+}
+
+/// Whether a second model is the reference of a configuration.
+pub(crate) fn has_second_model(config: &Config) -> bool {
+    let keys = &config.preference;
+    // A new adapter changes nothing: without it, the model is its own reference.
+    let beneath = config.adapters.adapter.is_some() && config.adapters.lora_model_dir.is_none();
+    keys.precompute_ref_log_probs == Some(false) && !beneath && keys.task().has_reference()
+}
+
 /// The reference model of a configuration that asks for a second one.
 pub(crate) fn load_reference(
     config: &Config,
     tokenizer: &Tokenizer,
     device: &Device,
 ) -> Result<Option<CausalLm>, Failure> {
-    let keys = &config.preference;
-    // A new adapter changes nothing: without it, the model is its own reference.
-    let beneath = config.adapters.adapter.is_some() && config.adapters.lora_model_dir.is_none();
-    let ahead = keys.precompute_ref_log_probs != Some(false);
-    if ahead || beneath || !keys.task().has_reference() {
+    if !has_second_model(config) {
         return Ok(None);
     }
     Ok(Some(load_model(config, tokenizer, device)?.0.valid()))
@@ -342,6 +360,23 @@ impl Vocabulary for RewardModel {
     }
 }
 
+/// Rows that the vocabulary of a model of `old` rows will have.
+fn vocabulary_rows(config: &Config, tokenizer: &Tokenizer, old: usize) -> usize {
+    let keys = &config.vocabulary;
+    let mut rows = tokenizer.vocab_size();
+    if keys.resize_token_embeddings_to_32x {
+        rows = rows.next_multiple_of(32);
+    }
+    // A token that nobody asked for is in no data: an adapter need not train it.
+    let unneeded = tokenizer.new_tokens_are_implied() && config.adapters.adapter.is_some();
+    let wanted =
+        !(tokenizer.new_tokens().is_empty() || unneeded) || keys.resize_token_embeddings_to_32x;
+    match (rows > old && wanted) || (rows < old && keys.shrink_embeddings) {
+        true => rows,
+        false => old,
+    }
+}
+
 /// Gives new tokens their rows, and the model's files the ids of the special
 /// tokens that the configuration names.
 fn fit_vocabulary<M: Vocabulary>(
@@ -351,15 +386,8 @@ fn fit_vocabulary<M: Vocabulary>(
 ) -> Result<M, Failure> {
     let keys = &config.vocabulary;
     let old = model.decoder().config().vocab_size;
-    let mut rows = tokenizer.vocab_size();
-    if keys.resize_token_embeddings_to_32x {
-        rows = rows.next_multiple_of(32);
-    }
-    // A token that nobody asked for is in no data: an adapter need not train it.
-    let unneeded = tokenizer.new_tokens_are_implied() && config.adapters.adapter.is_some();
-    let wanted =
-        !(tokenizer.new_tokens().is_empty() || unneeded) || keys.resize_token_embeddings_to_32x;
-    if (rows > old && wanted) || (rows < old && keys.shrink_embeddings) {
+    let rows = vocabulary_rows(config, tokenizer, old);
+    if rows != old {
         let new = match keys.mean_resizing_embeddings && !config.reinit_weights {
             true => NewRows::Mean,
             false => NewRows::Random,
@@ -400,13 +428,15 @@ pub(crate) struct TrainedModel<M = CausalLm> {
 }
 
 /// The language model that a configuration has trained, from `output_dir`; the base
-/// model where there is none yet. Says which.
+/// model where there is none yet. Says which, unless `shown` is quiet.
 pub(crate) fn load_trained_model(
     config: &Config,
     device: &Device,
+    shown: Shown,
 ) -> Result<TrainedModel, Failure> {
     load_output(
         config,
+        shown,
         |folder| {
             let model_config = ModelConfig::from_folder(folder, None)?;
             Ok(load_causal_lm(folder, &model_config, device)?)
@@ -419,9 +449,10 @@ pub(crate) fn load_trained_model(
 pub(crate) fn load_trained_any(
     config: &Config,
     device: &Device,
+    shown: Shown,
 ) -> Result<TrainedModel<AnyModel>, Failure> {
     let Some((task, labels)) = head_of(config) else {
-        let trained = load_trained_model(config, device)?;
+        let trained = load_trained_model(config, device, shown)?;
         return Ok(TrainedModel {
             model: trained.model.into(),
             tokenizer: trained.tokenizer,
@@ -429,6 +460,7 @@ pub(crate) fn load_trained_any(
     };
     let trained = load_output(
         config,
+        shown,
         |folder| {
             let overrides = Map::from_iter([("num_labels".to_owned(), labels.into())]);
             let model_config = ModelConfig::from_folder(folder, Some(&overrides))?;
@@ -446,19 +478,20 @@ pub(crate) fn load_trained_any(
 /// `base`; else that of `base` alone.
 fn load_output<M: Pretrained>(
     config: &Config,
+    shown: Shown,
     load: impl FnOnce(&Path) -> Result<M, Failure>,
     base: impl FnOnce(&Tokenizer) -> Result<M, Failure>,
 ) -> Result<TrainedModel<M>, Failure> {
     let output = &config.output_dir;
     if output.join("config.json").is_file() {
-        eprintln!("model of {}", output.display());
+        shown.note(format!("model of {}", output.display()));
         return Ok(TrainedModel {
             model: load(output)?,
             tokenizer: Tokenizer::from_dir(output, &SpecialTokens::default())?,
         });
     }
     if output.join("adapter_config.json").is_file() {
-        eprintln!("adapter of {}", output.display());
+        shown.note(format!("adapter of {}", output.display()));
         let of_base = load_tokenizer(config)?;
         let base = base(&of_base)?.valid();
         // One that another program made may have come without.
@@ -478,11 +511,11 @@ fn load_output<M: Pretrained>(
             output.display()
         )));
     }
-    eprintln!(
+    shown.note(format!(
         "nothing is trained in {} yet: model of {}",
         output.display(),
         config.base_model.display()
-    );
+    ));
     let tokenizer = load_tokenizer(config)?;
     // With an adapter that training would begin with, if there is one.
     Ok(TrainedModel {
@@ -506,6 +539,10 @@ pub(crate) struct SavedTokenizer(pub(crate) Tokenizer);
 impl TrainerTokenizer for SavedTokenizer {
     fn pad_id(&self) -> u32 {
         self.0.pad_id().unwrap_or(0)
+    }
+
+    fn decode(&self, ids: &[u32]) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+        Ok(self.0.decode(ids, false)?)
     }
 
     fn save(&self, folder: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {

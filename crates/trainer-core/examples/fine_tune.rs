@@ -24,6 +24,10 @@ impl TrainerTokenizer for NoTokenizer {
         0
     }
 
+    fn decode(&self, ids: &[u32]) -> Result<String, Box<dyn Error + Send + Sync>> {
+        Ok(format!("{ids:?}"))
+    }
+
     fn save(&self, _folder: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
         Ok(())
     }

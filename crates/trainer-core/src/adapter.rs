@@ -58,6 +58,14 @@ impl Adapter {
         }
     }
 
+    /// Whether a parameter of the model that carries the adapter is trained with it.
+    #[must_use]
+    pub fn trains(&self, name: &str) -> bool {
+        match self {
+            Self::Lora(adapter) => adapter.trains(name),
+        }
+    }
+
     /// Writes the adapter that `model` carries, in PEFT's layout.
     ///
     /// # Errors

@@ -8,7 +8,9 @@
 //! share of the micro-batches here.
 
 use std::borrow::Cow;
+use std::sync::OnceLock;
 
+use rayon::prelude::*;
 use seqprep::{
     Batch, CollateOptions, FirstFitOptions, Packing, PadTo, PaddingSide, PoseOptions, Sample,
     SampleSource, SeedStream, SourceError, StepPlan, add_pose_position_ids, balance,
@@ -19,6 +21,7 @@ use trainer_config::{AutoBool, Backend, Config, PackingStrategy, PoseVariant};
 
 use crate::backend;
 use crate::error::{Result, TrainerError};
+use crate::generation::Prompt;
 
 /// How samples become batches.
 #[derive(Debug, Clone)]
@@ -202,8 +205,17 @@ pub trait BatchSource {
     /// padded to.
     fn collate(&self, rows: &[Vec<u32>]) -> Result<Self::Batch>;
 
-    /// A digest of the samples, by which a checkpoint knows its data again.
-    fn digest(&self) -> String;
+    /// A digest of the samples, by which a checkpoint knows its data again. Wherever
+    /// the samples are kept, it is the same.
+    ///
+    /// # Errors
+    /// When a sample cannot be read.
+    fn digest(&self) -> Result<String>;
+
+    /// Tokens of all samples, where a batch counts its tokens by them.
+    fn tokens(&self) -> Option<u64> {
+        None
+    }
 
     /// Optimizer steps of a run: exactly those that will be taken, since it
     /// counts the batches of every epoch that the run begins.
@@ -248,6 +260,8 @@ pub(crate) struct Planner {
 pub struct Batches {
     samples: Box<dyn SampleSource>,
     planner: Planner,
+    /// Once it has been asked for.
+    digest: OnceLock<String>,
 }
 
 /// The rows of one epoch.
@@ -436,7 +450,40 @@ impl Batches {
             };
             planner.trained = (0..samples.len()).map(count).collect::<Result<_>>()?;
         }
-        Ok(Self { samples, planner })
+        Ok(Self {
+            samples,
+            planner,
+            digest: OnceLock::new(),
+        })
+    }
+
+    /// Prompts of the first `count` samples that have one; see [`Prompt::of_sample`].
+    pub(crate) fn prompts(&self, count: usize, ratio: f64) -> Result<Vec<Prompt>> {
+        let mut prompts = Vec::new();
+        for index in 0..self.samples.len() {
+            if prompts.len() == count {
+                break;
+            }
+            let sample = self.samples.sample(index).map_err(unread)?;
+            prompts.extend(Prompt::of_sample(&sample, ratio));
+        }
+        Ok(prompts)
+    }
+
+    /// Places for tokens in the batch of these rows, padding included.
+    pub(crate) fn slots(&self, rows: &[Vec<u32>]) -> usize {
+        let length = |&index: &u32| self.planner.lengths[index as usize] as usize;
+        let row = |row: &Vec<u32>| row.iter().map(length).sum::<usize>();
+        let (count, longest) = match self.planner.options.flatten {
+            true => (1, rows.iter().map(row).sum()),
+            false => (rows.len(), rows.iter().map(row).max().unwrap_or(0)),
+        };
+        let width = match self.planner.options.collate.pad_to {
+            PadTo::Longest => longest,
+            PadTo::MultipleOf(multiple) => longest.next_multiple_of(multiple.max(1)),
+            PadTo::Fixed(width) => width,
+        };
+        count * width
     }
 
     /// A sample as it is trained on.
@@ -496,13 +543,25 @@ impl BatchSource for Batches {
         self.samples.len()
     }
 
-    /// Of the lengths: telling all tokens apart would take reading them all.
-    fn digest(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        for length in &self.planner.lengths {
-            hasher.update(&length.to_le_bytes());
+    /// Of all tokens and labels. Reads every sample, on all cores, the first time it is
+    /// asked for; a gigabyte of tokens takes about a second.
+    fn digest(&self) -> Result<String> {
+        if let Some(known) = self.digest.get() {
+            return Ok(known.clone());
         }
-        hasher.finalize().to_hex().to_string()
+        let hashes: Vec<[u8; 32]> = (0..self.samples.len())
+            .into_par_iter()
+            .map(|index| {
+                let sample = self.samples.sample(index).map_err(unread)?;
+                Ok(hash_of(&sample))
+            })
+            .collect::<Result<_>>()?;
+        let digest = blake3::hash(hashes.as_flattened()).to_hex().to_string();
+        Ok(self.digest.get_or_init(|| digest).clone())
+    }
+
+    fn tokens(&self) -> Option<u64> {
+        Some(self.planner.lengths.iter().map(|&n| u64::from(n)).sum())
     }
 
     fn plan(&self, epoch: u64) -> Result<EpochPlan> {
@@ -525,6 +584,23 @@ impl BatchSource for Batches {
         }
         collate_packed(&rows, &options.collate).map_err(data)
     }
+}
+
+fn hash_of(sample: &Sample) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    let mut add = |bytes: Vec<u8>| {
+        hasher.update(&(bytes.len() as u64).to_le_bytes());
+        hasher.update(&bytes);
+    };
+    add(sample
+        .input_ids
+        .iter()
+        .flat_map(|x| x.to_le_bytes())
+        .collect());
+    add(sample.labels.iter().flat_map(|x| x.to_le_bytes()).collect());
+    let positions = sample.position_ids.iter().flatten();
+    add(positions.flat_map(|x| x.to_le_bytes()).collect());
+    hasher.finalize().into()
 }
 
 /// A sample that could not be read.

@@ -92,6 +92,17 @@ pub enum TrainerError {
         /// The output folder.
         path: PathBuf,
     },
+    /// The output folder cannot be made or written to.
+    #[error(
+        "output_dir: cannot write to {}: {source}; choose a folder that can be written to",
+        path.display()
+    )]
+    Output {
+        /// The output folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The model could not be read or written.
     #[error(transparent)]
     Model(#[from] ModelError),

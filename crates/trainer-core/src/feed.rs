@@ -110,8 +110,11 @@ impl<B> Feed<B> {
     }
 
     /// Where the data is, between two steps.
-    pub(crate) fn position(&self) -> FeedPosition {
-        match self {
+    ///
+    /// # Errors
+    /// When a sample cannot be read.
+    pub(crate) fn position(&self) -> Result<FeedPosition> {
+        Ok(match self {
             Self::Samples {
                 batches,
                 epoch,
@@ -119,13 +122,13 @@ impl<B> Feed<B> {
             } => FeedPosition::Samples {
                 epoch: *epoch,
                 batches_done: plan.as_ref().map_or(0, |(_, done)| *done),
-                data: batches.digest(),
+                data: batches.digest()?,
             },
             Self::Stream { batches, steps } => FeedPosition::Stream {
                 steps: *steps,
                 cursor: batches.cursor(),
             },
-        }
+        })
     }
 
     /// Goes to a position. A stream is opened there, with [`OpenStream`].
@@ -145,7 +148,7 @@ impl<B> Feed<B> {
                     batches_done,
                     data,
                 },
-            ) if *data == batches.digest() => {
+            ) if *data == batches.digest()? => {
                 *epoch = *at;
                 *plan = match *batches_done {
                     0 => None,
@@ -383,7 +386,7 @@ mod tests {
         let all = rest(&mut feed(), 6);
         let mut running = feed();
         for done in 0..6 {
-            let text = serde_json::to_string(&running.position()).unwrap();
+            let text = serde_json::to_string(&running.position().unwrap()).unwrap();
             let mut resumed = feed();
             resumed.seek(&serde_json::from_str(&text).unwrap()).unwrap();
             assert_eq!(rest(&mut resumed, 6 - done), all[done..]);
@@ -393,11 +396,18 @@ mod tests {
 
     #[test]
     fn a_position_in_other_data_is_refused() {
-        let feed = |lengths: [u32; 2]| {
-            let samples = lengths.map(sample).to_vec();
+        let of = |samples: Vec<Sample>| {
             Feed::samples(Batches::new(samples, BatchOptions::training(&config(), 0)).unwrap())
         };
-        let position = feed([2, 3]).position();
+        let feed = |lengths: [u32; 2]| of(lengths.map(sample).to_vec());
+        let position = feed([2, 3]).position().unwrap();
+        // As long, but other tokens, or others of them trained.
+        let mut other = [2, 3].map(sample).to_vec();
+        other[1].input_ids[2] = 9;
+        assert!(of(other).seek(&position).is_err());
+        let mut other = [2, 3].map(sample).to_vec();
+        other[0].labels[1] = -100;
+        assert!(of(other).seek(&position).is_err());
         assert!(feed([2, 3]).seek(&position).is_ok());
         let error = feed([3, 2]).seek(&position).unwrap_err().to_string();
         assert!(error.starts_with("the checkpoint was made with other training data"));

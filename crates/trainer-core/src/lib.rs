@@ -6,7 +6,9 @@ pub mod backend;
 mod batches;
 mod checkpoint;
 mod error;
+pub mod estimate;
 mod feed;
+mod generation;
 mod history;
 mod kwargs;
 mod lock;
@@ -23,10 +25,11 @@ pub use allocator::keep_freed_memory;
 pub use batches::{BatchOptions, BatchSource, Batches, EpochPlan, Order, PackingOptions};
 pub use error::{Result, TrainerError};
 pub use feed::{EvalData, OpenStream, RowStream, TrainData};
+pub use generation::{SAMPLES, generation_options};
 pub use history::{LogRow, Observer, Phases, Requests, RunPlan, Several, Silent, StepReport};
 pub use schedule::{Schedule, warmup_steps};
 pub use trained::unfreeze;
 pub use trainer::{
-    AnyModel, CausalTrainer, PreferenceTrainer, Trained, Trainer, TrainerTokenizer,
-    evaluate_preferences, evaluate_samples, save_options, setup_trainer,
+    AnyModel, CausalTrainer, PreferenceTrainer, Probe, Trained, Trainer, TrainerTokenizer,
+    check_settings, evaluate_preferences, evaluate_samples, save_options, setup_trainer,
 };

@@ -14,9 +14,12 @@ pub(crate) struct FolderLock {
 
 impl FolderLock {
     pub(crate) fn take(folder: &Path) -> Result<Self> {
-        fs::create_dir_all(folder).map_err(TrainerError::io(folder))?;
-        let path = folder.join(".lock");
-        let file = File::create(&path).map_err(TrainerError::io(&path))?;
+        let unusable = |source| TrainerError::Output {
+            path: folder.to_path_buf(),
+            source,
+        };
+        fs::create_dir_all(folder).map_err(unusable)?;
+        let file = File::create(folder.join(".lock")).map_err(unusable)?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(TryLockError::WouldBlock) => Err(TrainerError::Locked {

@@ -22,6 +22,7 @@ use trainer_model::{Fork, Targets};
 
 use crate::batches::{BatchOptions, BatchSource, EpochPlan, Planner, check_ids, data};
 use crate::error::{Result, TrainerError};
+use crate::generation::Prompt;
 
 /// A prompt and an answer in the tokens of a batch, by flat indices. The answer need
 /// not stand right behind the prompt.
@@ -215,6 +216,20 @@ impl PairBatches {
     }
 }
 
+impl PairBatches {
+    /// Prompts of the first `count` pairs, with the better answers.
+    pub(crate) fn prompts(&self, count: usize) -> Vec<Prompt> {
+        let pairs = self.pairs.iter().filter(|pair| !pair.prompt.is_empty());
+        pairs
+            .take(count)
+            .map(|pair| Prompt {
+                prompt: pair.prompt.clone(),
+                expected: pair.chosen.clone(),
+            })
+            .collect()
+    }
+}
+
 impl BatchSource for PairBatches {
     type Batch = PairBatch;
 
@@ -222,8 +237,8 @@ impl BatchSource for PairBatches {
         self.pairs.len()
     }
 
-    fn digest(&self) -> String {
-        self.digest.clone()
+    fn digest(&self) -> Result<String> {
+        Ok(self.digest.clone())
     }
 
     fn plan(&self, epoch: u64) -> Result<EpochPlan> {
@@ -385,6 +400,20 @@ impl JudgedBatches {
     }
 }
 
+impl JudgedBatches {
+    /// Prompts of the first `count` good answers, with these.
+    pub(crate) fn prompts(&self, count: usize) -> Vec<Prompt> {
+        let good = self.samples.iter().filter(|sample| sample.desirable);
+        good.filter(|sample| !sample.prompt.is_empty())
+            .take(count)
+            .map(|sample| Prompt {
+                prompt: sample.prompt.clone(),
+                expected: sample.completion.clone(),
+            })
+            .collect()
+    }
+}
+
 impl BatchSource for JudgedBatches {
     type Batch = JudgedBatch;
 
@@ -392,8 +421,8 @@ impl BatchSource for JudgedBatches {
         self.samples.len()
     }
 
-    fn digest(&self) -> String {
-        self.digest.clone()
+    fn digest(&self) -> Result<String> {
+        Ok(self.digest.clone())
     }
 
     fn plan(&self, epoch: u64) -> Result<EpochPlan> {
@@ -459,8 +488,8 @@ impl BatchSource for StepBatches {
         self.samples.len()
     }
 
-    fn digest(&self) -> String {
-        self.digest.clone()
+    fn digest(&self) -> Result<String> {
+        Ok(self.digest.clone())
     }
 
     fn plan(&self, epoch: u64) -> Result<EpochPlan> {

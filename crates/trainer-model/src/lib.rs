@@ -47,7 +47,7 @@ pub use linear::{Embedding, Linear};
 pub use norm::RmsNorm;
 pub use ops::{
     ScoreRule, causal_attention, forked_attention, geglu, linear, linear_cross_entropy,
-    lora_linear, plain, rms_norm, rope, swiglu, token_scores,
+    logits_chunk, lora_linear, plain, rms_norm, rope, swiglu, token_scores,
 };
 pub use parameters::{ParameterGradients, ParameterInfo, map_values, parameters, visit_values};
 pub use pretrained::Pretrained;

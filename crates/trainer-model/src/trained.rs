@@ -117,6 +117,13 @@ impl TrainedRows {
         infos
     }
 
+    /// Whether parameter `index` is trained, or some of its rows. Draws no values, as
+    /// asking the parameter could.
+    #[must_use]
+    pub fn trains(&self, index: usize) -> bool {
+        !matches!(self.parts.get(index), Some(Part::None))
+    }
+
     /// Whether a row of parameter `index` is trained, if the parameter is.
     #[must_use]
     pub fn has(&self, index: usize, row: usize) -> bool {

@@ -5,7 +5,7 @@ use std::io::{BufRead, IsTerminal, Write};
 use serde_json::{Value, json};
 
 use super::inference::take_the_likeliest;
-use crate::args::Run;
+use crate::args::{Run, Shown};
 use crate::session::{Failure, load_layers, load_trained_model, select_device};
 use crate::text::{Prompt, Writer, written_out};
 
@@ -19,7 +19,7 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
         take_the_likeliest(&mut config);
     }
     let device = select_device(&config)?.device;
-    let trained = load_trained_model(&config, &device)?;
+    let trained = load_trained_model(&config, &device, Shown::default())?;
     let writer = Writer::new(&config, &trained.model, &trained.tokenizer, false)?;
     if !writer.has_template() {
         return Err(Failure::new(

@@ -11,7 +11,7 @@ use trainer_core::{LogRow, evaluate_preferences, evaluate_samples};
 use trainer_data::Tokenizer;
 use trainer_model::CausalLm;
 
-use crate::args::Evaluate;
+use crate::args::{Evaluate, Shown};
 use crate::report::number;
 use crate::session::{
     Failure, is_streamed, load_base_model, load_layers, load_preferences, load_samples,
@@ -34,7 +34,7 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
     let device = select_device(&config)?.device;
     let started = Instant::now();
     if config.preference.task() != Task::Sft {
-        let row = preferences(&config, &device)?;
+        let row = preferences(&config, &device, shown)?;
         shown.note(format!(
             "evaluated in {:.1} s",
             started.elapsed().as_secs_f64()
@@ -42,7 +42,7 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
         print(&row, shown.json);
         return Ok(());
     }
-    let trained = load_trained_model(&config, &device)?;
+    let trained = load_trained_model(&config, &device, shown)?;
     let rows = evaluate(&config, &trained.tokenizer, &trained.model)?;
     shown.note(format!(
         "evaluated in {:.1} s",
@@ -82,8 +82,8 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
 
 /// The values of an objective that learns from preferences. What DPO and its like
 /// compare with is the base model.
-fn preferences(config: &Config, device: &Device) -> Result<LogRow, Failure> {
-    let trained = load_trained_any(config, device)?;
+fn preferences(config: &Config, device: &Device, shown: Shown) -> Result<LogRow, Failure> {
+    let trained = load_trained_any(config, device, shown)?;
     let eval = load_preferences(config, &trained.tokenizer)?.0.eval;
     if eval.is_empty() {
         return Err(no_data());

@@ -6,7 +6,7 @@ use std::path::Path;
 use trainer_data::GgufVocabulary;
 use trainer_model::{GgufExport, GgufType, GgufValue, SaveDtype, export_gguf, open_gguf};
 
-use crate::args::Run;
+use crate::args::{Run, Shown};
 use crate::session::{Failure, load_layers, load_trained_model, select_device};
 
 /// Writes the trained model of a configuration.
@@ -25,7 +25,7 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     };
     let config = load_layers(&run.config, overrides)?.config;
     let device = select_device(&config)?.device;
-    let trained = load_trained_model(&config, &device)?;
+    let trained = load_trained_model(&config, &device, Shown::default())?;
     let vocabulary = trained
         .tokenizer
         .to_gguf(trained.model.config().vocab_size)?;

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use trainer_config::Config;
 
-use crate::args::Run;
+use crate::args::{Run, Shown};
 use crate::session::{Failure, load_layers, load_trained_model, select_device};
 use crate::text::{Prompt, Writer, written_out};
 
@@ -32,7 +32,7 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
         (None, None) => Input::One(standard_input()?),
     };
     let device = select_device(&config)?.device;
-    let trained = load_trained_model(&config, &device)?;
+    let trained = load_trained_model(&config, &device, Shown::default())?;
     let writer = Writer::new(&config, &trained.model, &trained.tokenizer, raw.is_some())?;
     if !writer.has_template() && raw.is_none() {
         eprintln!("no chat template: the prompt is continued as it is");

@@ -8,8 +8,8 @@ use seqprep::Sample;
 use serde_json::Value;
 use trainer_config::{Config, Loaded, Task};
 use trainer_core::{
-    EvalData, Observer, OpenStream, RowStream, Several, TrainData, Trained, TrainerError,
-    setup_trainer,
+    EvalData, Observer, OpenStream, RowStream, Several, TrainData, Trained, Trainer, TrainerError,
+    check_settings, setup_trainer,
 };
 use trainer_data::stream::SampleStream;
 use trainer_data::{CacheOutcome, Ledger, Tokenizer};
@@ -72,21 +72,28 @@ impl View {
     }
 }
 
-/// Trains as configured; what is wrong with the input is found before anything
-/// is written.
-pub(crate) fn train(loaded: &Loaded, view: View) -> Result<Trained, Failure> {
+/// A trainer and what belongs to its run.
+pub(crate) struct Ready {
+    pub(crate) trainer: Trainer,
+    backend: String,
+    about: About,
+    /// The account of the data; that of a stream is complete at the end of the run.
+    ledger: Option<Ledger>,
+    stream: Opened,
+}
+
+/// Everything up to the first step. Nothing is written but prepared data.
+pub(crate) fn ready(loaded: &Loaded, shown: Shown) -> Result<Ready, Failure> {
     let config = &loaded.config;
-    let shown = match view {
-        View::Lines(shown) => shown,
-        View::Screen => Shown::default(),
-    };
     let selected = select_device(config)?;
     let tokenizer = load_tokenizer(config)?;
     // Before the data, which may take long to tokenize for a model that is not there.
+    check_settings(config)?;
     let (model, adapter) = load_for_training(config, &tokenizer, &selected.device)?;
     let reference = load_reference(config, &tokenizer, &selected.device)?;
     let mut data = Data::load(config, &tokenizer, shown)?;
-    let about = About::new(loaded, &selected.backend.to_string(), data.shown.take());
+    let backend = selected.backend.to_string();
+    let about = About::new(loaded, &backend, data.shown.take());
     let trainer = setup_trainer(
         config,
         data.train,
@@ -97,17 +104,42 @@ pub(crate) fn train(loaded: &Loaded, view: View) -> Result<Trained, Failure> {
         reference,
         adapter,
     )?;
-    shown.note(format!("backend {}", selected.backend));
-    // Only now is nothing wrong with the input.
-    if let Some(ledger) = &data.ledger {
+    Ok(Ready {
+        trainer,
+        backend,
+        about,
+        ledger: data.ledger,
+        stream: data.stream,
+    })
+}
+
+/// Trains as configured; what is wrong with the input is found before anything
+/// is written.
+pub(crate) fn train(loaded: &Loaded, view: View) -> Result<Trained, Failure> {
+    let config = &loaded.config;
+    let shown = match view {
+        View::Lines(shown) => shown,
+        View::Screen => Shown::default(),
+    };
+    let Ready {
+        mut trainer,
+        backend,
+        about,
+        ledger,
+        stream,
+    } = ready(loaded, shown)?;
+    shown.note(format!("backend {backend}"));
+    // Only now is nothing wrong with the input, and no file is another run's.
+    trainer.lock()?;
+    if let Some(ledger) = &ledger {
         ledger.save(&config.output_dir)?;
     }
     let mut observers = Several(vec![Box::new(Wishes::watch(&config.output_dir)?)]);
     observers.0.extend(view.open(config)?);
     observers.0.extend(trackers(config));
     let account = Account {
-        prepared: data.ledger,
-        stream: Rc::clone(&data.stream),
+        prepared: ledger,
+        stream: Rc::clone(&stream),
     };
     observers.0.push(Box::new(Reporter::new(
         about,
@@ -117,7 +149,7 @@ pub(crate) fn train(loaded: &Loaded, view: View) -> Result<Trained, Failure> {
         TrainerError::Stopped { .. } => Failure::stopped(error.to_string()),
         error => error.into(),
     })?;
-    if let Some(stream) = data.stream.borrow().as_ref() {
+    if let Some(stream) = stream.borrow().as_ref() {
         let ledger = stream.borrow().ledger();
         shown.note(&ledger);
         ledger.save(&config.output_dir)?;

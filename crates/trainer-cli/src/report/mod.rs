@@ -21,11 +21,12 @@ use std::path::{Path, PathBuf};
 
 use seqprep::PadTo;
 use trainer_config::{Config, Loaded};
-use trainer_core::{BatchOptions, LogRow, Observer, RunPlan, TrainerError};
+use trainer_core::{BatchOptions, LogRow, Observer, RunPlan, SAMPLES, TrainerError};
 use trainer_data::preview::{PreviewReport, PreviewRow, Roles, rows_to_html};
 use trainer_data::{Ledger, Samples, Tokenizer};
 use trainer_model::write_atomically;
 
+use crate::progress::samples;
 use crate::session::Failure;
 use environment::{command, environment};
 use page::{CHARTS, Page, escaped, table};
@@ -193,6 +194,9 @@ impl About {
         });
         page.section("", "Results", &table(&[], &results.table()));
         page.section("", "Curves", CHARTS);
+        if let Some(samples) = samples_html(&log.rows) {
+            page.section("", "What the model writes", &samples);
+        }
         if let Some(ledger) = ledger {
             page.section("", "Data", &ledger_html(ledger));
         }
@@ -285,6 +289,34 @@ impl Observer for Reporter {
             eprintln!("warning: the report could not be written: {failure}");
         }
     }
+}
+
+/// Samples before training, or of the first evaluation, beside those of the last one.
+fn samples_html(rows: &[LogRow]) -> Option<String> {
+    let mut with = rows.iter().filter(|row| row.contains_key(SAMPLES));
+    let first = with.next()?;
+    let last = with.next_back().unwrap_or(first);
+    let step = |row: &LogRow| {
+        row.get("step")
+            .and_then(serde_json::Value::as_u64)
+            .unwrap_or(0)
+    };
+    let text = |text: &str| format!("<pre>{}</pre>", escaped(text));
+    let mut html = String::new();
+    for (before, after) in samples(first).into_iter().zip(samples(last)) {
+        html += &format!(
+            "<table>\n<tr><th>prompt</th><td>{}</td></tr>\n<tr><th>step \
+             {}</th><td>{}</td></tr>\n<tr><th>step {}</th><td>{}</td></tr>\n<tr><th>in the \
+             data</th><td>{}</td></tr>\n</table>\n",
+            text(&before.prompt),
+            step(first),
+            text(&before.completion),
+            step(last),
+            text(&after.completion),
+            text(&before.expected),
+        );
+    }
+    (!html.is_empty()).then_some(html)
 }
 
 /// The account of the data.

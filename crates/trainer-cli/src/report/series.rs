@@ -428,6 +428,29 @@ mod tests {
         assert!(charts(&[run("a", vec![row(1, "num_tokens", 9.0)])]).is_empty());
     }
 
+    /// Twenty values of each of 10,000 steps, all of them logged and none of them round.
+    #[test]
+    fn a_long_run_has_a_small_page() {
+        let keys: Vec<String> = KNOWN
+            .iter()
+            .flat_map(|(_, keys, _)| keys.iter().map(|key| (*key).to_owned()))
+            .chain((0..10).map(|i| format!("other/{i}")))
+            .collect();
+        assert!(keys.len() > 20);
+        let rows = (1..=10_000_usize).map(|step| {
+            let values = keys.iter().enumerate();
+            let values = values
+                .map(|(at, key)| (key.clone(), json!(-(step as f64 + at as f64).sqrt().sin())));
+            let mut row: LogRow = values.collect();
+            row.insert("step".into(), json!(step));
+            row
+        });
+        let charts = charts(&[run("a", rows.collect())]);
+        let bytes = to_json(&charts).to_string().len();
+        // The rest of a page is some tens of kilobytes.
+        assert!(bytes < 1_900_000, "{bytes}");
+    }
+
     #[test]
     fn what_is_no_number_is_left_out() {
         let mut bad = row(1, "loss", 1.0);

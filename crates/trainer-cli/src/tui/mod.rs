@@ -20,7 +20,7 @@ use ratatui::{Frame, Terminal, symbols};
 use serde_json::Value;
 use trainer_core::{LogRow, Observer, Requests, RunPlan, StepReport, TrainerError, memory};
 
-use crate::progress::{clock, grouped, padding};
+use crate::progress::{clock, grouped, padding, samples};
 use crate::session::Failure;
 use terminal::Screen;
 
@@ -67,7 +67,9 @@ impl Curve {
             return [0.0, 1.0];
         }
         let room = ((high - low) * 0.05).max(high.abs() * 1e-3).max(1e-12);
-        [low - room, high + room]
+        // Room below zero would look like values there.
+        let lowest = if low >= 0.0 { 0.0 } else { f64::NEG_INFINITY };
+        [(low - room).max(lowest), high + room]
     }
 }
 
@@ -172,7 +174,9 @@ impl State {
             .collect();
         let [low, high] = Curve::bounds(curves.iter().map(|(_, curve, _)| *curve));
         let label = |value: f64| match value.abs() {
-            size if size != 0.0 && !(1e-3..1e5).contains(&size) => format!("{value:.1e}"),
+            0.0 => "0".to_owned(),
+            size if !(1e-3..1e5).contains(&size) => format!("{value:.1e}"),
+            size if size >= 1e3 => format!("{value:.0}"),
             _ => format!("{value:.3}"),
         };
         let end = self.total.max(1) as f64;
@@ -284,6 +288,16 @@ impl Observer for Tui {
                 .say(format!("step {step}: evaluation loss {loss:.4}"));
             self.draw(true);
         }
+        for sample in samples(row) {
+            let line = sample.completion.replace('\n', " ");
+            self.state.say(format!("sample: {line}"));
+            self.draw(true);
+        }
+    }
+
+    fn preparing(&mut self, what: &str, done: usize, total: usize) {
+        self.state.now = format!("{what}: {done} of {total} batches");
+        self.draw(done == total);
     }
 
     fn saved(&mut self, checkpoint: &Path) {
@@ -389,6 +403,11 @@ mod tests {
             curve.push(f64::from(x), 1.0);
         }
         assert!(curve.points.len() <= MOST_POINTS + 1);
+        let mut positive = Curve::default();
+        positive.push(0.0, 0.5);
+        positive.push(1.0, 100.0);
+        assert_eq!(Curve::bounds([&positive])[0], 0.0);
+        assert_eq!(Curve::bounds([&curve]), [0.999, 1.001]);
         assert_eq!(curve.points[0].0, 0.0);
         assert!(curve.points.windows(2).all(|pair| pair[0].0 < pair[1].0));
     }

@@ -295,6 +295,41 @@ fn number_formats_that_a_backend_lacks() {
     insta::assert_snapshot!(bench.message_with(&["--bf16", "true", "--backend", "ndarray"]));
 }
 
+/// What the settings alone tell is found before the data is read.
+#[test]
+fn settings_are_looked_at_before_the_data() {
+    let bench = Bench::new();
+    let nowhere = ["--datasets.0.path", "nowhere.jsonl"];
+    let with = |key: &str, value: &str| bench.message_with(&[&nowhere[..], &[key, value]].concat());
+    insta::assert_snapshot!(with("--resume_from_checkpoint", "checkpoint-7"));
+    insta::assert_snapshot!(with("--early_stopping_patience", "2"));
+    insta::assert_snapshot!(with("--generate_samples", "true"));
+    insta::assert_snapshot!(with("--use_trackio", "true"));
+}
+
+/// A run that another one keeps out leaves its files alone.
+#[test]
+fn an_output_folder_belongs_to_one_run() {
+    let bench = Bench::new();
+    let out = bench.path().join("taken");
+    fs::create_dir_all(&out).unwrap();
+    let lock = fs::File::create(out.join(".lock")).unwrap();
+    lock.lock().unwrap();
+    let ledger = out.join("data_ledger.json");
+    fs::write(&ledger, "of the other run").unwrap();
+    // Before the error, the account of the data is printed.
+    let error = |out: &str| {
+        // Data of its own: other tests' messages say whether theirs was prepared.
+        let own = ["--dataset_prepared_path", "prepared"];
+        let text = bench.message_with(&[&["--output_dir", out], &own[..]].concat());
+        text.lines().last().unwrap_or_default().to_owned()
+    };
+    insta::assert_snapshot!(error("taken"));
+    assert_eq!(fs::read_to_string(&ledger).unwrap(), "of the other run");
+    drop(lock);
+    insta::assert_snapshot!(error("run.yaml/out"));
+}
+
 #[test]
 fn override_that_is_no_key() {
     let bench = Bench::new();

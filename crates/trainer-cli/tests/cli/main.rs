@@ -2,6 +2,7 @@
 
 mod adapters;
 mod bad_input;
+mod check;
 mod checkpoints;
 mod commands;
 mod frozen;
@@ -10,6 +11,7 @@ mod parity;
 mod preferences;
 mod reports;
 mod training;
+mod trajectories;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

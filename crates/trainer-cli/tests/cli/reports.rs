@@ -41,6 +41,77 @@ fn headings(page: &str) -> Vec<&str> {
         .collect()
 }
 
+/// Samples are drawn before training and at each evaluation, and shown everywhere.
+#[test]
+fn samples_are_shown_before_and_after() {
+    let folder = tempfile::tempdir().unwrap();
+    let sampled = |name: &str, case: &str, extra: &[&str]| {
+        let out = folder.path().join(name);
+        let mut arguments = vec![
+            "train",
+            case,
+            "--output_dir",
+            out.to_str().unwrap(),
+            "--max_steps=4",
+            "--val_set_size=4",
+            "--generate_samples=true",
+            "--num_generation_samples=2",
+            "--generation_max_new_tokens=5",
+            "--logging_steps=1",
+        ];
+        arguments.extend(extra);
+        let output = trainer(&parity_root(), &arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let rows: Vec<Value> = text(&out.join("metrics.jsonl"))
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let samples = rows.into_iter().filter_map(|mut row| {
+            let samples = row["eval_generations"].take();
+            (!samples.is_null()).then(|| (row["step"].clone(), samples))
+        });
+        (out.clone(), stderr(&output), samples.collect::<Vec<_>>())
+    };
+    let sft = "cases/sft-full-llama.yaml";
+    let (out, shown, samples) = sampled("sft", sft, &["--eval_steps=2"]);
+    assert_eq!(samples.len(), 3);
+    assert_eq!((&samples[0].0, &samples[2].0), (&0.into(), &4.into()));
+    let first = samples[0].1.as_array().unwrap();
+    assert_eq!(first.len(), 2);
+    for (sample, later) in first.iter().zip(samples[2].1.as_array().unwrap()) {
+        let prompt = sample["prompt"].as_str().unwrap();
+        assert!(prompt.trim_end().ends_with("### Response:"), "{prompt}");
+        assert_eq!(sample["prompt"], later["prompt"]);
+        assert!(!sample["expected"].as_str().unwrap().is_empty());
+    }
+    assert!(shown.contains("  sample after "), "{shown}");
+    let page = text(&out.join("report.html"));
+    assert!(headings(&page).contains(&"What the model writes"));
+    assert!(page.contains("<th>step 0</th>") && page.contains("<th>step 4</th>"));
+
+    // Without an evaluation at the start there are samples to compare with all the
+    // same, and the same run draws the same ones.
+    let (_, _, again) = sampled("again", sft, &["--eval_steps=2", "--eval_on_start=false"]);
+    assert_eq!(again, samples);
+    // They change nothing.
+    let log = |folder: &Path| -> Vec<Value> {
+        let rows = text(&folder.join("metrics.jsonl"));
+        let rows = rows
+            .lines()
+            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+        rows.filter_map(|row| row.get("loss").cloned()).collect()
+    };
+    let plain = folder.path().join("plain");
+    assert!(run(&plain, &[]).status.success());
+    assert_eq!(log(&plain), log(&out));
+
+    for case in ["cases/dpo-full.yaml", "cases/kto-full.yaml"] {
+        let (_, _, samples) = sampled(case.trim_start_matches("cases/"), case, &[]);
+        assert_eq!(samples.len(), 2, "{case}");
+        assert_eq!(samples[1].1.as_array().unwrap().len(), 2, "{case}");
+    }
+}
+
 #[test]
 fn a_run_is_reported_and_compared() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,8 +1,60 @@
 //! Rules about generated text.
 
 use super::Rules;
+use crate::diagnostic::Diagnostic;
+use crate::schema::{EvalStrategy, Task};
 
 impl Rules<'_> {
+    /// Samples at evaluations, and the keys that belong to them.
+    pub(super) fn samples(&mut self) {
+        let wanted = self.config.generation.generate_samples;
+        if !self.usable(&["generate_samples"]) {
+            return;
+        }
+        for key in ["num_generation_samples", "generation_prompt_ratio"] {
+            if !wanted && self.is_set(key) {
+                let label = self.key(key, "has no effect");
+                self.report(
+                    Diagnostic::warning(format!("`{key}` does nothing without `generate_samples`")),
+                    [label],
+                    "write `generate_samples: true`, or remove the key",
+                );
+            }
+        }
+        if !wanted || !self.usable(&["val_set_size", "test_datasets", "eval_strategy"]) {
+            return;
+        }
+        let c = self.config;
+        if matches!(
+            c.preference.task(),
+            Task::RewardModel | Task::ProcessRewardModel
+        ) {
+            let label = self.value("generate_samples", "asks for text");
+            self.error(
+                "a reward model writes no text",
+                [label],
+                "remove `generate_samples`",
+            );
+        } else if c.val_set_size == 0.0 && c.test_datasets.is_none() {
+            let label = self.value("generate_samples", "takes prompts of the evaluation data");
+            self.error(
+                "`generate_samples` needs evaluation data, and there is none",
+                [label],
+                "add `val_set_size` or `test_datasets`, or remove the key",
+            );
+        } else if c.eval_strategy == Some(EvalStrategy::No) {
+            let labels = [
+                self.value("generate_samples", "shows samples at each evaluation"),
+                self.value("eval_strategy", "there is no evaluation"),
+            ];
+            self.error(
+                "`generate_samples` needs evaluations, and `eval_strategy: no` has none",
+                labels,
+                "remove one of them",
+            );
+        }
+    }
+
     /// Keys that say how tokens are drawn, where none are.
     pub(super) fn generation(&mut self) {
         if self.config.generation.generation_do_sample {

@@ -78,6 +78,7 @@ pub(crate) fn apply(
     rules.schedule();
     rules.jagged();
     rules.generation();
+    rules.samples();
     rules.vocabulary();
     rules.model_files();
     rules.tracking();

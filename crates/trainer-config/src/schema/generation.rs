@@ -1,4 +1,5 @@
-//! Keys about text that a model generates: `trainer inference` and `trainer chat`.
+//! Keys about text that a model generates: at evaluations, and in `trainer inference`
+//! and `trainer chat`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,7 +8,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct GenerationConfig {
-    /// Longest generated text in tokens; 512 when absent.
+    /// Show at each evaluation what the model writes after prompts of the evaluation
+    /// data, and before training. The samples are in the log and the report.
+    pub generate_samples: bool,
+    /// How many samples an evaluation shows.
+    #[schemars(range(min = 1, max = 1000))]
+    pub num_generation_samples: usize,
+    /// Part of a text that is the prompt of a sample, where the whole text is trained;
+    /// else the prompt ends where the trained part begins.
+    #[schemars(range(max = 1.0), extend("exclusiveMinimum" = 0))]
+    pub generation_prompt_ratio: f64,
+    /// Longest generated text in tokens; when absent, 50 for samples at evaluations and
+    /// 512 elsewhere.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub generation_max_new_tokens: Option<usize>,
     /// Draw tokens by their probabilities; `false` takes the likeliest each time.
@@ -34,6 +46,9 @@ pub struct GenerationConfig {
 impl Default for GenerationConfig {
     fn default() -> Self {
         Self {
+            generate_samples: false,
+            num_generation_samples: 3,
+            generation_prompt_ratio: 0.5,
             generation_max_new_tokens: None,
             generation_do_sample: true,
             generation_temperature: None,

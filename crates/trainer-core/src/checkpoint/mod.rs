@@ -80,6 +80,13 @@ pub(crate) fn find(output: &Path, named: Option<&Path>, newest: bool) -> Result<
     })
 }
 
+/// Whether a folder is one of a checkpoint, or of a run with checkpoints, by the names
+/// of its files alone.
+pub(crate) fn is_there(path: &Path) -> bool {
+    path.join(manifest::MANIFEST).exists()
+        || folders::all(path).is_ok_and(|found| !found.is_empty())
+}
+
 /// The checkpoint folder of a step.
 pub(crate) fn folder(output: &Path, step: usize) -> PathBuf {
     folders::path(output, step)

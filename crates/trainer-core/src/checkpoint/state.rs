@@ -75,7 +75,7 @@ pub(crate) enum FeedPosition {
     Samples {
         epoch: u64,
         batches_done: usize,
-        /// Digest of the samples' lengths: other data has another one.
+        /// Digest of the samples: other data has another one.
         data: String,
     },
     /// What the stream calls its place.
@@ -136,6 +136,9 @@ const HARMLESS: &[&str] = &[
     "save_dtype",
     "gradient_checkpointing",
     "max_shard_size",
+    "generate_samples",
+    "num_generation_samples",
+    "generation_prompt_ratio",
     "generation_max_new_tokens",
     "generation_do_sample",
     "generation_temperature",

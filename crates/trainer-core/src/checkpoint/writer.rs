@@ -2,7 +2,8 @@
 //!
 //! A [`Snapshot`] shares the weights with the model, which copies those that the
 //! next step changes, so that training waits only for the optimizer's state to be
-//! copied. One checkpoint is written at a time: the next one waits for it.
+//! copied. One checkpoint is written at a time: the next one waits for it, before
+//! anything is copied for it.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,18 +52,12 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Starts to write; waits for an earlier one first, whose outcome it returns.
-    pub(crate) fn start(
-        &mut self,
-        output: &Path,
-        snapshot: Snapshot,
-        retention: Retention,
-    ) -> Option<Result<Written>> {
-        let earlier = self.finish();
+    /// Starts to write. [`finish`](Self::finish) an earlier one first.
+    pub(crate) fn start(&mut self, output: &Path, snapshot: Snapshot, retention: Retention) {
+        debug_assert!(self.running.is_none(), "one checkpoint at a time");
         let output = output.to_path_buf();
         let write = move || write(&output, snapshot, &retention);
         self.running = Some(std::thread::spawn(write));
-        earlier
     }
 
     /// Waits for the checkpoint that is being written.

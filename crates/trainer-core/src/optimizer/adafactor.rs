@@ -86,6 +86,16 @@ impl Rule for Adafactor {
         buffers
     }
 
+    fn bytes(&self, parameter: &Parameter) -> u64 {
+        let n = parameter.elements();
+        let second = match matrices(&parameter.shape) {
+            Some([stack, rows, columns]) => stack * (rows + columns),
+            None => n,
+        };
+        let first = if self.beta1.is_some() { n } else { 0 };
+        4 * (first + second) as u64
+    }
+
     fn apply(
         &self,
         parameter: &Parameter,

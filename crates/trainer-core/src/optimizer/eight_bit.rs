@@ -39,6 +39,11 @@ impl Codes {
         }
     }
 
+    /// Bytes of `n` values.
+    pub(super) fn bytes(n: usize) -> u64 {
+        (n + 4 * n.div_ceil(BLOCK)) as u64
+    }
+
     /// Parts of `size` values each, whole blocks; the last may be shorter.
     pub(super) fn chunks_mut(&mut self, size: usize) -> impl Iterator<Item = Part<'_>> {
         let map: &'static Map = if self.signed { &SIGNED } else { &UNSIGNED };

@@ -69,6 +69,11 @@ impl<E: PerElement> Elements<E> {
         Self { rule, bits }
     }
 
+    /// Whether the state of `n` elements is kept in 8 bits.
+    fn keeps_codes(&self, n: usize) -> bool {
+        self.bits == Bits::Eight && n >= SMALLEST_IN_8_BITS
+    }
+
     /// One pass over slices. `state` is in this process, all of it in slices or
     /// all of it in codes.
     fn in_pieces(&self, at: &At, value: &mut [f32], gradient: &[f32], state: &mut [Buffer]) {
@@ -126,7 +131,7 @@ struct Piece<'a> {
 impl<E: PerElement> Rule for Elements<E> {
     fn fresh(&self, parameter: &Parameter, device: &Device) -> Vec<Buffer> {
         let n = parameter.elements();
-        let in_codes = self.bits == Bits::Eight && n >= SMALLEST_IN_8_BITS;
+        let in_codes = self.keeps_codes(n);
         let buffer = |Value { name, signed }| {
             let kept = if in_codes {
                 Kept::Codes(Codes::zeros(n, signed))
@@ -142,6 +147,15 @@ impl<E: PerElement> Rule for Elements<E> {
             }
         };
         self.rule.values().into_iter().map(buffer).collect()
+    }
+
+    fn bytes(&self, parameter: &Parameter) -> u64 {
+        let n = parameter.elements();
+        let each = match self.keeps_codes(n) {
+            true => Codes::bytes(n),
+            false => 4 * n as u64,
+        };
+        each * self.rule.values().len() as u64
     }
 
     fn apply(

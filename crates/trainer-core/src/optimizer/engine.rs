@@ -43,6 +43,9 @@ pub(super) trait Rule: Debug {
     /// The state before the first step.
     fn fresh(&self, parameter: &Parameter, device: &Device) -> Vec<Buffer>;
 
+    /// Bytes of that state.
+    fn bytes(&self, parameter: &Parameter) -> u64;
+
     /// The new value, from the flattened value and gradient; changes the state.
     fn apply(
         &self,
@@ -102,6 +105,10 @@ impl<R: Rule> Optimizer for Engine<R> {
         };
         self.rule
             .apply(parameter, &at, value, gradient, &mut slot.buffers)
+    }
+
+    fn state_bytes(&self, index: usize) -> u64 {
+        self.rule.bytes(&self.parameters[index])
     }
 
     fn state(&self) -> OptimizerState {

@@ -65,6 +65,9 @@ pub trait Optimizer {
         settings: StepSettings,
     ) -> Tensor<1>;
 
+    /// Bytes that are kept for parameter `index` from its first gradient on.
+    fn state_bytes(&self, index: usize) -> u64;
+
     /// A copy of everything that later steps depend on.
     fn state(&self) -> OptimizerState;
 

@@ -109,6 +109,13 @@ impl Rule for Muon {
         }
     }
 
+    fn bytes(&self, parameter: &Parameter) -> u64 {
+        match inner_matrices(parameter) {
+            Some(_) => 4 * parameter.elements() as u64,
+            None => self.rest.bytes(parameter),
+        }
+    }
+
     fn apply(
         &self,
         parameter: &Parameter,

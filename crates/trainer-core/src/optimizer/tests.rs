@@ -165,6 +165,17 @@ fn trajectories_are_those_of_the_references() {
                 }
             }
             assert_eq!(parameters[0].values.len(), 3);
+            for (index, kept) in training.optimizer.state().parameters.iter().enumerate() {
+                let bytes = kept
+                    .tensors
+                    .iter()
+                    .map(|(_, data)| data.as_bytes().len() as u64);
+                assert_eq!(
+                    training.optimizer.state_bytes(index),
+                    bytes.sum::<u64>(),
+                    "{name}"
+                );
+            }
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::batches::{BatchOptions, BatchSource, Batches};
 use crate::checkpoint::SaveModel;
 use crate::error::{Result, TrainerError};
 use crate::feed::{Feed, PackedRows, TrainData};
+use crate::generation::Sampler;
 use crate::history::LogRow;
 
 /// Trains a causal language model on tokenized samples.
@@ -128,6 +129,14 @@ impl Objective for NextToken {
             Some(eval) => evaluate(model, eval),
             None => Ok(LogRow::new()),
         }
+    }
+
+    fn samples(&self, model: &CausalLm, sampler: &Sampler) -> Result<Value> {
+        let prompts = match &self.eval {
+            Some(eval) => eval.prompts(sampler.count, sampler.prompt_ratio)?,
+            None => Vec::new(),
+        };
+        sampler.write(model, prompts)
     }
 
     fn eval_samples(&self) -> usize {

@@ -16,13 +16,17 @@ mod weights;
 pub use causal::CausalTrainer;
 pub use evaluation::evaluate_samples;
 pub use preference::{PreferenceTrainer, evaluate_preferences};
-pub use setup::{TrainerTokenizer, setup_trainer};
+pub use run::Probe;
+pub use setup::{TrainerTokenizer, check_settings, setup_trainer};
 pub use weights::save_options;
 
 use burn::tensor::{Device, FloatDType};
+use trainer_config::Config;
 use trainer_model::{CausalLm, RewardModel};
 
+use crate::adapter::Adapter;
 use crate::error::Result;
+use crate::estimate::{self, BatchShape, Estimate, Others};
 use crate::history::{LogRow, Observer};
 
 /// A trainer, ready to run.
@@ -54,6 +58,29 @@ impl Trainer {
             Self::Preference(trainer) => trainer.train(observer)?,
         };
         Ok(Trained { model, summary })
+    }
+
+    /// Makes the output folder this run's own, so that files can be put there before
+    /// [`train`](Self::train), which does it where it has not been done.
+    ///
+    /// # Errors
+    /// When another run has it, or it cannot be made.
+    pub fn lock(&mut self) -> Result<()> {
+        match self {
+            Self::Causal(trainer) => trainer.0.lock(),
+            Self::Preference(trainer) => trainer.lock(),
+        }
+    }
+
+    /// Times a few batches of the run, and writes nothing.
+    ///
+    /// # Errors
+    /// When a batch cannot be made or used.
+    pub fn probe(self) -> Result<Probe> {
+        match self {
+            Self::Causal(trainer) => trainer.0.probe(),
+            Self::Preference(trainer) => trainer.probe(),
+        }
     }
 
     /// Optimizer steps of the run.
@@ -90,6 +117,23 @@ impl AnyModel {
         match self {
             Self::Causal(model) => model.config().vocab_size,
             Self::Reward(model) => model.config().vocab_size,
+        }
+    }
+
+    /// Estimates the peak memory of a run; see [`estimate::memory`].
+    ///
+    /// # Errors
+    /// When the optimizer of the configuration does not fit the parameters.
+    pub fn estimate(
+        &self,
+        config: &Config,
+        adapter: Option<&Adapter>,
+        batch: BatchShape,
+        others: Others,
+    ) -> Result<Estimate> {
+        match self {
+            Self::Causal(model) => estimate::memory(config, model, adapter, batch, others),
+            Self::Reward(model) => estimate::memory(config, model, adapter, batch, others),
         }
     }
 

@@ -15,6 +15,7 @@ use trainer_model::ParameterGradients;
 use crate::batches::BatchSource;
 use crate::checkpoint::{Exact, SaveModel};
 use crate::error::Result;
+use crate::generation::Sampler;
 use crate::history::{LogRow, Observer};
 
 /// A kind of training.
@@ -62,6 +63,15 @@ pub(crate) trait Objective {
     /// # Errors
     /// When a batch cannot be used.
     fn evaluate(&mut self, model: &Self::Model) -> Result<LogRow>;
+
+    /// What the model writes after prompts of the evaluation data. `model` records no
+    /// gradients.
+    ///
+    /// # Errors
+    /// When a sample cannot be read, or its text not be told.
+    fn samples(&self, _model: &Self::Model, _sampler: &Sampler) -> Result<Value> {
+        Ok(Value::Array(Vec::new()))
+    }
 
     /// Samples to evaluate on; none when 0.
     fn eval_samples(&self) -> usize;

@@ -10,6 +10,7 @@
 //! same run.
 
 mod guard;
+mod probe;
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -21,6 +22,7 @@ use trainer_config::{Config, SaveStrategy};
 use trainer_model::{ParameterGradients, TrainedRows};
 
 use self::guard::NonFinite;
+pub use self::probe::Probe;
 use super::best::Best;
 use super::cadence::{self, Every, Lengths};
 use super::counters::Counters;
@@ -33,6 +35,7 @@ use crate::checkpoint::{
 };
 use crate::error::{Result, TrainerError};
 use crate::feed::Feed;
+use crate::generation::{SAMPLES, Sampler};
 use crate::history::{History, LogRow, Observer, Phases, Requests, RunPlan, RunState, StepReport};
 use crate::lock::FolderLock;
 use crate::optimizer::{self, Optimizer, StepSettings};
@@ -51,6 +54,10 @@ pub(super) struct Run<O: Objective> {
     /// objective compares with it.
     start: Option<O::Model>,
     tokenizer: Arc<dyn TrainerTokenizer>,
+    /// Writes samples at evaluations, where they are asked for.
+    sampler: Option<Sampler>,
+    /// Taken before anything is written.
+    lock: Option<FolderLock>,
     optimizer: Box<dyn Optimizer>,
     schedule: Schedule,
     best: Option<Best>,
@@ -112,12 +119,7 @@ impl<O: Objective> Run<O> {
         };
         let best = Best::new(&config.checkpoint);
         if best.is_some() && eval_every == Every::Never {
-            return Err(TrainerError::Setup(
-                "the best model is told by evaluations, and there are none: set val_set_size or \
-                 test_datasets, or remove load_best_model_at_end, metric_for_best_model, \
-                 early_stopping_patience and `save_strategy: best`"
-                    .into(),
-            ));
+            return Err(no_evaluations());
         }
         let (model, trained) = unfreeze(config, model)?;
         let infos = trained.parameters(&model);
@@ -137,7 +139,9 @@ impl<O: Objective> Run<O> {
             model,
             trained,
             start: None,
+            sampler: Sampler::new(config, &tokenizer),
             tokenizer,
+            lock: None,
             best,
             at: Counters::default(),
             earlier_rows: Vec::new(),
@@ -192,10 +196,21 @@ impl<O: Objective> Run<O> {
         self.total_steps
     }
 
+    /// Makes the output folder this run's own; see [`FolderLock`].
+    ///
+    /// # Errors
+    /// When another run has it, or it cannot be made.
+    pub(super) fn lock(&mut self) -> Result<()> {
+        if self.lock.is_none() {
+            self.lock = Some(FolderLock::take(&self.config.output_dir)?);
+        }
+        Ok(())
+    }
+
     /// Trains to the end. The model that comes back records no gradients; beside
     /// it is the summary row.
     pub(super) fn train(mut self, observer: &mut dyn Observer) -> Result<(O::Model, LogRow)> {
-        let _lock = FolderLock::take(&self.config.output_dir)?;
+        self.lock()?;
         checkpoint::sweep(&self.config.output_dir);
         let earlier = std::mem::take(&mut self.earlier_rows);
         let mut out = Outputs {
@@ -219,8 +234,12 @@ impl<O: Objective> Run<O> {
             .prepare(&start, self.feed.batches(), out.observer)?;
         drop(start);
         let begins = self.at.step == 0;
-        if begins && self.config.eval_on_start && self.eval_every != Every::Never {
+        let evaluates = self.eval_every != Every::Never;
+        if begins && self.config.eval_on_start && evaluates {
             self.evaluate(&mut out)?;
+        } else if begins && evaluates && self.sampler.is_some() {
+            // What the samples of later evaluations are compared with.
+            self.log_evaluation(LogRow::new(), &mut out)?;
         }
         while self.at.step < self.total_steps && !self.stops_early() {
             let ends_epoch;
@@ -245,10 +264,7 @@ impl<O: Objective> Run<O> {
             data: clock.lap(),
             ..Phases::default()
         };
-        let seed = StepSeed {
-            seed: self.config.seed,
-            step: self.at.step,
-        };
+        let seed = self.step_seed();
         let mut sum = self
             .objective
             .accumulate(&self.model, &window.batches, seed)?;
@@ -302,6 +318,13 @@ impl<O: Objective> Run<O> {
         }
         self.watch(loss)?;
         Ok((self, Some(window.ends_epoch)))
+    }
+
+    fn step_seed(&self) -> StepSeed {
+        StepSeed {
+            seed: self.config.seed,
+            step: self.at.step,
+        }
     }
 
     /// From the gradient of a window to what the optimizer takes; gives its norm
@@ -361,7 +384,7 @@ impl<O: Objective> Run<O> {
         let first = keys.save_first_step && step == 1;
         let due = self.save_every.is_due(step, ends_epoch) || first;
         if due || save || stop || (is_best && best_is_kept) {
-            self.save(out);
+            self.save(out)?;
         }
         if !stop {
             return Ok(());
@@ -386,7 +409,7 @@ impl<O: Objective> Run<O> {
             return Ok(false);
         }
         let step = self.at.step;
-        let mut row = self.objective.evaluate(&self.model.valid())?;
+        let row = self.objective.evaluate(&self.model.valid())?;
         if let Some(loss) = row.get("eval_loss").and_then(Value::as_f64) {
             self.schedule.evaluated(loss);
         }
@@ -394,38 +417,48 @@ impl<O: Objective> Run<O> {
             Some(best) => best.evaluated(&row, step)?,
             None => false,
         };
-        row.insert("epoch".into(), json!(self.at.epoch));
-        row.insert("step".into(), json!(step));
         self.at.evaluated_at = Some(step);
-        out.history.log(row, out.observer)?;
+        self.log_evaluation(row, out)?;
         Ok(is_best)
     }
 
+    /// Logs the values of an evaluation, with samples of what the model writes.
+    fn log_evaluation(&mut self, mut row: LogRow, out: &mut Outputs<'_>) -> Result<()> {
+        if let Some(sampler) = &self.sampler {
+            let samples = self.objective.samples(&self.model.valid(), sampler)?;
+            row.insert(SAMPLES.into(), samples);
+        }
+        row.insert("epoch".into(), json!(self.at.epoch));
+        row.insert("step".into(), json!(self.at.step));
+        out.history.log(row, out.observer)
+    }
+
     /// Starts to write a checkpoint.
-    fn save(&mut self, out: &mut Outputs<'_>) {
+    fn save(&mut self, out: &mut Outputs<'_>) -> Result<()> {
+        // Before the state is copied: there is one copy at a time.
+        report(out.writer.finish(), out.observer);
         let keys = &self.config.checkpoint;
         let snapshot = Snapshot {
             save_model: self.objective.saver(self.model.valid(), Precision::Exact),
             tokenizer: Arc::clone(&self.tokenizer),
-            training: (!keys.save_only_model).then(|| {
-                let run = self.saved(out);
-                (self.optimizer.state(), run)
-            }),
+            training: match keys.save_only_model {
+                true => None,
+                false => Some((self.optimizer.state(), self.saved(out)?)),
+            },
             step: self.at.step,
         };
         let retention = Retention {
             limit: keys.save_total_limit,
             keep: self.best.iter().filter_map(Best::step).collect(),
         };
-        let earlier = out
-            .writer
+        out.writer
             .start(&self.config.output_dir, snapshot, retention);
-        report(earlier, out.observer);
+        Ok(())
     }
 
-    fn saved(&self, out: &Outputs<'_>) -> SavedRun {
+    fn saved(&self, out: &Outputs<'_>) -> Result<SavedRun> {
         let at = &self.at;
-        SavedRun {
+        Ok(SavedRun {
             step: at.step,
             total_steps: self.total_steps,
             epoch: Exact(at.epoch),
@@ -436,7 +469,7 @@ impl<O: Objective> Run<O> {
             seconds: Exact(at.seconds_before + out.started.elapsed().as_secs_f64()),
             evaluated_at: at.evaluated_at,
             since_log: at.sums(),
-            feed: self.feed.position(),
+            feed: self.feed.position()?,
             schedule: self.schedule.state().into_iter().map(Exact).collect(),
             best: self.best.as_ref().map(Best::state).unwrap_or_default(),
             watchdog: at.watchdog,
@@ -444,7 +477,7 @@ impl<O: Objective> Run<O> {
             rate_scale: Exact(at.rate_scale),
             log: out.history.rows().iter().map(encode).collect(),
             config: config_texts(&self.config),
-        }
+        })
     }
 
     /// Summary, best model, and the files of the trained model.
@@ -518,6 +551,16 @@ impl Clock {
         let before = std::mem::replace(&mut self.lap, Instant::now());
         (self.lap - before).as_secs_f64()
     }
+}
+
+/// A best model of no evaluations.
+pub(super) fn no_evaluations() -> TrainerError {
+    TrainerError::Setup(
+        "the best model is told by evaluations, and there are none: set val_set_size or \
+         test_datasets, or remove load_best_model_at_end, metric_for_best_model, \
+         early_stopping_patience and `save_strategy: best`"
+            .into(),
+    )
 }
 
 /// Tells what came of a checkpoint. One that could not be written does not end

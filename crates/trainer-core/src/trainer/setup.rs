@@ -6,12 +6,15 @@ use std::sync::Arc;
 use trainer_config::{Config, Task};
 use trainer_model::CausalLm;
 
+use super::best::Best;
+use super::cadence::{self, Every, Lengths};
 use super::preference::Parts;
 use super::resume::Resume;
 use super::weights::Weights;
 use super::{AnyModel, CausalTrainer, PreferenceTrainer, Trainer};
 use crate::adapter::Adapter;
 use crate::backend::compute_format;
+use crate::checkpoint;
 use crate::error::{Result, TrainerError};
 use crate::feed::{EvalData, TrainData};
 
@@ -19,6 +22,12 @@ use crate::feed::{EvalData, TrainData};
 pub trait TrainerTokenizer: Send + Sync {
     /// Id that fills rows up; padded places are never read.
     fn pad_id(&self) -> u32;
+
+    /// The text of ids, special tokens included: what a sample shows.
+    ///
+    /// # Errors
+    /// When the tokenizer cannot tell.
+    fn decode(&self, ids: &[u32]) -> Result<String, Box<dyn std::error::Error + Send + Sync>>;
 
     /// Writes the tokenizer's files beside the trained model.
     ///
@@ -102,6 +111,31 @@ pub fn setup_trainer(
         }
         _ => Err(unfit()),
     }
+}
+
+/// Finds what is wrong with the settings of evaluation and checkpoints as far as it
+/// can be known without the data, which may take long to prepare.
+///
+/// # Errors
+/// The message that [`setup_trainer`] would give.
+pub fn check_settings(config: &Config) -> Result<()> {
+    let streamed = config.streaming || config.pretraining_dataset.is_some();
+    let lengths = Lengths {
+        total_steps: 1,
+        epoch_steps: (!streamed).then_some(1),
+    };
+    cadence::saving(config, lengths)?;
+    let held_back = config.val_set_size > 0.0 || config.test_datasets.is_some();
+    let evaluates = held_back && cadence::evaluation(config, lengths)? != Every::Never;
+    if Best::new(&config.checkpoint).is_some() && !evaluates {
+        return Err(super::run::no_evaluations());
+    }
+    if let Some(named) = &config.checkpoint.resume_from_checkpoint
+        && !checkpoint::is_there(named)
+    {
+        Resume::find(config)?;
+    }
+    Ok(())
 }
 
 /// Samples of another kind.

@@ -90,6 +90,25 @@ pub fn prepare_cached(
     Ok((prepared, outcome))
 }
 
+/// The samples that were prepared before for this configuration; nothing is prepared
+/// or written. `None` where there are none.
+///
+/// # Errors
+/// [`DataError::Io`] where a file of the data cannot be read.
+pub fn find_prepared(
+    config: &Config,
+    tokenizer: &Tokenizer,
+) -> Result<Option<PreparedData>, DataError> {
+    let Some(root) = folder(config) else {
+        return Ok(None);
+    };
+    let fingerprint = Fingerprint::new(config, tokenizer)?;
+    let entry = root.join(fingerprint.key());
+    // A damaged one is none: the run prepares the data anew.
+    let stored = entry::load::<Sample>(&entry, &fingerprint, config).unwrap_or(None);
+    Ok(stored.map(Stored::samples))
+}
+
 /// As [`prepare_preferences`](crate::prepare_preferences), but uses the samples
 /// that were prepared before for the same objective, and keeps them where there
 /// are none. The samples are in memory.

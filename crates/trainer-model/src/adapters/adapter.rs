@@ -150,6 +150,13 @@ impl LoraAdapter {
         &self.config
     }
 
+    /// Whether a parameter of the model that carries the adapter is trained with it.
+    /// Draws no values, as asking the parameter could.
+    #[must_use]
+    pub fn trains(&self, name: &str) -> bool {
+        name.contains(LORA) || self.plan.saved.contains(name)
+    }
+
     /// Sets the probability that an input of the factors is dropped in training.
     pub fn set_dropout<M: Pretrained>(&mut self, model: &mut M, probability: f64) {
         self.config.lora_dropout = probability;

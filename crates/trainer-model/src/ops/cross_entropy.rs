@@ -26,7 +26,8 @@ use super::products::{Products, sum_with_product};
 const CHUNK_ELEMENTS: usize = 1 << 22;
 
 /// Tokens whose logits, of `v` entries each, exist at a time.
-pub(super) fn chunk_of(v: usize) -> usize {
+#[must_use]
+pub fn logits_chunk(v: usize) -> usize {
     (CHUNK_ELEMENTS / v.max(1)).max(16)
 }
 
@@ -147,7 +148,7 @@ fn forward<B: SoftmaxCrossEntropy>(
     let [n, _] = x_nd.shape().dims::<2>();
     let [v, _] = w_vd.shape().dims::<2>();
     let device = x_nd.device();
-    let chunk = chunk_of(v);
+    let chunk = logits_chunk(v);
     let (format, full) = (x_nd.dtype(), w_vd.dtype());
     let w_vd = cast::<B>(w_vd, format);
 

@@ -49,7 +49,7 @@ use burn::tensor::{DType, FloatDType};
 use crate::config::Activation;
 use crate::precision::in_f32;
 
-pub use cross_entropy::linear_cross_entropy;
+pub use cross_entropy::{linear_cross_entropy, logits_chunk};
 pub use linear::linear;
 pub use lora_linear::lora_linear;
 pub use token_scores::token_scores;

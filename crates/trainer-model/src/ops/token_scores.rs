@@ -18,7 +18,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extensi
 use burn::prelude::*;
 use burn::tensor::{IndexingUpdateOp, Shape, Slice};
 
-use super::cross_entropy::{cast, chunk_of};
+use super::cross_entropy::{cast, logits_chunk};
 use super::products::{Products, sum_with_product};
 
 /// Backends that compute token scores.
@@ -149,7 +149,7 @@ fn forward<B: LogitScores>(
 ) -> (FloatTensor<B>, Option<FloatTensor<B>>) {
     let [n, _] = x_nd.shape().dims::<2>();
     let [v, _] = w_vd.shape().dims::<2>();
-    let chunk = chunk_of(v);
+    let chunk = logits_chunk(v);
     let (format, full) = (x_nd.dtype(), w_vd.dtype());
     let w_vd = cast::<B>(w_vd, format);
     let (mut scores, mut gradients) = (Vec::new(), Vec::new());
@@ -191,7 +191,7 @@ fn backward<B: LogitScores>(
 ) -> (FloatTensor<B>, FloatTensor<B>) {
     let [n, _] = state.x_nd.shape().dims::<2>();
     let [v, _] = state.w_vd.shape().dims::<2>();
-    let chunk = chunk_of(v);
+    let chunk = logits_chunk(v);
     let (format, full) = (state.x_nd.dtype(), state.w_vd.dtype());
     let w_vd = cast::<B>(state.w_vd.clone(), format);
     let mut dx_chunks = Vec::new();

@@ -18,6 +18,7 @@ use super::{Evaluated, Ids, Split, count_tokens, evaluate, watch_balance};
 use crate::batches::BatchSource;
 use crate::checkpoint::SaveModel;
 use crate::error::Result;
+use crate::generation::Sampler;
 use crate::history::{LogRow, Observer};
 use crate::losses::{kto, kto_kl};
 use crate::preference_batches::{JudgedBatch, JudgedBatches};
@@ -274,6 +275,14 @@ impl Objective for Kto {
                 metrics: step.metrics,
             })
         })
+    }
+
+    fn samples(&self, model: &CausalLm, sampler: &Sampler) -> Result<Value> {
+        let eval = self.eval.as_ref();
+        sampler.write(
+            model,
+            eval.map_or_else(Vec::new, |eval| eval.prompts(sampler.count)),
+        )
     }
 
     fn eval_samples(&self) -> usize {

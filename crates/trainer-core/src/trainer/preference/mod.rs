@@ -32,7 +32,7 @@ use self::pairs::Pairs;
 use super::AnyModel;
 use super::objective::{Metrics, Objective};
 use super::resume::Resume;
-use super::run::Run;
+use super::run::{Probe, Run};
 use super::setup::TrainerTokenizer;
 use super::weights::Weights;
 use crate::batches::{BatchOptions, BatchSource};
@@ -150,6 +150,24 @@ impl PreferenceTrainer {
             Kind::Kto(run) => run.total_steps(),
             Kind::Rewards(run) => run.total_steps(),
             Kind::Verdicts(run) => run.total_steps(),
+        }
+    }
+
+    pub(super) fn lock(&mut self) -> Result<()> {
+        match &mut self.0 {
+            Kind::Pairs(run) => run.lock(),
+            Kind::Kto(run) => run.lock(),
+            Kind::Rewards(run) => run.lock(),
+            Kind::Verdicts(run) => run.lock(),
+        }
+    }
+
+    pub(super) fn probe(self) -> Result<Probe> {
+        match self.0 {
+            Kind::Pairs(run) => run.probe(),
+            Kind::Kto(run) => run.probe(),
+            Kind::Rewards(run) => run.probe(),
+            Kind::Verdicts(run) => run.probe(),
         }
     }
 

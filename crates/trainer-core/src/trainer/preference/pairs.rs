@@ -15,6 +15,7 @@ use super::{Evaluated, Ids, Split, count_tokens, evaluate, watch_balance};
 use crate::batches::BatchSource;
 use crate::checkpoint::SaveModel;
 use crate::error::{Result, TrainerError};
+use crate::generation::Sampler;
 use crate::history::{LogRow, Observer};
 use crate::losses::{
     Answer, Divergence, DpoOptions, Pair, PairGradient, PairLoss, cpo, dpo, log_odds, nll, orpo,
@@ -447,6 +448,14 @@ impl Objective for Pairs {
                 metrics: step.metrics,
             })
         })
+    }
+
+    fn samples(&self, model: &CausalLm, sampler: &Sampler) -> Result<Value> {
+        let eval = self.eval.as_ref();
+        sampler.write(
+            model,
+            eval.map_or_else(Vec::new, |eval| eval.prompts(sampler.count)),
+        )
     }
 
     fn eval_samples(&self) -> usize {

@@ -92,17 +92,20 @@ impl Reference {
             return Ok(());
         };
         let weights = fingerprint(model);
-        let file = |batches: &dyn BatchSource<Batch = S::Batch>| {
+        let file = |batches: &dyn BatchSource<Batch = S::Batch>| -> Result<Option<PathBuf>> {
+            let Some(folder) = &folder else {
+                return Ok(None);
+            };
             let mut hasher = blake3::Hasher::new();
             hasher.update(MAGIC);
-            hasher.update(batches.digest().as_bytes());
+            hasher.update(batches.digest()?.as_bytes());
             hasher.update(&weights);
             hasher.update(&ld_alpha.unwrap_or(1.0).to_le_bytes());
             let name = &hasher.finalize().to_hex()[..32];
-            Some(folder.as_ref()?.join(format!("reference-{name}.bin")))
+            Ok(Some(folder.join(format!("reference-{name}.bin"))))
         };
         let mut known = |batches: &dyn BatchSource<Batch = S::Batch>| -> Result<LogProbs> {
-            let file = file(batches);
+            let file = file(batches)?;
             if let Some(found) = file.as_deref().and_then(|file| read(file, batches.len())) {
                 return Ok(found);
             }

@@ -182,6 +182,10 @@ mod tests {
             0
         }
 
+        fn decode(&self, _: &[u32]) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+            Ok(String::new())
+        }
+
         fn save(&self, _: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
             Ok(())
         }

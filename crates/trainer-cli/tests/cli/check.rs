@@ -1,0 +1,143 @@
+//! `trainer check`: does a run fit into memory, and how long will it take?
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::{repository, stderr, stdout, trainer};
+
+/// MiB, as the table has them in one of its rows.
+fn mebibytes(table: &str, row: &str) -> f64 {
+    let line = table
+        .lines()
+        .find_map(|line| line.strip_prefix(&format!("#   {row} ")))
+        .unwrap_or_else(|| panic!("no {row} in\n{table}"));
+    let mut words = line.split_whitespace();
+    let number: f64 = words.next().unwrap().parse().unwrap();
+    match words.next() {
+        Some("GiB") => number * 1024.0,
+        _ => number,
+    }
+}
+
+/// The estimate is about what the run then takes. `scripts/check_memory_estimate.py`
+/// measures more kinds of runs.
+#[test]
+fn memory_is_about_what_the_run_then_takes() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let prepared = folder.path().join("prepared");
+    let run = |verb: &str| {
+        let arguments = [
+            verb,
+            "examples/glossary.yaml",
+            "--num_epochs=1",
+            "--output_dir",
+            out.to_str().unwrap(),
+            "--dataset_prepared_path",
+            prepared.to_str().unwrap(),
+        ];
+        let output = trainer(&repository(), &arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+        stdout(&output)
+    };
+    let unknown = run("check");
+    assert!(unknown.contains("rows of sequence_len tokens"), "{unknown}");
+    run("train");
+    let known = run("check");
+    assert!(known.contains("rows of the prepared data"), "{known}");
+    assert!(mebibytes(&unknown, "activations") > mebibytes(&known, "activations"));
+    let log = fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let peaks = log
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter_map(|row| row["memory/max_active (GiB)"].as_f64());
+    let measured = 1024.0 * peaks.fold(0.0, f64::max);
+    let ratio = mebibytes(&known, "total") / measured;
+    // Small runs differ by threads and libraries more than large ones.
+    assert!((0.7..1.4).contains(&ratio), "{measured} MiB\n{known}");
+    // All of it is a configuration still.
+    let file = folder.path().join("again.yaml");
+    fs::write(&file, &known).unwrap();
+    let again = trainer(&repository(), &["check", file.to_str().unwrap()]);
+    assert!(again.status.success(), "{}", stderr(&again));
+}
+
+#[test]
+fn what_does_not_fit_is_said_with_what_to_change() {
+    let output = trainer(
+        &repository(),
+        &[
+            "check",
+            "examples/glossary.yaml",
+            "--micro_batch_size=50000",
+            "--sequence_len=1000",
+        ],
+    );
+    assert!(output.status.success());
+    let message = stderr(&output);
+    assert!(
+        message.starts_with("warning: the run will not fit into memory: it takes about "),
+        "{message}"
+    );
+    for way_out in [
+        "  micro_batch_size: 1 (and gradient_accumulation_steps: 50000): ",
+        "  gradient_checkpointing: true: ",
+        "  sequence_len: 500: ",
+    ] {
+        assert!(message.contains(way_out), "{message}");
+    }
+    assert!(message.contains(" MiB, fits\n"), "{message}");
+}
+
+#[test]
+fn a_model_that_is_not_there_is_no_reason_not_to_check() {
+    let output = trainer(
+        &repository(),
+        &["check", "examples/glossary.yaml", "--base_model=nowhere"],
+    );
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("# Memory is not estimated: "));
+}
+
+#[test]
+fn a_probe_times_the_run_and_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let prepared = folder.path().join("prepared");
+    for (file, keys) in [
+        (
+            "examples/glossary.yaml",
+            &["--gradient_accumulation_steps=2"][..],
+        ),
+        ("crates/trainer-cli/tests/parity/cases/dpo-full.yaml", &[]),
+        (
+            "crates/trainer-cli/tests/parity/cases/sft-full-llama.yaml",
+            &["--streaming=true"],
+        ),
+    ] {
+        let (root, file) = match file.split_once("parity/") {
+            Some((before, case)) => (repository().join(before).join("parity"), case),
+            None => (repository(), file),
+        };
+        let mut arguments = vec!["check", "--probe", file];
+        arguments.extend(keys);
+        arguments.extend([
+            "--output_dir",
+            out.to_str().unwrap(),
+            "--dataset_prepared_path",
+            prepared.to_str().unwrap(),
+        ]);
+        let output = trainer(&root, &arguments);
+        assert!(output.status.success(), "{}", stderr(&output));
+        let text = stdout(&output);
+        for part in [
+            "# Probe: 3 micro-batches, after one to warm up\n",
+            "\n#   whole run        about ",
+            " tokens/s\n",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        assert!(!out.exists() && !prepared.exists(), "{file}");
+    }
+}
