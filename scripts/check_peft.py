@@ -7,12 +7,13 @@ For each kind of adapter:
   ours    one that `trainer train` made gives the same logits in PEFT as here;
   theirs  one that PEFT made and saved gives the same logits here as in PEFT;
   merged  the model that `trainer merge-lora` makes of ours loads in transformers
-          and gives the same logits as the adapter.
+          and gives the same logits as the adapter; where the base model was quantized,
+          those of the adapter on the model as it was before.
 "The same" is a difference of at most 1e-5, or 1e-6 of the largest logit. The base
 model is that of the recorded runs, or another in Hugging Face layout. Builds the
 program. Exit status 1 if anything differs.
 
-Needs torch, transformers and peft.
+Needs torch, transformers, peft and bitsandbytes.
 """
 
 import argparse
@@ -35,7 +36,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PARITY = ROOT / "crates/trainer-cli/tests/parity"
 LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
-# Name: keys of a YAML file, settings of PEFT.
+# Name: keys of a YAML file, settings of PEFT. Where the keys quantize the base model,
+# that of PEFT has the numbers that bitsandbytes' codes stand for.
 KINDS = {
     "lora": (
         {"lora_target_linear": True, "lora_dropout": 0.1},
@@ -60,6 +62,33 @@ KINDS = {
             "rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\..*": 6},
             "alpha_pattern": {"v_proj": 3},
         },
+    ),
+    "qlora": (
+        {"adapter": "qlora", "load_in_4bit": True, "lora_target_linear": True, "lora_dropout": 0.1},
+        {"target_modules": LINEAR},
+    ),
+    "qlora, dora": (
+        {"adapter": "qlora", "load_in_4bit": True, "lora_target_linear": True, "peft_use_dora": True},
+        {"target_modules": LINEAR, "use_dora": True},
+    ),
+    "8 bits": (
+        {"load_in_8bit": True, "lora_target_linear": True},
+        {"target_modules": LINEAR},
+    ),
+    "pissa": (
+        {"lora_target_linear": True, "peft_init_lora_weights": "pissa", "lora_dropout": 0.1},
+        {"target_modules": LINEAR, "init_lora_weights": "pissa"},
+    ),
+    "olora, dora, rslora, patterns": (
+        {
+            "lora_target_linear": True,
+            "peft_init_lora_weights": "olora",
+            "peft_use_dora": True,
+            "peft_use_rslora": True,
+            "lora_rank_pattern": {"q_proj": 2},
+            "lora_alpha_pattern": {"v_proj": 3},
+        },
+        {"target_modules": LINEAR, "init_lora_weights": "olora", "use_rslora": True},
     ),
     "names": (
         {"lora_target_modules": ["q_proj", "up_proj"], "peft_init_lora_weights": "gaussian"},
@@ -102,6 +131,18 @@ PROMPTS = [
 ]
 
 
+def quantized(weight, keys):
+    """What is left of a weight in few bits."""
+    import bitsandbytes.functional as bnb
+
+    if keys.get("load_in_4bit"):
+        # In one row: the kernel for AVX-512 is wrong where rows are no whole blocks of 64.
+        codes, state = bnb.quantize_4bit(weight.flatten(), compress_statistics=True, quant_type="nf4")
+        return bnb.dequantize_4bit(codes, state).view_as(weight)
+    codes, peaks, _ = bnb.int8_vectorwise_quant(weight)
+    return bnb.int8_vectorwise_dequant(codes, peaks)
+
+
 def build():
     subprocess.run(["cargo", "build", "--release", "--bin", "trainer"], cwd=ROOT, check=True)
     metadata = ["cargo", "metadata", "--format-version", "1", "--no-deps"]
@@ -125,8 +166,14 @@ class Check:
         self.prompts.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in PROMPTS))
         self.failed = False
 
-    def model(self, folder=None):
-        return AutoModelForCausalLM.from_pretrained(folder or self.base, dtype=torch.float32).eval()
+    def model(self, folder=None, keys=None):
+        model = AutoModelForCausalLM.from_pretrained(folder or self.base, dtype=torch.float32).eval()
+        keys = keys or {}
+        if keys.get("load_in_4bit") or keys.get("load_in_8bit"):
+            for module in model.model.layers.modules():
+                if isinstance(module, torch.nn.Linear):
+                    module.weight.data = quantized(module.weight.data, keys)
+        return model
 
     def ours(self, yaml, adapter):
         """The tokens of each prompt, and the logits of what follows."""
@@ -170,12 +217,12 @@ class Check:
         yaml.write_text(json.dumps(config))  # JSON is YAML
         run([self.trainer, "train", yaml])
         ids, ours = self.ours(yaml, out / "ours")
-        before = self.theirs(self.model(), ids)
-        peft = self.theirs(PeftModel.from_pretrained(self.model(), out / "ours"), ids)
+        before = self.theirs(self.model(keys=keys), ids)
+        peft = self.theirs(PeftModel.from_pretrained(self.model(keys=keys), out / "ours"), ids)
         self.compare("ours", ours, peft, before)
 
         torch.manual_seed(1)
-        model = get_peft_model(self.model(), LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, **settings))
+        model = get_peft_model(self.model(keys=keys), LoraConfig(task_type="CAUSAL_LM", r=4, lora_alpha=8, **settings))
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.requires_grad:
@@ -184,6 +231,7 @@ class Check:
         self.compare("theirs", self.ours(yaml, out / "theirs")[1], self.theirs(model, ids), before)
 
         run([self.trainer, "merge-lora", yaml])
+        peft = self.theirs(PeftModel.from_pretrained(self.model(), out / "ours"), ids)
         self.compare("merged", self.theirs(self.model(out / "ours/merged"), ids), peft, before)
 
 

@@ -28,6 +28,14 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 ADAPTERS = {
     "lora": {"r": 4, "lora_alpha": 8, "target_modules": LINEAR},
     "dora": {"r": 4, "lora_alpha": 8, "target_modules": LINEAR, "use_dora": True},
+    "pissa": {"r": 4, "lora_alpha": 8, "target_modules": LINEAR, "init_lora_weights": "pissa"},
+    "olora": {
+        "r": 4,
+        "lora_alpha": 2,
+        "target_modules": ["q_proj", "down_proj"],
+        "init_lora_weights": "olora",
+        "use_dora": True,
+    },
     "patterns": {
         "r": 4,
         "lora_alpha": 8,

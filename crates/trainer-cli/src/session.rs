@@ -9,7 +9,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::Map;
 use trainer_config::{Config, Dataset, Layers, Loaded, PromptStrategy, Rl, SpecialTokens, Task};
-use trainer_core::{Adapter, AnyModel, TrainerTokenizer, backend, unfreeze};
+use trainer_core::{Adapter, AnyModel, TrainerTokenizer, backend, quantization, unfreeze};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
 use trainer_data::{
     CacheOutcome, ChatPrompts, ChatTemplate, PreferenceObjective, PreparedData,
@@ -224,7 +224,9 @@ pub(crate) fn load_base_model(
 ) -> Result<CausalLm, Failure> {
     let device = device.clone().autodiff();
     device.seed(config.seed);
-    let model_config = ModelConfig::from_folder(&config.base_model, config.model_config.as_ref())?;
+    let overrides = config.model_config.as_ref();
+    let mut model_config = ModelConfig::from_folder(&config.base_model, overrides)?;
+    model_config.quantization = quantization(config);
     let model = if config.reinit_weights {
         CausalLm::new(&model_config, &device)
     } else {
@@ -272,7 +274,8 @@ fn load_base_reward(
     let mut overrides = config.model_config.clone().unwrap_or_default();
     overrides.insert("num_labels".to_owned(), labels.into());
     let folder = &config.base_model;
-    let model_config = ModelConfig::from_folder(folder, Some(&overrides))?;
+    let mut model_config = ModelConfig::from_folder(folder, Some(&overrides))?;
+    model_config.quantization = quantization(config);
     let model = if config.reinit_weights {
         RewardModel::new(&model_config, task, &device)
     } else {
@@ -499,8 +502,11 @@ fn load_output<M: Pretrained>(
             true => Tokenizer::from_dir(output, &SpecialTokens::default())?,
             false => of_base,
         };
+        let (model, adapter) = LoraAdapter::load(base, output)?;
+        let norms = adapter.config().use_dora && quantization(config).is_none();
         return Ok(TrainedModel {
-            model: LoraAdapter::load(base, output)?.0,
+            // The norms of DoRA would be taken anew with every token.
+            model: if norms { adapter.merged(model) } else { model },
             tokenizer,
         });
     }

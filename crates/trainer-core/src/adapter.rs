@@ -1,8 +1,10 @@
 //! From the keys of a configuration to an adapter on a model.
 
 use std::path::Path;
-use trainer_config::{AdapterConfig, Config, InitLoraWeights, LoraInitName, OneOrMany};
-use trainer_model::{LoraAdapter, LoraConfig, LoraInit, ModelError, Pretrained, TargetModules};
+use trainer_config::{AdapterConfig, Config, InitLoraWeights, OneOrMany};
+use trainer_model::{
+    LoraAdapter, LoraConfig, LoraInit, ModelError, Pretrained, Quantization, TargetModules,
+};
 
 use crate::error::{Result, TrainerError};
 
@@ -27,7 +29,7 @@ impl Adapter {
             return Ok((model, None));
         }
         let Some(folder) = &keys.lora_model_dir else {
-            let settings = overlay(keys, LoraConfig::default(), &config.base_model);
+            let settings = overlay(keys, LoraConfig::default(), &config.base_model)?;
             let (model, adapter) =
                 LoraAdapter::attach(model, settings, config.seed).map_err(under_our_names)?;
             return Ok((model, Some(Self::Lora(adapter))));
@@ -37,7 +39,7 @@ impl Adapter {
             adapter.set_dropout(&mut model, dropout);
         }
         // A file that began an adapter can go on with it, unless it says otherwise now.
-        let settings = overlay(keys, adapter.config().clone(), &config.base_model);
+        let settings = overlay(keys, adapter.config().clone(), &config.base_model)?;
         adapter
             .expect(&mut model, &settings)
             .map_err(|error| match under_our_names(error) {
@@ -88,8 +90,19 @@ impl Adapter {
     }
 }
 
+/// How a configuration keeps the frozen weights of its model.
+#[must_use]
+pub fn quantization(config: &Config) -> Option<Quantization> {
+    let keys = &config.adapters;
+    match (keys.load_in_4bit, keys.load_in_8bit) {
+        (true, _) => Some(Quantization::Nf4),
+        (false, true) => Some(Quantization::Int8),
+        (false, false) => None,
+    }
+}
+
 /// The settings in `base` with the keys that the configuration sets in their place.
-fn overlay(keys: &AdapterConfig, base: LoraConfig, model: &Path) -> LoraConfig {
+fn overlay(keys: &AdapterConfig, base: LoraConfig, model: &Path) -> Result<LoraConfig> {
     let target_modules = match &keys.lora_target_modules {
         Some(names) => targets(names, keys.lora_target_linear),
         None if keys.lora_target_linear => TargetModules::Names {
@@ -98,7 +111,7 @@ fn overlay(keys: &AdapterConfig, base: LoraConfig, model: &Path) -> LoraConfig {
         },
         None => base.target_modules,
     };
-    LoraConfig {
+    Ok(LoraConfig {
         r: keys.lora_r.unwrap_or(base.r),
         lora_alpha: keys.lora_alpha.unwrap_or(base.lora_alpha),
         lora_dropout: keys.lora_dropout.unwrap_or(base.lora_dropout),
@@ -125,12 +138,17 @@ fn overlay(keys: &AdapterConfig, base: LoraConfig, model: &Path) -> LoraConfig {
             .unwrap_or(base.layers_pattern),
         use_dora: keys.peft_use_dora || base.use_dora,
         use_rslora: keys.peft_use_rslora || base.use_rslora,
-        init_lora_weights: match keys.peft_init_lora_weights {
-            Some(InitLoraWeights::Named(LoraInitName::Gaussian)) => LoraInit::Gaussian,
-            Some(InitLoraWeights::Default(_)) | None => LoraInit::Default,
+        init_lora_weights: match &keys.peft_init_lora_weights {
+            Some(InitLoraWeights::Named(name)) => {
+                LoraInit::parse(&name.as_str().into()).map_err(|message| {
+                    TrainerError::Setup(format!("peft_init_lora_weights: {message}"))
+                })?
+            }
+            // An adapter that is gone on with has begun already.
+            Some(InitLoraWeights::Default(_)) | None => base.init_lora_weights,
         },
         base_model_name_or_path: model.display().to_string(),
-    }
+    })
 }
 
 fn targets(names: &OneOrMany, all_linear: bool) -> TargetModules {
@@ -160,7 +178,7 @@ fn under_our_names(error: ModelError) -> TrainerError {
     };
     let prefix = match setting {
         "lora_alpha" => "",
-        "layers_to_transform" | "layers_pattern" | "use_dora" => "peft_",
+        "layers_to_transform" | "layers_pattern" | "use_dora" | "init_lora_weights" => "peft_",
         _ => "lora_",
     };
     TrainerError::Setup(format!("{prefix}{setting}: {message}"))

@@ -20,7 +20,7 @@ mod schedule;
 mod trained;
 mod trainer;
 
-pub use adapter::Adapter;
+pub use adapter::{Adapter, quantization};
 pub use allocator::keep_freed_memory;
 pub use batches::{BatchOptions, BatchSource, Batches, EpochPlan, Order, PackingOptions};
 pub use error::{Result, TrainerError};

@@ -18,11 +18,13 @@ mod ops;
 mod parameters;
 mod precision;
 mod pretrained;
+mod quantized;
 mod reward;
 mod rotary;
 mod scores;
 mod trained;
 mod vocabulary;
+mod weight;
 mod work;
 
 pub use adapters::{Factor, Linears, LoraAdapter, LoraConfig, LoraInit, TargetModules};
@@ -47,13 +49,15 @@ pub use linear::{Embedding, Linear};
 pub use norm::RmsNorm;
 pub use ops::{
     ScoreRule, causal_attention, forked_attention, geglu, linear, linear_cross_entropy,
-    logits_chunk, lora_linear, plain, rms_norm, rope, swiglu, token_scores,
+    logits_chunk, lora_linear, plain, quantized_linear, rms_norm, rope, swiglu, token_scores,
 };
 pub use parameters::{ParameterGradients, ParameterInfo, map_values, parameters, visit_values};
 pub use pretrained::Pretrained;
+pub use quantized::{Quantization, QuantizedMatrix, dynamic_map};
 pub use reward::{RewardModel, RewardTask};
 pub use rotary::{RopeTables, inverse_frequencies};
 pub use scores::{TokenScore, TokenScores};
 pub use trained::TrainedRows;
 pub use vocabulary::{NewRows, check_new_rows_are_trained};
+pub use weight::{Quantized, Weight};
 pub use work::TrainingWork;

@@ -16,9 +16,10 @@ use burn::module::{Initializer, Module, Param};
 use burn::prelude::*;
 use burn::tensor::DType;
 
-use crate::adapters::{Factor, Factors, LoraSettings};
-use crate::ops::{linear, lora_linear};
+use crate::adapters::{Factor, Factors, LoraSettings, Start};
+use crate::ops::lora_linear;
 use crate::precision::as_in;
+use crate::weight::Weight;
 
 fn normal(std: f64) -> Initializer {
     Initializer::Normal { mean: 0.0, std }
@@ -28,7 +29,7 @@ fn normal(std: f64) -> Initializer {
 #[derive(Module, Debug)]
 pub struct Linear {
     /// `[out, in]`.
-    pub weight: Param<Tensor<2>>,
+    pub weight: Weight,
     /// `[out]`.
     pub bias: Option<Param<Tensor<1>>>,
     /// First factor of the adapter, `[rank, in]`.
@@ -39,6 +40,8 @@ pub struct Linear {
     pub lora_magnitude_vector: Option<Param<Tensor<1>>>,
     #[module(skip)]
     pub(crate) lora: LoraSettings,
+    #[module(skip)]
+    pub(crate) lora_start: Option<Start>,
 }
 
 impl Linear {
@@ -46,12 +49,13 @@ impl Linear {
     #[must_use]
     pub fn new(input: usize, output: usize, bias: bool, std: f64, device: &Device) -> Self {
         Self {
-            weight: normal(std).init([output, input], device),
+            weight: Weight::Full(normal(std).init([output, input], device)),
             bias: bias.then(|| Initializer::Zeros.init([output], device)),
             lora_A: None,
             lora_B: None,
             lora_magnitude_vector: None,
             lora: LoraSettings::default(),
+            lora_start: None,
         }
     }
 
@@ -62,14 +66,19 @@ impl Linear {
             a,
             b,
             magnitude: self.lora_magnitude_vector.as_ref(),
+            start: self.lora_start.as_ref(),
             settings: self.lora,
         })
     }
 
-    /// Whether the weight needs no gradient, and is of this number format.
-    fn is_frozen_in(&self, dtype: DType) -> bool {
-        let weight = self.weight.val();
-        !weight.is_tracked() && weight.dtype() == dtype
+    /// The weight where it is not quantized, needs no gradient and is of this number
+    /// format.
+    fn frozen_in(&self, dtype: DType) -> Option<Tensor<2>> {
+        let Weight::Full(weight) = &self.weight else {
+            return None;
+        };
+        let weight = weight.val();
+        (!weight.is_tracked() && weight.dtype() == dtype).then_some(weight)
     }
 
     /// Applies the map to the last dimension, in the number format of `x`.
@@ -79,18 +88,19 @@ impl Linear {
         let input = dims[D - 1];
         let rows = dims[..D - 1].iter().product::<usize>();
         let dtype = x.dtype();
-        let product = |x_ni: Tensor<2>| linear(x_ni, self.weight.val());
         let x_ni = x.reshape([rows, input]);
         let y_no = match self.factors() {
-            None => product(x_ni),
-            Some(factors) if factors.only_add() && self.is_frozen_in(dtype) => {
-                let (a, b) = (factors.a.weight.val(), factors.b.weight.val());
-                lora_linear(x_ni, self.weight.val(), a, b, factors.settings.scale)
-            }
-            Some(factors) => {
-                let base_no = product(x_ni.clone());
-                base_no.clone() + factors.change(x_ni, base_no, product, &self.weight)
-            }
+            None => self.weight.product(x_ni),
+            Some(factors) => match self.frozen_in(dtype).filter(|_| factors.only_add()) {
+                Some(weight_oi) => {
+                    let (a, b) = (factors.a.weight.val(), factors.b.weight.val());
+                    lora_linear(x_ni, weight_oi, a, b, factors.settings.scale)
+                }
+                None => {
+                    let base_no = self.weight.product(x_ni.clone());
+                    base_no.clone() + factors.change(x_ni, base_no, &self.weight)
+                }
+            },
         };
         let y_no = match &self.bias {
             Some(bias) => y_no + as_in(bias.val(), dtype).unsqueeze(),

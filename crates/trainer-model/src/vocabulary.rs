@@ -12,6 +12,7 @@ use crate::error::{ModelError, Result};
 use crate::parameters::ParameterInfo;
 use crate::reward::RewardModel;
 use crate::trained::TrainedRows;
+use crate::weight::Weight;
 
 const EOS: &str = "eos_token_id";
 
@@ -78,8 +79,9 @@ impl CausalLm {
         if rows != self.config().vocab_size {
             let std = self.config().initializer_range;
             self.model.resize(rows, new);
-            if let Some(head) = &mut self.lm_head {
-                head.weight = resized(head.weight.clone(), rows, new, std);
+            // A head is never quantized.
+            if let Some(Weight::Full(weight)) = self.lm_head.as_mut().map(|head| &mut head.weight) {
+                *weight = resized(weight.clone(), rows, new, std);
             }
         }
         self

@@ -20,6 +20,7 @@
 
 use crate::parameters::ParameterInfo;
 use crate::pretrained::Pretrained;
+use crate::weight::Weight;
 
 /// Operations of matrix products for one token, or one pair of tokens.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,6 +45,20 @@ impl TrainingWork {
             experts.per_token as f64 / experts.count as f64
         });
         let (mut token, mut head) = (0.0, 0.0);
+        // Weights that are codes are no parameters.
+        let counted = model.clone().each_linear("", &mut |name, linear| {
+            if let Weight::Quantized(_) = &linear.weight {
+                let elements: f64 = linear.weight.shape().iter().map(|&n| n as f64).product();
+                let part = if name.contains(".experts.") {
+                    sent
+                } else {
+                    1.0
+                };
+                token += part * 4.0 * elements;
+            }
+            Ok(())
+        });
+        debug_assert!(counted.is_ok(), "counting cannot fail");
         for info in parameters.iter().filter(|info| info.shape.len() == 2) {
             let elements: f64 = info.shape.iter().map(|&n| n as f64).product();
             let work = if info.trainable { 6.0 } else { 4.0 } * elements;

@@ -20,13 +20,16 @@ const TOLERANCES: (f32, f32) = (1e-4, 0.1);
 
 pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let ([out], overrides) = run.flags(["out"])?;
-    let config = load_layers(&run.config, overrides)?.config;
+    let mut config = load_layers(&run.config, overrides)?.config;
     if config.adapters.adapter.is_none() {
         return Err(Failure::new(
             "error: this configuration has no `adapter`, so there is nothing to merge; give the \
              configuration that the adapter was trained with",
         ));
     }
+    // The factors are added to the weights that quantization was made of, as Axolotl
+    // does: nothing is lost to it twice.
+    (config.adapters.load_in_4bit, config.adapters.load_in_8bit) = (false, false);
     let out = out.map_or_else(|| config.output_dir.join("merged"), PathBuf::from);
     let folder = config
         .adapters

@@ -108,6 +108,9 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
         "sample_packing",
         "rl",
         "adapter",
+        "load_in_4bit",
+        "load_in_8bit",
+        "peft_use_dora",
         "lora_r",
         "lora_alpha",
         "seed",
@@ -115,7 +118,8 @@ fn settings(config: &Config) -> Vec<Vec<String>> {
     .iter()
     .filter_map(|key| {
         let value = match json.get(key)? {
-            Value::Null => return None,
+            // A key that asks for nothing says nothing.
+            Value::Null | Value::Bool(false) => return None,
             Value::String(text) => text.clone(),
             value => value.to_string(),
         };

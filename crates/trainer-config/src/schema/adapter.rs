@@ -13,6 +13,8 @@ names! {
     AdapterKind {
         /// Low-rank factors (LoRA, arXiv 2106.09685).
         Lora = "lora",
+        /// Low-rank factors beside weights in 4 bits (QLoRA, arXiv 2305.14314).
+        Qlora = "qlora",
     }
 }
 
@@ -22,6 +24,11 @@ names! {
 pub struct AdapterConfig {
     /// Train an adapter beside frozen weights; all weights are trained when absent.
     pub adapter: Option<AdapterKind>,
+    /// Keep the frozen weights of linear maps in 4 bits: NF4 in blocks of 64, with
+    /// scales in 8 bits. `adapter: qlora` needs it.
+    pub load_in_4bit: bool,
+    /// Keep the frozen weights of linear maps in 8 bits, with a scale for each output.
+    pub load_in_8bit: bool,
     /// Rank of the factors.
     #[schemars(range(min = 1, max = 65_536))]
     pub lora_r: Option<usize>,
@@ -57,24 +64,30 @@ pub struct AdapterConfig {
     /// Train a magnitude for each output of an adapted map beside its direction (DoRA,
     /// arXiv 2402.09353).
     pub peft_use_dora: bool,
-    /// First values of the factors: `true`, or `gaussian`.
+    /// First values of the factors: `true`; `gaussian`; `pissa` or `pissa_niter_N` (singular
+    /// vectors of the weight, exactly or after N iterations); `olora` (its orthonormal
+    /// columns).
     pub peft_init_lora_weights: Option<InitLoraWeights>,
 }
 
 /// First values of an adapter's factors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(untagged)]
 pub enum InitLoraWeights {
     /// `true`: the first factor uniform, the second zero.
     Default(bool),
-    /// By name.
-    Named(LoraInitName),
+    /// One of [`LORA_INITS`], in which N is a number from 1 to 1000.
+    Named(String),
 }
 
-names! {
-    /// First values of an adapter's factors, by name.
-    LoraInitName {
-        /// The first factor from a normal distribution, the second zero.
-        Gaussian = "gaussian",
+/// Names of first values of an adapter's factors.
+pub const LORA_INITS: &[&str] = &["gaussian", "pissa", "pissa_niter_N", "olora"];
+
+/// Whether `peft_init_lora_weights` may have this name.
+#[must_use]
+pub fn is_lora_init(name: &str) -> bool {
+    match name.strip_prefix("pissa_niter_") {
+        Some(n) => n.parse().is_ok_and(|n: u32| (1..=1000).contains(&n)),
+        None => LORA_INITS.contains(&name),
     }
 }

@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use adapter::{AdapterConfig, AdapterKind, InitLoraWeights, LoraInitName};
+pub use adapter::{AdapterConfig, AdapterKind, InitLoraWeights, LORA_INITS, is_lora_init};
 pub use checkpoint::CheckpointConfig;
 pub(crate) use checkpoint::bytes;
 pub use compute::ComputeConfig;

@@ -9,6 +9,8 @@
 
 use std::sync::LazyLock;
 
+use trainer_model::dynamic_map;
+
 /// Values that share a scale.
 pub(super) const BLOCK: usize = 256;
 
@@ -99,21 +101,7 @@ struct Map {
 
 impl Map {
     fn new(signed: bool) -> Self {
-        const DECADES: usize = 7;
-        let mut values = vec![0.0, 1.0];
-        for decade in 0..DECADES {
-            let steps = if signed { 1 } else { 2 } << decade;
-            let bounds: Vec<f32> = (0..=steps).map(|i| bound(i, steps)).collect();
-            let unit = 10f64.powi(decade as i32 + 1 - DECADES as i32) as f32;
-            for pair in bounds.windows(2) {
-                let middle = unit * ((pair[0] + pair[1]) / 2.0);
-                values.push(middle);
-                if signed {
-                    values.push(-middle);
-                }
-            }
-        }
-        values.sort_by(f32::total_cmp);
+        let values = dynamic_map(signed);
         let zero = values.iter().take_while(|value| **value < 0.0).count();
         let mut middles: Vec<f32> = values[zero..]
             .windows(2)
@@ -149,17 +137,6 @@ impl Map {
         } else {
             self.zero + steps
         }
-    }
-}
-
-/// Bound `i` of `steps` equal steps from 0.1 to 1, rounded as torch's `linspace`
-/// does: once, and from both ends.
-fn bound(i: usize, steps: usize) -> f32 {
-    let step = (1.0 - 0.1) / steps as f32;
-    if i < steps.div_ceil(2) {
-        step.mul_add(i as f32, 0.1)
-    } else {
-        (-step).mul_add((steps - i) as f32, 1.0)
     }
 }
 

@@ -34,6 +34,8 @@ const NO_INFLUENCE: &[&str] = &[
     "model_config",
     "reinit_weights",
     "adapter",
+    "load_in_4bit",
+    "load_in_8bit",
     "lora_r",
     "lora_alpha",
     "lora_dropout",

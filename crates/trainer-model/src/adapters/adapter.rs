@@ -7,12 +7,14 @@ use burn::prelude::*;
 use serde_json::Value;
 
 use super::config::LoraConfig;
-use super::lora::{Factor, LoraSettings};
+use super::init::First;
+use super::lora::{Factor, LoraSettings, Start};
 use super::targets::{by_pattern, check_patterns, resolve, saved_parameters};
 use super::{dora, init, merge};
 use crate::error::{ModelError, Result};
 use crate::parameters::parameters;
 use crate::pretrained::Pretrained;
+use crate::weight::Weight;
 
 /// Names of a tied embedding: what it is as input and as output.
 const TIED: [&str; 2] = ["model.embed_tokens.weight", "lm_head.weight"];
@@ -42,7 +44,8 @@ impl LoraAdapter {
     /// and the modules to save trainable. The result computes what the model did.
     ///
     /// # Errors
-    /// When a name matches nothing or an expression is malformed.
+    /// When a name matches nothing or an expression is malformed, or the first factors
+    /// cannot be made of a weight.
     pub fn attach<M: Pretrained>(model: M, config: LoraConfig, seed: u64) -> Result<(M, Self)> {
         let mut model = model;
         let plan = Plan::new(&mut model, &config)?;
@@ -59,12 +62,13 @@ impl LoraAdapter {
         model.each_linear("", &mut |name, linear| {
             place += 1;
             if let Some(&(rank, scale)) = plan.factors.get(name) {
-                let [output, input] = linear.weight.lazy_shape().dims();
-                let device = linear.weight.lazy_device();
-                let sizes = [output, rank, input];
-                let (a, b) = init::factors(config.init_lora_weights, sizes, seed, name);
-                linear.lora_A = Some(Factor::new(a, [rank, input], &device));
-                linear.lora_B = Some(Factor::new(b, [output, rank], &device));
+                let device = linear.weight.device();
+                let how = config.init_lora_weights;
+                let First { a, b, taken } =
+                    init::factors(how, &linear.weight, rank, scale, seed, name)?;
+                linear.lora_A = Some(Factor::new(a.clone().into_data(), &device));
+                linear.lora_B = Some(Factor::new(b.clone().into_data(), &device));
+                linear.lora_start = taken.then_some(Start { a, b });
                 linear.lora = LoraSettings {
                     scale,
                     dropout: config.lora_dropout,
@@ -224,8 +228,12 @@ pub(super) struct Plan {
 impl Plan {
     fn new<M: Pretrained>(model: &mut M, config: &LoraConfig) -> Result<Self> {
         let mut linears = Vec::new();
-        model.each_linear("", &mut |name, _| {
+        let mut quantized = Vec::new();
+        model.each_linear("", &mut |name, linear| {
             linears.push(name.to_owned());
+            if matches!(linear.weight, Weight::Quantized(_)) {
+                quantized.push(format!("{name}.weight"));
+            }
             Ok(())
         })?;
         let targets = resolve(config, &linears)?;
@@ -264,7 +272,17 @@ impl Plan {
             let missing: Vec<String> = missing.map(|head| (*head).to_owned()).collect();
             modules_to_save.extend(missing);
         }
+        names.extend(quantized.iter().cloned());
         let mut saved = saved_parameters(&wanted, &names)?;
+        if let Some(name) = quantized.iter().find(|name| saved.contains(*name)) {
+            return Err(ModelError::Adapter {
+                setting: "modules_to_save",
+                message: format!(
+                    "{name} is quantized, and what is quantized is frozen: leave it out, or load \
+                     the model without quantization"
+                ),
+            });
+        }
         if tied && TIED.iter().any(|name| saved.contains(*name)) {
             // One tensor under two names: both change, so both are saved, without
             // which other programs would go on with the old output head.
@@ -295,6 +313,7 @@ fn remove<M: Pretrained>(model: &mut M) {
         linear.lora_B = None;
         linear.lora_magnitude_vector = None;
         linear.lora = LoraSettings::default();
+        linear.lora_start = None;
         Ok(())
     });
     debug_assert!(removed.is_ok(), "removing cannot fail");

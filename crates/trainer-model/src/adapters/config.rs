@@ -4,6 +4,7 @@
 //! What PEFT knows and this crate does not is an error when a file asks for it:
 //! an adapter either behaves here as it did there, or is not loaded.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
@@ -61,14 +62,27 @@ pub enum TargetModules {
     },
 }
 
-/// First values of the factors; the model computes the same with any of them.
+/// First values of the factors; the model computes the same with any of them. Where
+/// they are made of the weight, their product is taken away from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LoraInit {
     /// `A` uniform in ±1/√in (Kaiming's with a = √5), `B` zero.
     Default,
     /// `A` from N(0, 1/r²), `B` zero.
     Gaussian,
+    /// The leading singular vectors of the weight, each with the root of its value
+    /// (PiSSA, arXiv 2404.02948).
+    Pissa {
+        /// Iterations of a randomized decomposition; `None`: until it is exact.
+        iterations: Option<usize>,
+    },
+    /// `B` orthonormal columns of the weight, `A` what the weight is in them (OLoRA,
+    /// arXiv 2406.01775).
+    Olora,
 }
+
+/// What stands before the number of iterations in the name of PiSSA's fast form.
+const PISSA_FAST: &str = "pissa_niter_";
 
 impl LoraInit {
     /// The value of `init_lora_weights` or `peft_init_lora_weights`.
@@ -76,25 +90,46 @@ impl LoraInit {
     /// # Errors
     /// A message for a name that is not known.
     pub fn parse(value: &Value) -> Result<Self, String> {
+        const SUPPORTED: &str = "supported: true, gaussian, pissa, pissa_niter_N, olora";
         match value {
             Value::Bool(true) => Ok(Self::Default),
             Value::String(name) => match name.to_lowercase().as_str() {
                 "true" | "default" => Ok(Self::Default),
                 "gaussian" => Ok(Self::Gaussian),
-                _ => Err(format!(
-                    "\"{name}\" is not supported; supported: true, gaussian"
-                )),
+                "pissa" => Ok(Self::Pissa { iterations: None }),
+                "olora" => Ok(Self::Olora),
+                name => match name.strip_prefix(PISSA_FAST).map(str::parse) {
+                    Some(Ok(iterations @ 1..=1000)) => Ok(Self::Pissa {
+                        iterations: Some(iterations),
+                    }),
+                    Some(_) => Err(format!(
+                        "\"{name}\" does not name a number of iterations from 1 to 1000"
+                    )),
+                    None => Err(format!("\"{name}\" is not supported; {SUPPORTED}")),
+                },
             },
-            other => Err(format!(
-                "{other} is not supported; supported: true, gaussian"
-            )),
+            other => Err(format!("{other} is not supported; {SUPPORTED}")),
         }
     }
 
     fn to_json(self) -> Value {
         match self {
             Self::Default => Value::Bool(true),
-            Self::Gaussian => Value::from("gaussian"),
+            named => Value::from(named.to_string()),
+        }
+    }
+}
+
+impl fmt::Display for LoraInit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Default => f.write_str("true"),
+            Self::Gaussian => f.write_str("gaussian"),
+            Self::Pissa { iterations: None } => f.write_str("pissa"),
+            Self::Pissa {
+                iterations: Some(n),
+            } => write!(f, "{PISSA_FAST}{n}"),
+            Self::Olora => f.write_str("olora"),
         }
     }
 }
@@ -124,6 +159,24 @@ impl Default for LoraConfig {
 }
 
 impl LoraConfig {
+    /// The same with twice the rank and the same scale: what an adapter is on the model
+    /// as it was where its first factors were taken away. They follow, the second with
+    /// its sign turned, in the other half of the ranks.
+    pub(super) fn doubled(&self) -> Self {
+        // The divisor of alpha is the rank, or its root.
+        let factor = if self.use_rslora { 2_f64.sqrt() } else { 2.0 };
+        let ranks = self.rank_pattern.iter();
+        let alphas = self.alpha_pattern.iter();
+        Self {
+            r: 2 * self.r,
+            lora_alpha: factor * self.lora_alpha,
+            rank_pattern: ranks.map(|(name, r)| (name.clone(), 2 * r)).collect(),
+            alpha_pattern: alphas.map(|(name, x)| (name.clone(), factor * x)).collect(),
+            init_lora_weights: LoraInit::Default,
+            ..self.clone()
+        }
+    }
+
     /// The text of `adapter_config.json`, in which PEFT finds maps and modules by the
     /// names given.
     pub(super) fn to_json(
@@ -279,6 +332,16 @@ impl Reader<'_> {
                 LoraInit::parse(value).map_err(|e| self.error("init_lora_weights", e))?
             }
         };
+        if let LoraInit::Pissa {
+            iterations: Some(_),
+        } = init
+        {
+            let message = format!(
+                "{init} took random factors away from the weights, which nothing but that run \
+                 knows: save the adapter in PEFT with path_initial_model_for_weight_conversion"
+            );
+            return Err(self.error("init_lora_weights", message));
+        }
         let lora_dropout = self.number("lora_dropout")?.unwrap_or(0.0);
         if !(0.0..1.0).contains(&lora_dropout) {
             return Err(self.error(

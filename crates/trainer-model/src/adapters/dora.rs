@@ -8,30 +8,39 @@
 //!
 //! Shape suffixes: `i` input and `o` output features, `r` rank, `k` some outputs.
 
-use burn::module::Param;
 use burn::prelude::*;
 
 use super::lora::Factors;
 use super::plain;
+use crate::weight::Weight;
 
 /// Elements of `W + s · B · A` that exist at a time.
 const BLOCK_ELEMENTS: usize = 1 << 20;
 
-/// The rows of `W + s · B · A`, off the autodiff graph and in `f32`, in blocks from
+/// The rows of `W + s · B · A`, less the product that the factors began with where that
+/// was taken away, off the autodiff graph and in `f32`, in blocks from
 /// the first on.
 pub(super) fn blocks<'a>(
-    weight_oi: &'a Param<Tensor<2>>,
+    weight: &'a Weight,
     factors: Factors<'a>,
 ) -> impl Iterator<Item = Tensor<2>> + 'a {
     let [a_ri, b_or] = [factors.a, factors.b].map(|factor| plain(factor.weight.val()));
     let scale = factors.settings.scale;
-    let [outputs, inputs] = weight_oi.lazy_shape().dims();
+    let [outputs, inputs] = weight.shape();
     let rows = (BLOCK_ELEMENTS / inputs.max(1)).clamp(1, outputs.max(1));
     (0..outputs).step_by(rows).map(move |start| {
         let rows = rows.min(outputs - start);
-        let weight_ki = plain(weight_oi.val()).narrow(0, start, rows);
         let b_kr = b_or.clone().narrow(0, start, rows);
-        weight_ki + b_kr.matmul(a_ri.clone()) * scale
+        let mut product_ki = b_kr.matmul(a_ri.clone());
+        if let Some(first) = factors.start {
+            product_ki = product_ki
+                - first
+                    .b
+                    .clone()
+                    .narrow(0, start, rows)
+                    .matmul(first.a.clone());
+        }
+        weight.rows(start, rows) + product_ki * scale
     })
 }
 
@@ -44,6 +53,6 @@ pub(super) fn norms(sum_ki: Tensor<2>) -> Tensor<1> {
 }
 
 /// Norms of the rows of `W + s · B · A`, `[o]`, off the autodiff graph.
-pub(super) fn row_norms(weight_oi: &Param<Tensor<2>>, factors: Factors<'_>) -> Tensor<1> {
-    Tensor::cat(blocks(weight_oi, factors).map(norms).collect(), 0)
+pub(super) fn row_norms(weight: &Weight, factors: Factors<'_>) -> Tensor<1> {
+    Tensor::cat(blocks(weight, factors).map(norms).collect(), 0)
 }

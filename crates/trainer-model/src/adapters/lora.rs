@@ -13,6 +13,7 @@ use super::dora;
 use super::dropout::{DropoutScope, dropout};
 use crate::ops::linear;
 use crate::precision::as_in;
+use crate::weight::Weight;
 
 /// A factor of a low-rank product.
 #[derive(Module, Debug)]
@@ -22,12 +23,22 @@ pub struct Factor {
 }
 
 impl Factor {
-    pub(super) fn new(values: Vec<f32>, shape: [usize; 2], device: &Device) -> Self {
-        let data = TensorData::new(values, shape);
+    pub(super) fn new(data: TensorData, device: &Device) -> Self {
         Self {
             weight: Param::from_tensor(Tensor::from_data(data, device)),
         }
     }
+}
+
+/// Factors that were made of the weight, as they were at first. Their product is taken
+/// away from the map, so that training began with the model as it was; the weight
+/// itself is left alone. They are not trained.
+#[derive(Debug, Clone)]
+pub(crate) struct Start {
+    /// `[r, i]`.
+    pub(super) a: Tensor<2>,
+    /// `[o, r]`.
+    pub(super) b: Tensor<2>,
 }
 
 /// What goes with the factors of a map and is not trained.
@@ -50,6 +61,7 @@ pub(crate) struct Factors<'a> {
     pub(crate) b: &'a Factor,
     /// `[o]`.
     pub(crate) magnitude: Option<&'a Param<Tensor<1>>>,
+    pub(crate) start: Option<&'a Start>,
     pub(crate) settings: LoraSettings,
 }
 
@@ -58,24 +70,18 @@ impl Factors<'_> {
     /// result.
     pub(crate) fn only_add(&self) -> bool {
         let drops = self.settings.dropout > 0.0 && DropoutScope::is_on();
-        self.magnitude.is_none() && !drops
+        self.magnitude.is_none() && self.start.is_none() && !drops
     }
 
     /// What the adapter adds to `base_no`, the result of the weight for `x_ni`
-    /// without a bias. `product` applies the weight.
-    pub(crate) fn change(
-        self,
-        x_ni: Tensor<2>,
-        base_no: Tensor<2>,
-        product: impl Fn(Tensor<2>) -> Tensor<2>,
-        weight: &Param<Tensor<2>>,
-    ) -> Tensor<2> {
+    /// without a bias.
+    pub(crate) fn change(self, x_ni: Tensor<2>, base_no: Tensor<2>, weight: &Weight) -> Tensor<2> {
         let LoraSettings {
             dropout: p, place, ..
         } = self.settings;
         let dropped_ni = dropout(&x_ni, p, place);
         let Some(magnitude_o) = self.magnitude else {
-            return self.delta(dropped_ni.unwrap_or(x_ni));
+            return self.delta(x_ni, dropped_ni);
         };
         let dtype = x_ni.dtype();
         let norms_o = dora::row_norms(weight, self);
@@ -83,14 +89,23 @@ impl Factors<'_> {
         // What is dropped is dropped from the direction as a whole: `W` sees the same
         // input as the factors do (as in PEFT).
         let (x_ni, base_no) = match dropped_ni {
-            Some(dropped_ni) => (dropped_ni.clone(), product(dropped_ni)),
+            Some(dropped_ni) => (dropped_ni.clone(), weight.product(dropped_ni)),
             None => (x_ni, base_no),
         };
-        base_no * (share_1o.clone() - 1.0) + self.delta(x_ni) * share_1o
+        base_no * (share_1o.clone() - 1.0) + self.delta(x_ni, None) * share_1o
     }
 
-    fn delta(self, x_ni: Tensor<2>) -> Tensor<2> {
-        let z_nr = linear(x_ni, self.a.weight.val()) * self.settings.scale;
-        linear(z_nr, self.b.weight.val())
+    /// The product of the factors, less that which they began with. That is part of the
+    /// weight, from which nothing is dropped.
+    fn delta(self, x_ni: Tensor<2>, dropped_ni: Option<Tensor<2>>) -> Tensor<2> {
+        let product = |x_ni: Tensor<2>, a_ri: Tensor<2>, b_or: Tensor<2>| {
+            linear(linear(x_ni, a_ri) * self.settings.scale, b_or)
+        };
+        let input_ni = dropped_ni.unwrap_or_else(|| x_ni.clone());
+        let delta_no = product(input_ni, self.a.weight.val(), self.b.weight.val());
+        match self.start {
+            Some(start) => delta_no - product(x_ni, start.a.clone(), start.b.clone()),
+            None => delta_no,
+        }
     }
 }

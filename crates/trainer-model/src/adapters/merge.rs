@@ -5,13 +5,14 @@ use burn::module::Param;
 
 use super::{dora, plain};
 use crate::linear::Linear;
+use crate::weight::Weight;
 
 /// Makes the adapted weight the weight.
 pub(super) fn into_weight(linear: &mut Linear) {
     let Some(factors) = linear.factors() else {
         return;
     };
-    let is_autodiff = linear.weight.val().is_autodiff();
+    let is_autodiff = factors.a.weight.val().is_autodiff();
     let mut first = 0;
     let blocks = dora::blocks(&linear.weight, factors).map(|sum_ki| {
         let [rows, _] = sum_ki.dims();
@@ -28,5 +29,5 @@ pub(super) fn into_weight(linear: &mut Linear) {
         true => merged_oi.autodiff(),
         false => merged_oi,
     };
-    linear.weight = Param::from_tensor(merged_oi);
+    linear.weight = Weight::Full(Param::from_tensor(merged_oi));
 }

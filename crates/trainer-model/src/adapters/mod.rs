@@ -13,6 +13,7 @@
 
 mod adapter;
 mod config;
+mod decompose;
 mod dora;
 mod dropout;
 mod init;
@@ -26,7 +27,7 @@ pub use adapter::LoraAdapter;
 pub use config::{LoraConfig, LoraInit, TargetModules};
 pub(crate) use dropout::DropoutScope;
 pub use lora::Factor;
-pub(crate) use lora::{Factors, LoraSettings};
+pub(crate) use lora::{Factors, LoraSettings, Start};
 pub use targets::Linears;
 pub(crate) use targets::linears;
 

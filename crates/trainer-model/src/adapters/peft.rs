@@ -7,11 +7,13 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use burn::prelude::*;
 use safetensors::Dtype;
 use safetensors::tensor::TensorView;
 
 use super::adapter::LoraAdapter;
 use super::config::{FILE, LoraConfig};
+use super::lora::Start;
 use crate::error::{ModelError, Result};
 use crate::files::{WeightFile, write_atomically};
 use crate::parameters::{fill_values, parameters, visit_values};
@@ -22,18 +24,100 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 /// What PEFT puts before the names of a model's parameters.
 const PREFIX: &str = "base_model.model.";
 
+/// What follows the name of a map in those of its factors.
+const A: &str = ".lora_A.weight";
+const B: &str = ".lora_B.weight";
+
+/// The first values of factors that were made of weights, by the names of their maps.
+type Starts = BTreeMap<String, Start>;
+
+/// Which factor; as a number, the dimension of it that is the rank.
+#[derive(Debug, Clone, Copy)]
+enum FactorName {
+    A = 0,
+    B = 1,
+}
+
+impl FactorName {
+    /// The factor of twice the rank that is this one and what it was at first, whose
+    /// product is taken away: its second factor with the sign turned.
+    fn joined(self, shape: &[usize], values: &[f32], start: &Start) -> (Vec<usize>, Vec<f32>) {
+        let host = |x: &Tensor<2>| x.clone().into_data().iter::<f32>().collect::<Vec<f32>>();
+        let mut shape = shape.to_vec();
+        let joined = match self {
+            Self::A => [values, &host(&start.a)].concat(),
+            Self::B => {
+                let first = host(&start.b.clone().neg());
+                let rank = shape[1];
+                let rows = values.chunks(rank).zip(first.chunks(rank));
+                rows.flat_map(|(now, first)| [now, first].concat())
+                    .collect()
+            }
+        };
+        shape[self as usize] *= 2;
+        (shape, joined)
+    }
+
+    /// The two factors that were joined; `rows` is the number of rows of each.
+    fn halves(self, values: &[f32], rows: usize) -> [Vec<f32>; 2] {
+        match self {
+            Self::A => {
+                let (now, first) = values.split_at(values.len() / 2);
+                [now.to_vec(), first.to_vec()]
+            }
+            Self::B => {
+                let columns = values.len() / rows.max(1);
+                let half = |from: usize, to: usize| {
+                    let rows = values.chunks(columns.max(1));
+                    rows.flat_map(|row| row[from..to].to_vec()).collect()
+                };
+                [half(0, columns / 2), half(columns / 2, columns)]
+            }
+        }
+    }
+}
+
+fn starts<M: Pretrained>(model: &M) -> Starts {
+    let mut starts = Starts::new();
+    let found = model.clone().each_linear("", &mut |name, linear| {
+        if let Some(start) = &linear.lora_start {
+            starts.insert(name.to_owned(), start.clone());
+        }
+        Ok(())
+    });
+    debug_assert!(found.is_ok(), "looking cannot fail");
+    starts
+}
+
+/// What a parameter was at first, where it is a factor that was made of a weight.
+fn start_of<'a>(starts: &'a Starts, parameter: &str) -> Option<(&'a Start, FactorName)> {
+    let (map, factor) = match parameter.strip_suffix(A) {
+        Some(map) => (map, FactorName::A),
+        None => (parameter.strip_suffix(B)?, FactorName::B),
+    };
+    Some((starts.get(map)?, factor))
+}
+
 impl LoraAdapter {
     /// Writes the adapter that `model` carries. Each file appears under its name
     /// only once it is complete, the weights last.
     ///
+    /// Factors that were made of weights are written together with what they were at
+    /// first, as an adapter of twice the rank on the model as it was.
+    ///
     /// # Errors
     /// What the file system reports.
     pub fn save<M: Pretrained>(&self, model: &M, folder: &Path) -> Result<()> {
+        let starts = starts(model);
+        let config = match starts.is_empty() {
+            true => self.config.clone(),
+            false => self.config.doubled(),
+        };
         let path = folder.join(FILE);
         write_atomically(&path, |temporary| {
             let text = format!(
                 "{:#}\n",
-                self.config.to_json(
+                config.to_json(
                     model.task_type(),
                     &self.plan.target_modules,
                     &self.plan.modules_to_save
@@ -45,8 +129,12 @@ impl LoraAdapter {
         let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
         visit_values(model, |name, data| {
             if self.has(name) {
-                let shape = data.shape().to_vec();
-                let bytes: Vec<u8> = data.iter::<f32>().flat_map(f32::to_le_bytes).collect();
+                let mut shape = data.shape().to_vec();
+                let mut values: Vec<f32> = data.iter::<f32>().collect();
+                if let Some((start, factor)) = start_of(&starts, name) {
+                    (shape, values) = factor.joined(&shape, &values, start);
+                }
+                let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
                 for name in self.names_of(name) {
                     tensors.insert(format!("{PREFIX}{name}"), (shape.clone(), bytes.clone()));
                 }
@@ -95,28 +183,75 @@ impl LoraAdapter {
                 hint: format!("an adapter is a folder with this file and {FILE}"),
             });
         }
+        let mut model = model;
         let mut file = WeightFile::open(&path)?;
-        self.check(&model, &file, folder)?;
-        fill_values(model, |name| match self.has(name) {
-            true => file.read_f32(&format!("{PREFIX}{name}")).map(Some),
-            false => Ok(None),
+        // What PEFT saves without being asked for another form has the rank of the run.
+        let mut starts = starts(&model);
+        starts.retain(|map, start| {
+            let shape = file.shape(&format!("{PREFIX}{map}{A}"));
+            shape.is_some_and(|shape| shape.first() == Some(&(2 * start.a.dims()[0])))
+        });
+        self.check(&model, &file, folder, &starts)?;
+        model.each_linear("", &mut |map, linear| {
+            if starts.contains_key(map) {
+                let [outputs, inputs] = linear.weight.shape();
+                let device = linear.weight.device().without_autodiff();
+                let mut second = |name: &str, factor: FactorName, rows| -> Result<Tensor<2>> {
+                    let values = file.read_f32(&format!("{PREFIX}{map}{name}"))?;
+                    let half = factor.halves(&values, rows)[1].clone();
+                    let columns = half.len() / rows;
+                    let data = TensorData::new(half, [rows, columns]);
+                    Ok(Tensor::from_data(data, &device))
+                };
+                let b = second(B, FactorName::B, outputs)?.neg();
+                let a = second(A, FactorName::A, b.dims()[1])?;
+                debug_assert_eq!(a.dims()[1], inputs);
+                linear.lora_start = Some(Start { a, b });
+            }
+            Ok(())
+        })?;
+        fill_values(model, |name| {
+            if !self.has(name) {
+                return Ok(None);
+            }
+            let values = file.read_f32(&format!("{PREFIX}{name}"))?;
+            Ok(Some(match start_of(&starts, name) {
+                Some((start, factor)) => {
+                    let rows = match factor {
+                        FactorName::A => start.a.dims()[0],
+                        FactorName::B => start.b.dims()[0],
+                    };
+                    factor.halves(&values, rows)[0].clone()
+                }
+                None => values,
+            }))
         })
     }
 
     /// Compares what a file holds with what the model's adapter needs.
-    fn check<M: Pretrained>(&self, model: &M, file: &WeightFile, folder: &Path) -> Result<()> {
+    /// The factors of the maps in `starts` have twice the rank there.
+    fn check<M: Pretrained>(
+        &self,
+        model: &M,
+        file: &WeightFile,
+        folder: &Path,
+        starts: &Starts,
+    ) -> Result<()> {
         let mut problems = Vec::new();
         let mut wanted: Vec<String> = Vec::new();
         for parameter in parameters(model) {
             if !self.has(&parameter.name) {
                 continue;
             }
+            let mut want = parameter.shape.clone();
+            if let Some((_, factor)) = start_of(starts, &parameter.name) {
+                want[factor as usize] *= 2;
+            }
             for name in self.names_of(&parameter.name) {
                 let name = format!("{PREFIX}{name}");
-                let want = &parameter.shape;
                 match file.shape(&name) {
                     None => problems.push(format!("  missing: {name} {want:?}")),
-                    Some(shape) if shape != want => problems.push(format!(
+                    Some(shape) if shape != want.as_slice() => problems.push(format!(
                         "  wrong shape: {name} is {shape:?}, the model needs {want:?}"
                     )),
                     Some(_) => {}

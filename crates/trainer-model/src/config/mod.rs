@@ -20,6 +20,7 @@ use serde_json::{Map, Value};
 use crate::error::{ModelError, Result};
 use crate::families::{self, Family};
 use crate::files::{read_generation_config, refuse_file};
+use crate::quantized::Quantization;
 
 pub(crate) use reader::Reader;
 pub use rope::{RopeConfig, RopeScaling};
@@ -78,6 +79,9 @@ pub struct ModelConfig {
     /// Strength of the noise on embeddings in training (NEFTune's α); 0 is none. Not
     /// from the file.
     pub embedding_noise: f64,
+    /// How linear maps of the layers are kept when they are loaded from files: frozen,
+    /// in few bits. `None`: in `f32`.
+    pub quantization: Option<Quantization>,
     /// Standard deviation of freshly drawn weights.
     pub initializer_range: f64,
     /// The file as read, with overrides: what is written back beside trained weights.
@@ -343,6 +347,7 @@ impl ModelConfig {
             num_labels: read.num_labels()?,
             compute: FloatDType::F32,
             embedding_noise: 0.0,
+            quantization: None,
             initializer_range: read.number("initializer_range")?.unwrap_or(0.02),
             raw: Map::new(),
             generation: Map::new(),

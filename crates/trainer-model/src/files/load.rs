@@ -12,14 +12,16 @@ use crate::decoder::CausalLm;
 use crate::error::{ModelError, Result};
 use crate::parameters::{fill_values, parameters};
 use crate::pretrained::Pretrained;
+use crate::quantized::{Quantization, QuantizedMatrix};
 use crate::reward::{RewardModel, RewardTask};
+use crate::weight::Weight;
 
 /// Tensors that older files carry and that no model needs: they are computed.
 const COMPUTED: &[&str] = &["rotary_emb.inv_freq"];
 
-/// Loads the weights of `folder` into a model of this configuration, as `f32`.
-/// One tensor at a time is read, in pieces: beside the model, next to no memory
-/// is needed.
+/// Loads the weights of `folder` into a model of this configuration, as `f32`, or as
+/// its [`quantization`](ModelConfig::quantization) says. One tensor at a time is
+/// read, in pieces: beside the model, next to no memory is needed.
 ///
 /// # Errors
 /// When a file is missing or damaged, or tensors are missing, unexpected or of
@@ -56,12 +58,43 @@ pub fn has_score(folder: &Path) -> Result<bool> {
 }
 
 /// Gives a new model the weights of `folder`.
-fn fill<M: Pretrained>(folder: &Path, model: M) -> Result<M> {
+fn fill<M: Pretrained>(folder: &Path, mut model: M) -> Result<M> {
     let mut files = open_weights(folder)?;
     check(folder, &files, &model)?;
+    if let Some(quantization) = model.config().quantization {
+        quantize(&mut files, &mut model, quantization)?;
+    }
     fill_values(model, |name| {
         let holder = files.iter_mut().find(|file| file.shape(name).is_some());
         holder.map(|file| file.read_f32(name)).transpose()
+    })
+}
+
+/// Reads and quantizes the maps of the layers one after the other, so that of one
+/// alone there are numbers. Heads stay as they are, as in bitsandbytes.
+fn quantize<M: Pretrained>(
+    files: &mut [WeightFile],
+    model: &mut M,
+    quantization: Quantization,
+) -> Result<()> {
+    model.each_linear("", &mut |map, linear| {
+        let name = format!("{map}.weight");
+        let holder = files.iter_mut().find(|file| file.shape(&name).is_some());
+        let Some(file) = holder.filter(|_| map.contains('.')) else {
+            return Ok(());
+        };
+        let values = file.read_f32(&name)?;
+        if values.iter().any(|value| !value.is_finite()) {
+            return Err(ModelError::Damaged {
+                path: file.path().to_path_buf(),
+                message: format!(
+                    "tensor {name} has numbers that are not finite, which cannot be quantized"
+                ),
+            });
+        }
+        let matrix = QuantizedMatrix::new(&values, linear.weight.shape(), quantization);
+        linear.weight = Weight::quantized(matrix, linear.weight.device());
+        Ok(())
     })
 }
 

@@ -40,6 +40,7 @@ mod lora_linear;
 pub mod plain;
 #[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
 mod products;
+mod quantized_linear;
 #[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
 mod token_scores;
 
@@ -52,6 +53,7 @@ use crate::precision::in_f32;
 pub use cross_entropy::{linear_cross_entropy, logits_chunk};
 pub use linear::linear;
 pub use lora_linear::lora_linear;
+pub use quantized_linear::quantized_linear;
 pub use token_scores::token_scores;
 
 /// How scores of attention come of the products of queries and keys.

@@ -26,7 +26,7 @@ fn names(names: &[&str]) -> TargetModules {
     }
 }
 
-fn logits(model: &CausalLm, dropout: Option<u64>) -> Vec<f32> {
+pub(crate) fn logits(model: &CausalLm, dropout: Option<u64>) -> Vec<f32> {
     let ids: Vec<u32> = (0..24).map(|i| i * 37 % 1024).collect();
     let positions: Vec<u32> = (0..24).collect();
     let tokens = Tokens {
@@ -47,7 +47,7 @@ fn logits(model: &CausalLm, dropout: Option<u64>) -> Vec<f32> {
         .collect()
 }
 
-fn difference(a: &[f32], b: &[f32]) -> f32 {
+pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
     a.iter()
         .zip(b)
@@ -65,7 +65,7 @@ fn values(model: &CausalLm) -> BTreeMap<String, Vec<f32>> {
 }
 
 /// Changes everything that is trainable, by pseudo-random numbers.
-fn trained(model: CausalLm) -> CausalLm {
+pub(crate) fn trained(model: CausalLm) -> CausalLm {
     let trainable: Vec<bool> = parameters(&model).iter().map(|p| p.trainable).collect();
     map_values(model, |index, value| {
         if !trainable[index] {
@@ -83,7 +83,7 @@ fn trained(model: CausalLm) -> CausalLm {
 /// Logits, loss and the gradient of every trained tensor, as PEFT has them.
 #[test]
 fn agrees_with_peft() {
-    for name in ["lora", "dora", "patterns", "modules"] {
+    for name in ["lora", "dora", "pissa", "olora", "patterns", "modules"] {
         let base = load(&folder("llama"), &cpu().autodiff());
         let (model, _) = LoraAdapter::load(base, &recorded(name)).unwrap();
         gradients_agree(name, &read_case(model.clone(), &recorded(name)));
@@ -160,6 +160,8 @@ fn switched_off_and_merged() {
         (LoraInit::Default, false),
         (LoraInit::Gaussian, false),
         (LoraInit::Default, true),
+        (LoraInit::Pissa { iterations: None }, false),
+        (LoraInit::Olora, true),
     ];
     for (init, dora) in kinds {
         let config = LoraConfig {
@@ -184,6 +186,49 @@ fn switched_off_and_merged() {
             values_before.keys().collect::<Vec<_>>()
         );
         assert!(difference(&logits(&merged.valid(), None), &adapted) < 1e-5);
+    }
+}
+
+/// Factors that were made of weights are saved as an adapter of twice the rank on the
+/// model as it was, and a run goes on from there to the bit.
+#[test]
+fn factors_of_weights_are_saved_for_the_model_as_it_was() {
+    let base = load(&folder("llama"), &cpu().autodiff());
+    let fast = LoraInit::Pissa {
+        iterations: Some(2),
+    };
+    let exact = LoraInit::Pissa { iterations: None };
+    for (init, use_rslora, use_dora) in [
+        (exact, false, false),
+        (fast, true, false),
+        (LoraInit::Olora, true, true),
+    ] {
+        let config = LoraConfig {
+            rank_pattern: vec![("q_proj".into(), 3)],
+            alpha_pattern: vec![("v_proj".into(), 5.0)],
+            lora_dropout: 0.2,
+            init_lora_weights: init,
+            use_rslora,
+            use_dora,
+            ..LoraConfig::default()
+        };
+        let (model, adapter) = LoraAdapter::attach(base.clone(), config.clone(), 1).unwrap();
+        let model = trained(model);
+        let out = tempfile::tempdir().unwrap();
+        adapter.save(&model, out.path()).unwrap();
+
+        let (plain, loaded) = LoraAdapter::load(base.clone(), out.path()).unwrap();
+        assert_eq!(loaded.config().r, 16);
+        assert_eq!(loaded.config().init_lora_weights, LoraInit::Default);
+        let off = difference(&logits(&plain, None), &logits(&model, None));
+        assert!(off < 1e-5, "{init} {off}");
+
+        // With another seed the random factors would be others, were they not in the file.
+        let (again, adapter) = LoraAdapter::attach(base.clone(), config, 2).unwrap();
+        let again = adapter.restore(again, out.path()).unwrap();
+        assert_eq!(values(&again), values(&model), "{init}");
+        assert_eq!(logits(&again, Some(3)), logits(&model, Some(3)), "{init}");
+        recomputes(&again);
     }
 }
 

@@ -10,6 +10,7 @@ mod gguf;
 mod gradients;
 mod heads;
 mod precision;
+mod quantized;
 mod recompute;
 mod reference;
 mod scores;

@@ -1,0 +1,201 @@
+//! Decompositions of a weight into thin factors: orthonormal columns, and the leading
+//! part of a singular value decomposition.
+//!
+//! The latter by iteration on a subspace (Halko, Martinsson and Tropp 2011, algorithm
+//! 4.4): products with the weight, orthonormalized in between, turn a random subspace
+//! towards the leading one. What is left is a small symmetric eigenproblem, which
+//! Jacobi's rotations solve. A full decomposition would take a time that grows with
+//! the cube of a model's width, for a few of its vectors.
+//!
+//! Shape suffixes: `o` outputs, `i` inputs, `k` vectors of the subspace, `r` rank.
+
+use burn::prelude::*;
+
+use super::random::normal;
+
+/// Vectors of the subspace beyond the rank: the more, the fewer iterations.
+const MORE: usize = 16;
+
+/// Most iterations where their number is not given.
+const MOST: usize = 60;
+
+/// The share of the weight that the subspace holds has settled when an iteration
+/// changes it by no more than this part.
+const SETTLED: f64 = 1e-7;
+
+/// Leading singular values and vectors.
+#[derive(Debug)]
+pub(super) struct Leading {
+    /// `[o, r]`.
+    pub(super) left: Tensor<2>,
+    /// Largest first.
+    pub(super) values: Vec<f64>,
+    /// `[r, i]`.
+    pub(super) right: Tensor<2>,
+}
+
+/// The `r` leading singular vectors of `weight_oi`. With `iterations` given, as
+/// torch's `svd_lowrank` finds them: in a subspace of `r` vectors after so many
+/// iterations; else until they have settled.
+pub(super) fn leading(
+    weight_oi: &Tensor<2>,
+    r: usize,
+    iterations: Option<usize>,
+    seed: u64,
+) -> Leading {
+    let [o, i] = weight_oi.dims();
+    let k = match iterations {
+        Some(_) => r,
+        None => (2 * r).max(r + MORE).min(o).min(i),
+    };
+    let start = (0..(i * k) as u64).map(|index| normal(seed, index) as f32);
+    let start = TensorData::new(start.collect::<Vec<f32>>(), [i, k]);
+    let start_ik = Tensor::from_data(start, &weight_oi.device());
+    let mut basis_ok = orthonormal(weight_oi.clone().matmul(start_ik));
+    let mut held = 0.0;
+    for _ in 0..iterations.unwrap_or(MOST) {
+        let right_ik = weight_oi.clone().transpose().matmul(basis_ok.clone());
+        if iterations.is_none() {
+            let now = squares(&right_ik);
+            if (now - held).abs() <= SETTLED * now {
+                break;
+            }
+            held = now;
+        }
+        // Vectors of different lengths lose digits in the second product.
+        basis_ok = orthonormal(weight_oi.clone().matmul(orthonormal(right_ik)));
+    }
+
+    // Of the weight within the subspace, `B = Qᵀ · W`: its left vectors and squared
+    // values are those of `B · Bᵀ`.
+    let within_ki = basis_ok.clone().transpose().matmul(weight_oi.clone());
+    let rows = to_host(&within_ki);
+    let mut gram = vec![0.0; k * k];
+    for a in 0..k {
+        for b in 0..=a {
+            let (x, y) = (&rows[a * i..][..i], &rows[b * i..][..i]);
+            let product = x.iter().zip(y).map(|(x, y)| x * y).sum();
+            (gram[a * k + b], gram[b * k + a]) = (product, product);
+        }
+    }
+    let (squared, vectors) = eigen(gram, k);
+    let values: Vec<f64> = squared.iter().take(r).map(|x| x.max(0.0).sqrt()).collect();
+    // Column `c` of the small left vectors is row `c` of `vectors`.
+    let turn = |f: &dyn Fn(usize) -> f64| {
+        let turned = (0..k).flat_map(|row| (0..r).map(move |c| (row, c)));
+        let turned = turned.map(|(row, c)| (vectors[c * k + row] * f(c)) as f32);
+        let data = TensorData::new(turned.collect::<Vec<f32>>(), [k, r]);
+        Tensor::<2>::from_data(data, &weight_oi.device())
+    };
+    let inverse = |c: usize| {
+        if values[c] > 0.0 {
+            1.0 / values[c]
+        } else {
+            0.0
+        }
+    };
+    Leading {
+        left: basis_ok.matmul(turn(&|_| 1.0)),
+        right: turn(&inverse).transpose().matmul(within_ki),
+        values,
+    }
+}
+
+fn to_host(x: &Tensor<2>) -> Vec<f64> {
+    x.clone().into_data().iter::<f64>().collect()
+}
+
+fn squares(x: &Tensor<2>) -> f64 {
+    f64::from(x.clone().square().sum().into_scalar::<f32>())
+}
+
+/// Orthonormal columns that span those of `x`, from the first on: the first factor of
+/// a QR decomposition, by the modified process of Gram and Schmidt, twice. A column
+/// that depends on those before it becomes zero.
+pub(super) fn orthonormal(x: Tensor<2>) -> Tensor<2> {
+    let [rows, columns] = x.dims();
+    let device = x.device();
+    let host = to_host(&x.transpose());
+    let mut done: Vec<Vec<f64>> = Vec::with_capacity(columns);
+    for column in host.chunks(rows) {
+        let mut column = column.to_vec();
+        let before = norm(&column);
+        for _ in 0..2 {
+            for other in &done {
+                let along: f64 = column.iter().zip(other).map(|(x, y)| x * y).sum();
+                for (x, y) in column.iter_mut().zip(other) {
+                    *x -= along * y;
+                }
+            }
+        }
+        let after = norm(&column);
+        let factor = if after > 1e-10 * before {
+            1.0 / after
+        } else {
+            0.0
+        };
+        column.iter_mut().for_each(|x| *x *= factor);
+        done.push(column);
+    }
+    let flat: Vec<f32> = done.iter().flatten().map(|x| *x as f32).collect();
+    Tensor::<2>::from_data(TensorData::new(flat, [columns, rows]), &device).transpose()
+}
+
+fn norm(x: &[f64]) -> f64 {
+    x.iter().map(|x| x * x).sum::<f64>().sqrt()
+}
+
+/// Eigenvalues of a symmetric matrix, largest first, and its eigenvectors, one a row,
+/// by cyclic Jacobi rotations (Golub and Van Loan, section 8.5).
+fn eigen(mut matrix: Vec<f64>, k: usize) -> (Vec<f64>, Vec<f64>) {
+    const SWEEPS: usize = 40;
+    let mut vectors = vec![0.0; k * k];
+    for a in 0..k {
+        vectors[a * k + a] = 1.0;
+    }
+    for _ in 0..SWEEPS {
+        let off: f64 = (0..k)
+            .flat_map(|a| (0..a).map(move |b| (a, b)))
+            .map(|(a, b)| matrix[a * k + b].powi(2))
+            .sum();
+        let diagonal: f64 = (0..k).map(|a| matrix[a * k + a].powi(2)).sum();
+        if off <= 1e-30 * diagonal {
+            break;
+        }
+        for a in 0..k {
+            for b in a + 1..k {
+                rotate(&mut matrix, &mut vectors, k, a, b);
+            }
+        }
+    }
+    let mut order: Vec<usize> = (0..k).collect();
+    order.sort_by(|&a, &b| matrix[b * k + b].total_cmp(&matrix[a * k + a]));
+    let values = order.iter().map(|&a| matrix[a * k + a]).collect();
+    let rows = order.iter().flat_map(|&a| &vectors[a * k..][..k]);
+    (values, rows.copied().collect())
+}
+
+/// Makes element (`a`, `b`) zero.
+fn rotate(matrix: &mut [f64], vectors: &mut [f64], k: usize, a: usize, b: usize) {
+    let (aa, bb, ab) = (matrix[a * k + a], matrix[b * k + b], matrix[a * k + b]);
+    if ab == 0.0 {
+        return;
+    }
+    let theta = (bb - aa) / (2.0 * ab);
+    let tangent = theta.signum() / (theta.abs() + (theta * theta + 1.0).sqrt());
+    let cosine = 1.0 / (tangent * tangent + 1.0).sqrt();
+    let sine = tangent * cosine;
+    let turn = |x: &mut [f64], one: usize, other: usize| {
+        let (p, q) = (x[one], x[other]);
+        (x[one], x[other]) = (cosine * p - sine * q, sine * p + cosine * q);
+    };
+    for c in 0..k {
+        turn(matrix, c * k + a, c * k + b);
+    }
+    for c in 0..k {
+        turn(matrix, a * k + c, b * k + c);
+    }
+    for c in 0..k {
+        turn(vectors, a * k + c, b * k + c);
+    }
+}
