@@ -40,6 +40,7 @@ mod lora_linear;
 pub mod plain;
 #[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
 mod products;
+#[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
 mod quantized_linear;
 #[allow(deprecated)] // Burn deprecates ndarray; it stays available here by name.
 mod token_scores;
