@@ -163,9 +163,9 @@ fn kinds_learn_resume_and_merge() {
 
         let merged = folder.path().join("merged");
         let out = format!("--out={}", merged.display());
-        let mut extra = extra;
-        extra.push(&out);
-        let message = ran("merge-lora", &whole, &extra);
+        let mut merging = extra;
+        merging.push(&out);
+        let message = ran("merge-lora", &whole, &merging);
         assert!(message.contains("its logits differ"), "{message}");
         let base = format!("--base_model={}", merged.display());
         let mut extra = NEW.to_vec();
