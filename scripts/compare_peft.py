@@ -15,19 +15,17 @@ glossary's other questions before and after: the mean over the tokens of the ans
   qlora   LoRA on frozen weights in NF4 with double quantization
   int8    LoRA on frozen weights in 8 bits
 
-Memory is the largest of a run, from the start of its process to its end, as
-proportional set size, sampled every 20 ms. Run it with a Python that has torch,
-transformers, peft and bitsandbytes. Linux only.
+Memory is the largest resident set of each run's process, as the kernel kept it. Run it
+with a Python that has torch, transformers, peft and bitsandbytes. Linux only.
 """
 
 import argparse
 import json
 import os
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
-
-from measure import run
 
 ROOT = Path(__file__).resolve().parent.parent
 TRAIN = ROOT / "examples/data/glossary.chat.jsonl"
@@ -42,6 +40,16 @@ KINDS = {
     "qlora": {"adapter": "qlora", "load_in_4bit": True},
     "int8": {"adapter": "lora", "load_in_8bit": True},
 }
+
+
+def run(command: list[str], environment: dict[str, str], log: Path) -> float:
+    """The largest resident set of a command, in MiB."""
+    with open(log, "w", encoding="utf-8") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        _, status, usage = os.wait4(process.pid, 0)
+    if status != 0:
+        sys.exit(f"{' '.join(command)} failed:\n{log.read_text(encoding='utf-8')}")
+    return usage.ru_maxrss / 1024
 
 
 def ours(trainer: str, model: str, kind: str, steps: int, rows: int, folder: Path):
@@ -75,7 +83,7 @@ def ours(trainer: str, model: str, kind: str, steps: int, rows: int, folder: Pat
     }
     yaml = folder / "run.yaml"
     yaml.write_text(json.dumps(config))  # JSON is YAML
-    _, memory = run([trainer, "train", str(yaml)], dict(os.environ), folder / "log")
+    memory = run([trainer, "train", str(yaml)], dict(os.environ), folder / "log")
     log = [json.loads(line) for line in (folder / "out/metrics.jsonl").read_text().splitlines()]
     losses = [row["eval_loss_per_token"] for row in log if "eval_loss_per_token" in row]
     return losses[0], losses[-1], memory
@@ -84,7 +92,7 @@ def ours(trainer: str, model: str, kind: str, steps: int, rows: int, folder: Pat
 def theirs(model: str, kind: str, steps: int, rows: int, folder: Path):
     arguments = [model, "--peft", kind, "--steps", str(steps), "--rows", str(rows)]
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
-    _, memory = run([sys.executable, __file__, sys.executable, *arguments], environment, folder / "log")
+    memory = run([sys.executable, __file__, sys.executable, *arguments], environment, folder / "log")
     before, after = map(float, (folder / "log").read_text().split()[-2:])
     return before, after, memory
 
@@ -170,7 +178,7 @@ def main() -> None:
     parser.add_argument("trainer")
     parser.add_argument("model")
     parser.add_argument("--kinds", default=",".join(KINDS))
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rows", type=int, default=4)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--peft", help=argparse.SUPPRESS)
