@@ -100,7 +100,6 @@ impl Objective for NextToken {
     ) -> Result<Accumulated> {
         let trained_tokens = window.iter().map(Batch::trained_tokens).sum::<usize>();
         let mut sum = Accumulated {
-            slots: window.iter().map(|batch| batch.rows * batch.width).sum(),
             trained_tokens,
             ..Accumulated::default()
         };
