@@ -35,6 +35,8 @@ def smollm2(rows: int, tokens: int, **keys: str) -> dict[str, str]:
     }
 
 
+QLORA = LORA | {"adapter": "qlora", "load_in_4bit": "true"}
+
 # Name, file, keys. Rows of SmolLM2's cases are filled up to sequence_len.
 CASES = [
     ("embedded example, full, 16 rows", "examples/glossary.yaml", {"num_epochs": "2"}),
@@ -46,6 +48,8 @@ CASES = [
     ("SmolLM2, full, 1x256, a checkpoint each step", None, smollm2(1, 256, save_steps="1", save_total_limit="1")),
     ("SmolLM2, LoRA r 8, 1x256", None, smollm2(1, 256, **LORA)),
     ("SmolLM2, LoRA r 8, 4x512", None, smollm2(4, 512, **LORA)),
+    ("SmolLM2, QLoRA r 8, 1x256", None, smollm2(1, 256, **QLORA)),
+    ("SmolLM2, QLoRA r 8, 4x512", None, smollm2(4, 512, **QLORA)),
     ("SmolLM2, LoRA r 8, 4x512, gradient_checkpointing", None, smollm2(4, 512, gradient_checkpointing="true", **LORA)),
 ]
 

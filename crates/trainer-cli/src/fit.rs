@@ -181,6 +181,17 @@ fn ways_out(
             shape,
         ));
     }
+    if config.adapters.adapter == Some(AdapterKind::Lora) && !config.adapters.load_in_4bit {
+        tried.push((
+            "adapter: qlora (with load_in_4bit: true)".into(),
+            with(&|config| {
+                config.adapters.adapter = Some(AdapterKind::Qlora);
+                config.adapters.load_in_4bit = true;
+                config.adapters.load_in_8bit = false;
+            }),
+            shape,
+        ));
+    }
     if config.optimizer == Optimizer::AdamwTorch || config.optimizer == Optimizer::AdamwTorchFused {
         tried.push((
             "optimizer: adamw_bnb_8bit".into(),

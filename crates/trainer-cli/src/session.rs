@@ -298,6 +298,13 @@ pub(crate) fn shapes_for_training(
     device: &Device,
 ) -> Result<(AnyModel, Option<Adapter>), Failure> {
     let device = device.clone().autodiff();
+    let mut config = config.clone();
+    if config.adapters.lora_model_dir.is_none() {
+        // These look at the values of the weights, and change no size that matters.
+        config.adapters.peft_init_lora_weights = None;
+        config.adapters.peft_use_dora = false;
+    }
+    let config = &config;
     let mut shape = ModelConfig::from_folder(&config.base_model, config.model_config.as_ref())?;
     shape.vocab_size = vocabulary_rows(config, tokenizer, shape.vocab_size);
     let Some((task, labels)) = head_of(config) else {

@@ -29,6 +29,19 @@ pub enum Quantization {
     Int8,
 }
 
+impl Quantization {
+    /// Bytes of a matrix of this shape, its scales included.
+    #[must_use]
+    pub fn bytes(self, shape: [usize; 2]) -> usize {
+        let [rows, columns] = shape;
+        let n = rows * columns;
+        match self {
+            Self::Nf4 => nf4::bytes_of(n),
+            Self::Int8 => n + 4 * rows,
+        }
+    }
+}
+
 /// A matrix in few bits a number, row by row.
 #[derive(Debug, Clone)]
 pub struct QuantizedMatrix {
@@ -154,6 +167,7 @@ mod tests {
             let values: Vec<f32> = (0..(rows * columns) as u64).map(number).collect();
             for quantization in [Quantization::Nf4, Quantization::Int8] {
                 let matrix = QuantizedMatrix::new(&values, [rows, columns], quantization);
+                prop_assert_eq!(matrix.bytes(), quantization.bytes([rows, columns]));
                 let back = matrix.rows(0, rows);
                 let most = error_bound(&values, columns, quantization);
                 for (a, b) in values.iter().zip(&back) {

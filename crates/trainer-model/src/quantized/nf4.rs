@@ -40,6 +40,12 @@ const LEVELS: [f32; 16] = [
     1.0,
 ];
 
+/// Bytes of `n` numbers with their scales.
+pub(super) fn bytes_of(n: usize) -> usize {
+    let scales = n.div_ceil(BLOCK);
+    n.div_ceil(2) + scales + 4 * (scales.div_ceil(SCALES) + 1)
+}
+
 /// Numbers in 4 bits.
 #[derive(Debug, Clone)]
 pub(super) struct Nf4 {
