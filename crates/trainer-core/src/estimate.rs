@@ -13,7 +13,6 @@
 
 use std::collections::HashMap;
 
-use seqprep::{KtoSample, PreferencePair, Preferences, StepSample};
 use trainer_config::{Config, SaveStrategy};
 use trainer_model::{
     DecoderModel, ModelConfig, NormPlacement, ParameterInfo, Pretrained, QkNorm, parameters,
@@ -64,31 +63,6 @@ impl BatchShape {
             trainer_config::Task::Rl(_) | trainer_config::Task::RewardModel => 2,
         };
         let slots = config.micro_batch_size * config.sequence_len * answers;
-        Self {
-            slots,
-            targets: slots,
-        }
-    }
-
-    /// The largest that `preferences` allow: every row as long as the longest answer
-    /// with its prompt.
-    #[must_use]
-    pub fn of_preferences(config: &Config, preferences: &Preferences) -> Self {
-        let longest = match preferences {
-            Preferences::Pairs(samples) => samples.iter().map(PreferencePair::len).max(),
-            Preferences::Kto(samples) => samples.iter().map(KtoSample::len).max(),
-            Preferences::Steps(samples) => samples.iter().map(StepSample::len).max(),
-        };
-        let answers = match preferences {
-            Preferences::Pairs(_) => 2,
-            // Mismatched answers leave no activations.
-            Preferences::Kto(_) | Preferences::Steps(_) => 1,
-        };
-        let width = match config.pad_to_sequence_len == Some(true) || config.sample_packing {
-            true => config.sequence_len,
-            false => longest.unwrap_or(0).min(config.sequence_len),
-        };
-        let slots = answers * config.micro_batch_size * width;
         Self {
             slots,
             targets: slots,
