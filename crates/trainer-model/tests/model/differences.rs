@@ -7,7 +7,7 @@ use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use trainer_model::{
     Activations, ScoreRule, causal_attention, geglu, linear, linear_cross_entropy, map_values,
-    rms_norm, rope, swiglu,
+    rms_norm, rope, swiglu, token_scores,
 };
 
 use crate::recompute::next_token;
@@ -107,6 +107,12 @@ fn derivatives_of_operations_are_slopes() {
     assert_slopes("linear_cross_entropy", &inputs, |x| {
         let (hidden, head) = (x[0].clone().reshape([6, 8]), x[1].clone().reshape([13, 8]));
         linear_cross_entropy(hidden, head, targets_n.clone()).reshape([1, 1, 1, 1])
+    });
+    // The log-probability alone has a gradient.
+    assert_slopes("token_scores", &inputs, |x| {
+        let (hidden, head) = (x[0].clone().reshape([6, 8]), x[1].clone().reshape([13, 8]));
+        let scores = token_scores(hidden, head, targets_n.clone());
+        scores.narrow(1, 0, 1).reshape([1, 1, 6, 1])
     });
 }
 
