@@ -1,8 +1,9 @@
 //! Whether a run fits into the memory of the machine, and what to change if not.
 
 use std::fmt;
+use std::path::Path;
 
-use trainer_config::{AdapterKind, Config, Optimizer};
+use trainer_config::{AdapterKind, Config, Optimizer, SaveStrategy};
 use trainer_core::estimate::{BatchShape, Estimate, Others};
 use trainer_core::memory::{self, gib};
 use trainer_data::Tokenizer;
@@ -24,6 +25,8 @@ pub(crate) struct Fit {
     /// Settings that lower the peak, each with the peak it gives, where it does not
     /// fit.
     ways_out: Vec<(String, u64)>,
+    /// Bytes that the disk of the output folder has free.
+    free: Option<u64>,
 }
 
 impl Fit {
@@ -32,7 +35,9 @@ impl Fit {
         let tokenizer = load_tokenizer(config)?;
         let (shape, batch) = batch_shape(config, &tokenizer)?;
         let estimate = estimate(config, &tokenizer, shape)?;
-        let available = memory::available();
+        // What the process has already is the run's too.
+        let own = memory::resident().map_or(0, |resident| resident.now);
+        let available = memory::available().map(|available| available + own);
         let too_much = available.is_some_and(|available| estimate.total() > available);
         let ways_out = match too_much {
             true => ways_out(config, &tokenizer, shape, estimate.total()),
@@ -43,11 +48,18 @@ impl Fit {
             batch,
             available,
             ways_out,
+            free: free_space(&config.output_dir),
         })
     }
 
     /// What to change, where the run does not fit.
     pub(crate) fn warning(&self) -> Option<String> {
+        let warnings = [self.memory_warning(), self.disk_warning()];
+        let text: String = warnings.into_iter().flatten().collect();
+        (!text.is_empty()).then_some(text)
+    }
+
+    fn memory_warning(&self) -> Option<String> {
         let available = self.available?;
         let total = self.estimate.total();
         if total <= available {
@@ -64,6 +76,19 @@ impl Fit {
         }
         Some(text)
     }
+
+    fn disk_warning(&self) -> Option<String> {
+        let (free, files) = (self.free?, self.estimate.files);
+        (files.total() > free).then(|| {
+            format!(
+                "warning: the run may fill the disk of output_dir: it writes up to {}, and {} are \
+                 free\n  lower save_total_limit, set `save_only_model: true`, or choose another \
+                 output_dir\n",
+                size(files.total()),
+                size(free)
+            )
+        })
+    }
 }
 
 impl fmt::Display for Fit {
@@ -77,8 +102,30 @@ impl fmt::Display for Fit {
         let available = self.available.map_or_else(String::new, |available| {
             format!("  of {} that can be had", size(available))
         });
-        writeln!(f, "#   {:<16} {total:>10}{available}", "total")
+        writeln!(f, "#   {:<16} {total:>10}{available}", "total")?;
+        let files = self.estimate.files;
+        writeln!(f, "\n# Files in output_dir, at most")?;
+        if files.checkpoints > 0 {
+            let each = size(files.checkpoint);
+            let all = size(files.checkpoint * files.checkpoints);
+            let count = files.checkpoints;
+            writeln!(f, "#   {:<16} {all:>10}  {count} of {each}", "checkpoints")?;
+        }
+        let (model, total) = (size(files.model), size(files.total()));
+        writeln!(f, "#   {:<16} {model:>10}", "model or adapter")?;
+        let free = self.free.map_or_else(String::new, |free| {
+            format!("  of {} that are free", size(free))
+        });
+        writeln!(f, "#   {:<16} {total:>10}{free}", "total")
     }
+}
+
+/// Bytes that are free where a folder is, or will be made.
+fn free_space(folder: &Path) -> Option<u64> {
+    let here = Path::new(".");
+    let there = folder.ancestors().find(|it| it.exists()).unwrap_or(here);
+    let disk = rustix::fs::statvfs(there).ok()?;
+    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Bytes for people.
@@ -127,6 +174,84 @@ fn estimate(
     Ok(model.estimate(config, adapter.as_ref(), shape, others)?)
 }
 
+/// A setting that takes less memory.
+struct Alternative {
+    /// As it is written in the file.
+    setting: String,
+    config: Config,
+    /// Batches are one in so many of what they were.
+    fewer: usize,
+}
+
+/// Settings that may lower the peak, the least harmful first.
+fn alternatives(config: &Config) -> Vec<Alternative> {
+    let mut all = Vec::new();
+    let mut add = |setting: String, fewer: usize, change: &dyn Fn(&mut Config)| {
+        let mut config = config.clone();
+        change(&mut config);
+        all.push(Alternative {
+            setting,
+            config,
+            fewer,
+        });
+    };
+    let (rows, accumulation) = (config.micro_batch_size, config.gradient_accumulation_steps);
+    if rows > 1 {
+        add(
+            format!(
+                "micro_batch_size: 1 (and gradient_accumulation_steps: {})",
+                rows * accumulation
+            ),
+            rows,
+            &|config| {
+                config.gradient_accumulation_steps *= config.micro_batch_size;
+                config.micro_batch_size = 1;
+            },
+        );
+    }
+    if !config.compute.gradient_checkpointing {
+        add("gradient_checkpointing: true".into(), 1, &|config| {
+            config.compute.gradient_checkpointing = true;
+        });
+    }
+    add(
+        format!("sequence_len: {}", config.sequence_len / 2),
+        2,
+        &|config| config.sequence_len /= 2,
+    );
+    if config.adapters.adapter.is_none() {
+        add(
+            format!("adapter: lora (with lora_r: {TRIED_RANK}, lora_target_linear: true)"),
+            1,
+            &|config| {
+                config.adapters.adapter = Some(AdapterKind::Lora);
+                config.adapters.lora_r = Some(TRIED_RANK);
+                config.adapters.lora_target_linear = true;
+            },
+        );
+    }
+    if config.adapters.adapter == Some(AdapterKind::Lora) && !config.adapters.load_in_4bit {
+        add(
+            "adapter: qlora (with load_in_4bit: true)".into(),
+            1,
+            &|config| {
+                config.adapters.adapter = Some(AdapterKind::Qlora);
+                config.adapters.load_in_4bit = true;
+                config.adapters.load_in_8bit = false;
+            },
+        );
+    }
+    if matches!(
+        config.optimizer,
+        Optimizer::AdamwTorch | Optimizer::AdamwTorchFused
+    ) {
+        add("optimizer: adamw_bnb_8bit".into(), 1, &|config| {
+            config.optimizer = Optimizer::AdamwBnb8bit;
+        });
+    }
+    all
+}
+
 /// Settings that change the peak by a tenth or more, with the peak that each gives.
 fn ways_out(
     config: &Config,
@@ -134,75 +259,33 @@ fn ways_out(
     shape: BatchShape,
     total: u64,
 ) -> Vec<(String, u64)> {
-    let with = |change: &dyn Fn(&mut Config)| {
-        let mut changed = config.clone();
-        change(&mut changed);
-        changed
-    };
-    let part = |shape: BatchShape, of: usize, whole: usize| BatchShape {
-        slots: shape.slots * of / whole,
-        targets: shape.targets * of / whole,
-    };
-    let mut tried: Vec<(String, Config, BatchShape)> = Vec::new();
-    let (rows, accumulation) = (config.micro_batch_size, config.gradient_accumulation_steps);
-    if rows > 1 {
-        tried.push((
-            format!(
-                "micro_batch_size: 1 (and gradient_accumulation_steps: {})",
-                rows * accumulation
-            ),
-            with(&|config| {
-                config.gradient_accumulation_steps *= config.micro_batch_size;
-                config.micro_batch_size = 1;
-            }),
-            part(shape, 1, rows),
-        ));
-    }
-    if !config.compute.gradient_checkpointing {
-        tried.push((
-            "gradient_checkpointing: true".into(),
-            with(&|config| config.compute.gradient_checkpointing = true),
-            shape,
-        ));
-    }
-    tried.push((
-        format!("sequence_len: {}", config.sequence_len / 2),
-        with(&|config| config.sequence_len /= 2),
-        part(shape, 1, 2),
-    ));
-    if config.adapters.adapter.is_none() {
-        tried.push((
-            format!("adapter: lora (with lora_r: {TRIED_RANK}, lora_target_linear: true)"),
-            with(&|config| {
-                config.adapters.adapter = Some(AdapterKind::Lora);
-                config.adapters.lora_r = Some(TRIED_RANK);
-                config.adapters.lora_target_linear = true;
-            }),
-            shape,
-        ));
-    }
-    if config.adapters.adapter == Some(AdapterKind::Lora) && !config.adapters.load_in_4bit {
-        tried.push((
-            "adapter: qlora (with load_in_4bit: true)".into(),
-            with(&|config| {
-                config.adapters.adapter = Some(AdapterKind::Qlora);
-                config.adapters.load_in_4bit = true;
-                config.adapters.load_in_8bit = false;
-            }),
-            shape,
-        ));
-    }
-    if config.optimizer == Optimizer::AdamwTorch || config.optimizer == Optimizer::AdamwTorchFused {
-        tried.push((
-            "optimizer: adamw_bnb_8bit".into(),
-            with(&|config| config.optimizer = Optimizer::AdamwBnb8bit),
-            shape,
-        ));
-    }
-    let estimated = tried.into_iter().filter_map(|(name, config, shape)| {
+    let estimated = alternatives(config).into_iter().filter_map(|tried| {
+        let shape = BatchShape {
+            slots: shape.slots / tried.fewer,
+            targets: shape.targets / tried.fewer,
+        };
         // What does not go together with the rest of the file is no way out.
-        let estimate = estimate(&config, tokenizer, shape).ok()?;
-        Some((name, estimate.total()))
+        let estimate = estimate(&tried.config, tokenizer, shape).ok()?;
+        Some((tried.setting, estimate.total()))
     });
     estimated.filter(|(_, new)| *new < total / 10 * 9).collect()
+}
+
+/// What to change in a file whose run has no memory left, a line each.
+pub(crate) fn advice(config: &Config, file: &Path) -> String {
+    let settings = alternatives(config).into_iter().map(|it| it.setting);
+    let mut text = format!("change one of these:\n{}", {
+        let lines: Vec<String> = settings.map(|it| format!("  {it}")).collect();
+        lines.join("\n")
+    });
+    text += &format!(
+        "\n`trainer check {}` says how much memory each would take",
+        file.display()
+    );
+    let never = config.checkpoint.save_strategy == Some(SaveStrategy::No);
+    if !never && !config.checkpoint.save_only_model {
+        text +=
+            "\n--auto_resume_from_checkpoints goes on from the last checkpoint, if there is one";
+    }
+    text
 }

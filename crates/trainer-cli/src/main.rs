@@ -2,8 +2,9 @@
 //!
 //! This crate only puts the others together: [`session`] goes from a
 //! configuration to tokenizer, samples and model, [`commands`] has one module a
-//! subcommand, [`fit`] says whether a run fits into memory, [`progress`] shows a run, [`report`] and [`trackers`] write it down,
-//! [`text`] lets a model write.
+//! subcommand, [`fit`] says whether a run fits into memory and onto the disk,
+//! [`out_of_memory`] what to change when it did not, [`progress`] shows a run,
+//! [`report`] and [`trackers`] write it down, [`text`] lets a model write.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -13,6 +14,7 @@
 mod args;
 mod commands;
 mod fit;
+mod out_of_memory;
 mod progress;
 mod report;
 mod session;
@@ -28,6 +30,10 @@ use clap::Parser;
 
 /// Exit code of a run that was asked to stop.
 const EXIT_STOPPED: i32 = 130;
+
+#[global_allocator]
+static ALLOCATOR: trainer_core::Allocator =
+    trainer_core::Allocator::telling(out_of_memory::refused);
 
 fn main() -> ExitCode {
     trainer_core::keep_freed_memory();

@@ -1,6 +1,7 @@
 //! From a configuration file to everything that a run needs.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -61,9 +62,12 @@ impl fmt::Display for Failure {
     }
 }
 
-impl<E: std::error::Error> From<E> for Failure {
+impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        let text = error.to_string();
+        let mut text = error.to_string();
+        if is_full(&error) {
+            text += DISK_FULL;
+        }
         // Messages of the configuration come with their own heading.
         if text.starts_with("error") {
             Self::new(text)
@@ -71,6 +75,20 @@ impl<E: std::error::Error> From<E> for Failure {
             Self::new(format!("error: {text}"))
         }
     }
+}
+
+/// What to do about a full disk.
+const DISK_FULL: &str = "
+  = help: free some space; fewer or smaller files are written with a lower save_total_limit, \
+`save_only_model: true` or an adapter; output_dir and dataset_prepared_path may be on another disk";
+
+/// Whether an error comes from a disk or a quota without space.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut kinds = causes
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .map(std::io::Error::kind);
+    kinds.any(|kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
 }
 
 /// Loads a configuration with the layers of this process and prints warnings.

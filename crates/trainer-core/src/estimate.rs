@@ -105,6 +105,45 @@ pub struct Part {
 pub struct Estimate {
     /// The parts, none of them empty.
     pub parts: Vec<Part>,
+    /// What is written.
+    pub files: Files,
+}
+
+/// The large files of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Files {
+    /// Checkpoints that are there at a time, at most, with the one that is written.
+    pub checkpoints: u64,
+    /// Bytes of one.
+    pub checkpoint: u64,
+    /// Bytes of the model or adapter at the end.
+    pub model: u64,
+}
+
+impl Files {
+    fn of(config: &Config, model: u64, state: u64) -> Self {
+        let keys = &config.checkpoint;
+        let checkpoints = match (keys.save_strategy, saves(config)) {
+            (_, true) => keys.save_total_limit as u64 + 1,
+            (Some(SaveStrategy::No), false) => 0,
+            // At the end.
+            (_, false) => 1,
+        };
+        Self {
+            checkpoints,
+            checkpoint: match keys.save_only_model {
+                true => model,
+                false => model + state,
+            },
+            model,
+        }
+    }
+
+    /// Bytes in all, at most.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.checkpoints * self.checkpoint + self.model
+    }
 }
 
 impl Estimate {
@@ -234,8 +273,13 @@ pub fn memory<M: DecoderModel + Pretrained>(
             bytes: PROCESS + TOKENIZER * others.tokenizer_file,
         },
     ];
+    let saved = match adapter {
+        Some(_) => trained,
+        None => in_full,
+    };
     Ok(Estimate {
         parts: parts.into_iter().filter(|part| part.bytes > 0).collect(),
+        files: Files::of(config, saved, state),
     })
 }
 

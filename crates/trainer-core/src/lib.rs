@@ -21,7 +21,7 @@ mod trained;
 mod trainer;
 
 pub use adapter::{Adapter, quantization};
-pub use allocator::keep_freed_memory;
+pub use allocator::{Allocator, keep_freed_memory};
 pub use batches::{BatchOptions, BatchSource, Batches, EpochPlan, Order, PackingOptions};
 pub use error::{Result, TrainerError};
 pub use feed::{EvalData, OpenStream, RowStream, TrainData};

@@ -15,6 +15,8 @@ use trainer_data::stream::SampleStream;
 use trainer_data::{CacheOutcome, Ledger, Tokenizer};
 
 use crate::args::{Shown, Train};
+use crate::fit::{self, Fit};
+use crate::out_of_memory;
 use crate::progress::{JsonLines, Progress};
 use crate::report::{About, DataShown, REPORT, Reporter};
 use crate::session::{
@@ -28,7 +30,8 @@ use crate::wishes::Wishes;
 pub(crate) fn run(arguments: &Train) -> Result<(), Failure> {
     let ([explained, tui], overrides) = arguments.run.flags(["explain_cache", "tui"])?;
     let (shown, overrides) = arguments.shown.with(overrides);
-    let loaded = load_layers(&arguments.run.config, overrides)?;
+    let file = &arguments.run.config;
+    let loaded = load_layers(file, overrides)?;
     let config = &loaded.config;
     if explained.is_some() && !is_streamed(config) {
         explain(config, &load_tokenizer(config)?)?;
@@ -37,6 +40,7 @@ pub(crate) fn run(arguments: &Train) -> Result<(), Failure> {
         true => View::Screen,
         false => View::Lines(shown),
     };
+    out_of_memory::watch(fit::advice(config, file));
     train(&loaded, view)?;
     Ok(())
 }
@@ -129,6 +133,11 @@ pub(crate) fn train(loaded: &Loaded, view: View) -> Result<Trained, Failure> {
         stream,
     } = ready(loaded, shown)?;
     shown.note(format!("backend {backend}"));
+    // Data that is prepared tells how large batches are. What cannot be estimated is no
+    // reason not to try.
+    if let Some(warning) = Fit::of(config).ok().and_then(|fit| fit.warning()) {
+        eprint!("{warning}");
+    }
     // Only now is nothing wrong with the input, and no file is another run's.
     trainer.lock()?;
     if let Some(ledger) = &ledger {

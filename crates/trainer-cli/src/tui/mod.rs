@@ -24,6 +24,8 @@ use crate::progress::{clock, grouped, padding, samples};
 use crate::session::Failure;
 use terminal::Screen;
 
+pub(crate) use terminal::give_back;
+
 /// Most points of a live curve; then every second one is left out.
 const MOST_POINTS: usize = 2000;
 /// Messages that are shown.

@@ -7,7 +7,7 @@ use std::io::{self, IsTerminal, Read, Write};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 use ratatui::backend::{Backend, ClearType, WindowSize};
 use ratatui::buffer::Cell;
@@ -40,11 +40,30 @@ impl Shared {
 
     fn close(&self) {
         let _writing = self.writing.lock();
+        self.restore();
+    }
+
+    /// Gives the terminal back, even in the middle of a drawing.
+    fn restore(&self) {
         if !self.closed.swap(true, Ordering::Relaxed) {
             // Shows the cursor and leaves the second screen.
             let _ = write_all(b"\x1b[0m\x1b[?25h\x1b[?1049l");
             let _ = stty(&[&self.saved]);
         }
+    }
+}
+
+/// The terminal that is drawn on, for an end in which nothing is dropped.
+static OPEN: Mutex<Weak<Shared>> = Mutex::new(Weak::new());
+
+/// Gives the terminal back if it is taken, from any thread.
+pub(crate) fn give_back() {
+    let shared = match OPEN.try_lock() {
+        Ok(open) => open.upgrade(),
+        Err(_) => None,
+    };
+    if let Some(shared) = shared {
+        shared.restore();
     }
 }
 
@@ -91,6 +110,9 @@ impl Screen {
             saved: stty(&["-g"])?,
         });
         shared.measure();
+        if let Ok(mut open) = OPEN.lock() {
+            *open = Arc::downgrade(&shared);
+        }
         // Keys as they are typed; a read ends after a tenth of a second. Signals
         // stay on, so that Ctrl-C stops the run as it does elsewhere.
         stty(&["-icanon", "-echo", "min", "0", "time", "1"])?;

@@ -1,6 +1,7 @@
 //! `trainer check`: does a run fit into memory, and how long will it take?
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -88,6 +89,58 @@ fn what_does_not_fit_is_said_with_what_to_change() {
         assert!(message.contains(way_out), "{message}");
     }
     assert!(message.contains(" MiB, fits\n"), "{message}");
+}
+
+#[test]
+fn a_disk_that_would_be_filled_is_told() {
+    let output = trainer(
+        &repository(),
+        &[
+            "check",
+            "examples/glossary.yaml",
+            "--save_steps=1",
+            "--save_total_limit=1000000000",
+        ],
+    );
+    assert!(output.status.success());
+    let message = stderr(&output);
+    assert!(
+        message.starts_with("warning: the run may fill the disk of output_dir: it writes up to "),
+        "{message}"
+    );
+    assert!(
+        message.contains("\n  lower save_total_limit, "),
+        "{message}"
+    );
+}
+
+/// Where the system refuses memory, which it can be made to do.
+#[cfg(target_os = "linux")]
+#[test]
+fn running_out_of_memory_is_told_with_what_to_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let output = Command::new("sh")
+        .args(["-c", "ulimit -v 1000000 && exec \"$0\" \"$@\""])
+        .arg(env!("CARGO_BIN_EXE_trainer"))
+        .args(["train", "examples/glossary.yaml"])
+        .args(["--micro_batch_size=2000", "--pad_to_sequence_len=true"])
+        .args(["--output_dir", out.to_str().unwrap()])
+        .args(["--dataset_prepared_path", ""])
+        .current_dir(repository())
+        .output()
+        .unwrap();
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    let end = message.split("error: ").last().unwrap();
+    // Sizes differ from machine to machine.
+    let (what, help) = end.split_once('\n').unwrap();
+    assert!(
+        what.starts_with("out of memory: this process uses ")
+            && what.contains("; the system gave no "),
+        "{message}"
+    );
+    insta::assert_snapshot!(help);
 }
 
 #[test]

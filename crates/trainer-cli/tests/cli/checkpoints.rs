@@ -441,13 +441,10 @@ fn a_damaged_checkpoint_is_passed_over() {
     assert!(result(&out) == expected);
 }
 
-/// Every call that writes a checkpoint fails once, for want of space and for a
-/// broken disk: the run goes on, and the checkpoint before can be gone on from.
+/// The library that makes calls fail.
 #[cfg(target_os = "linux")]
-#[test]
-fn a_checkpoint_that_cannot_be_written_harms_nothing() {
-    let folder = tempfile::tempdir().unwrap();
-    let shim = folder.path().join("faults.so");
+fn faults(folder: &Path) -> PathBuf {
+    let shim = folder.join("faults.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cli/faults.c");
     let built = Command::new("cc")
         .args(["-shared", "-fPIC", "-O1", "-o"])
@@ -456,7 +453,38 @@ fn a_checkpoint_that_cannot_be_written_harms_nothing() {
         .status()
         .expect("a C compiler, which building the dependencies takes too");
     assert!(built.success());
+    shim
+}
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_full_disk_is_told_with_what_to_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let output = command(&out, &["--max_steps=1", "--save_strategy=no"])
+        .env("LD_PRELOAD", faults(folder.path()))
+        .env("FAULT_PATH", "model.safetensors")
+        .env("FAULT_AT", "2")
+        .env("FAULT_ERRNO", "28")
+        .env("FAULT_MARK", folder.path().join("mark"))
+        .output()
+        .unwrap();
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    let end = message.split("error: ").last().unwrap();
+    let (file, what) = end.split_once(": ").unwrap();
+    assert!(Path::new(file).starts_with(&out), "{message}");
+    insta::assert_snapshot!(what);
+    assert!(!out.join("model.safetensors").exists());
+}
+
+/// Every call that writes a checkpoint fails once, for want of space and for a
+/// broken disk: the run goes on, and the checkpoint before can be gone on from.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_checkpoint_that_cannot_be_written_harms_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let shim = faults(folder.path());
     // Nothing of the second checkpoint may touch the first.
     let keys = [
         "--max_steps=4",
