@@ -161,7 +161,7 @@ fn forward<B: SoftmaxCrossEntropy>(
         let rows = [Slice::from(start as isize..end as isize)];
         let x_cd = B::float_slice(x_nd.clone(), &rows);
         let targets_c = B::int_slice(targets_n.clone(), &rows);
-        let logits_cv = B::float_matmul(x_cd.clone(), B::float_transpose(w_vd.clone()));
+        let logits_cv = B::product(x_cd.clone(), B::float_transpose(w_vd.clone()));
         let (chunk_loss, dlogits_cv) =
             B::softmax_cross_entropy(cast::<B>(logits_cv, full), targets_c, with_gradients);
         loss = Some(match loss {
@@ -170,7 +170,7 @@ fn forward<B: SoftmaxCrossEntropy>(
         });
         if with_gradients {
             let dlogits_cv = cast::<B>(dlogits_cv, format);
-            dx_chunks.push(B::float_matmul(dlogits_cv.clone(), w_vd.clone()));
+            dx_chunks.push(B::product(dlogits_cv.clone(), w_vd.clone()));
             if wanted == Wanted::Gradients {
                 let dlogits_vc = B::float_transpose(dlogits_cv);
                 dw_vd = Some(sum_with_product::<B>(dw_vd.take(), dlogits_vc, x_cd, full));

@@ -114,9 +114,25 @@ fn values(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("a contiguous tensor of f32")
 }
 
-/// The elements of a tensor, moved out where nothing else holds it.
-fn into_values(tensor: FlexTensor) -> Vec<f32> {
-    tensor.into_data().try_into_vec().expect("a tensor of f32")
+/// A tensor whose elements can be changed in their place: nothing else holds them, and
+/// they are all that its memory holds. Copied only where that is not so.
+///
+/// Not by way of a `Vec`: the memory of Burn's results is not aligned as one, and would
+/// be copied each time.
+fn owned(tensor: FlexTensor) -> FlexTensor {
+    let all = tensor.storage::<f32>().len();
+    let mut tensor = match tensor.as_slice::<f32>() {
+        Some(values) if values.len() == all => tensor,
+        Some(values) => self::tensor(values.to_vec(), tensor.shape()),
+        None => tensor.to_contiguous(),
+    };
+    tensor.storage_mut::<f32>();
+    tensor
+}
+
+/// The elements of an [`owned`] tensor.
+fn values_mut(tensor: &mut FlexTensor) -> &mut [f32] {
+    tensor.storage_mut()
 }
 
 fn tensor(values: Vec<f32>, shape: impl Into<Shape>) -> FlexTensor {
@@ -175,13 +191,13 @@ fn row_keys(tensor: &FlexTensor) -> Option<usize> {
 
 impl Kernels for Flex {
     fn gated_forward(activation: Activation, gate: FlexTensor, up: FlexTensor) -> FlexTensor {
-        let shape = gate.shape();
-        let (mut gate, up) = (into_values(gate), up.to_contiguous());
+        let (mut gate, up) = (owned(gate), up.to_contiguous());
+        let (g, u) = (values_mut(&mut gate), values(&up));
         match activation {
-            Activation::Silu => gated::forward::<gated::Silu>(&mut gate, values(&up)),
-            Activation::GeluTanh => gated::forward::<gated::GeluTanh>(&mut gate, values(&up)),
+            Activation::Silu => gated::forward::<gated::Silu>(g, u),
+            Activation::GeluTanh => gated::forward::<gated::GeluTanh>(g, u),
         }
-        tensor(gate, shape)
+        gate
     }
 
     fn gated_backward(
@@ -190,23 +206,21 @@ impl Kernels for Flex {
         up: FlexTensor,
         upstream: FlexTensor,
     ) -> (FlexTensor, FlexTensor) {
-        let shape = gate.shape();
-        let (mut gate, up, mut upstream) =
-            (into_values(gate), up.to_contiguous(), into_values(upstream));
-        let (g, u, d) = (&mut gate, values(&up), &mut upstream);
+        let (mut gate, up, mut upstream) = (owned(gate), up.to_contiguous(), owned(upstream));
+        let (g, d) = (values_mut(&mut gate), values_mut(&mut upstream));
+        let u = values(&up);
         match activation {
             Activation::Silu => gated::backward::<gated::Silu>(g, u, d),
             Activation::GeluTanh => gated::backward::<gated::GeluTanh>(g, u, d),
         }
-        (tensor(gate, shape.clone()), tensor(upstream, shape))
+        (gate, upstream)
     }
 
     fn rms_norm_forward(x: FlexTensor, weight: FlexTensor, eps: f64) -> (FlexTensor, FlexTensor) {
-        let shape = x.shape();
-        let (mut x, weight) = (into_values(x), weight.to_contiguous());
-        let scales = rms_norm::forward(&mut x, values(&weight), eps as f32);
+        let (mut x, weight) = (owned(x), weight.to_contiguous());
+        let scales = rms_norm::forward(values_mut(&mut x), values(&weight), eps as f32);
         let rows = scales.len();
-        (tensor(x, shape), tensor(scales, [rows]))
+        (x, tensor(scales, [rows]))
     }
 
     fn rms_norm_backward(
@@ -215,27 +229,26 @@ impl Kernels for Flex {
         scales: FlexTensor,
         upstream: FlexTensor,
     ) -> (FlexTensor, FlexTensor) {
-        let shape = x.shape();
         let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
-        let mut upstream = into_values(upstream);
-        let dw = rms_norm::backward(values(&x), values(&weight), values(&scales), &mut upstream);
-        (tensor(upstream, shape), tensor(dw, weight.shape()))
+        let mut upstream = owned(upstream);
+        let dx = values_mut(&mut upstream);
+        let dw = rms_norm::backward(values(&x), values(&weight), values(&scales), dx);
+        (upstream, tensor(dw, weight.shape()))
     }
 
     fn rope_turn(x: FlexTensor, cos: FlexTensor, sin: FlexTensor, back: bool) -> FlexTensor {
-        let shape = x.shape();
-        let width = shape.dims::<4>()[3];
-        let (mut x, cos, sin) = (into_values(x), cos.to_contiguous(), sin.to_contiguous());
+        let width = x.shape().dims::<4>()[3];
+        let (mut x, cos, sin) = (owned(x), cos.to_contiguous(), sin.to_contiguous());
         let direction = if back { -1.0 } else { 1.0 };
         let rotated = cos.shape().dims::<4>()[3];
         rope::rotate(
-            &mut x,
+            values_mut(&mut x),
             values(&cos),
             values(&sin),
             (width, rotated),
             direction,
         );
-        tensor(x, shape)
+        x
     }
 
     fn attention_forward(
@@ -471,10 +484,10 @@ pub(super) fn cross_entropy_rows(
     targets: &FlexTensor,
     with_gradients: bool,
 ) -> (FlexTensor, FlexTensor) {
-    let shape = logits.shape();
-    let mut logits = into_values(logits);
-    let loss = softmax_cross_entropy(&mut logits, &indices(targets), with_gradients);
-    (tensor(vec![loss], [1]), tensor(logits, shape))
+    let mut logits = owned(logits);
+    let rows = values_mut(&mut logits);
+    let loss = softmax_cross_entropy(rows, &indices(targets), with_gradients);
+    (tensor(vec![loss], [1]), logits)
 }
 
 /// `x` times the one number of `factor_11`, in the memory of `x`.
@@ -483,10 +496,9 @@ pub(super) fn multiple(x: FlexTensor, factor_11: &FlexTensor) -> FlexTensor {
     if factor == 1.0 {
         return x;
     }
-    let shape = x.shape();
-    let mut x = into_values(x);
-    scale(&mut x, factor);
-    tensor(x, shape)
+    let mut x = owned(x);
+    scale(values_mut(&mut x), factor);
+    x
 }
 
 /// Scores of a chunk of logits; see [`super::token_scores()`].
@@ -504,12 +516,12 @@ pub(super) fn token_score_gradients(
     scores: &FlexTensor,
     weights: &FlexTensor,
 ) -> FlexTensor {
-    let shape = logits.shape();
-    let mut logits = into_values(logits);
+    let mut logits = owned(logits);
     let (scores, weights) = (scores.to_contiguous(), weights.to_contiguous());
     let targets = indices(targets);
-    scores::backward(&mut logits, &targets, values(&scores), values(&weights));
-    tensor(logits, shape)
+    let rows = values_mut(&mut logits);
+    scores::backward(rows, &targets, values(&scores), values(&weights));
+    logits
 }
 
 /// `y + l · r` of matrices; in place where nothing else holds `y`.
@@ -517,10 +529,18 @@ pub(super) fn add_product(y: FlexTensor, l: FlexTensor, r: FlexTensor) -> FlexTe
     if y.dtype() != DType::F32 {
         return Flex::float_add(y, Flex::float_matmul(l, r));
     }
-    let shape = y.shape();
-    let mut y = into_values(y);
-    product::add_product(&mut y, &matrix(&l), &matrix(&r));
-    tensor(y, shape)
+    let mut y = owned(y);
+    product::add_product(values_mut(&mut y), &matrix(&l), &matrix(&r));
+    y
+}
+
+/// `l · r` of matrices.
+pub(super) fn product(l: FlexTensor, r: FlexTensor) -> FlexTensor {
+    if [l.dtype(), r.dtype()] != [DType::F32; 2] {
+        return Flex::float_matmul(l, r);
+    }
+    let (l, r) = (matrix(&l), matrix(&r));
+    tensor(product::product_of(&l, &r), [l.nrows(), r.ncols()])
 }
 
 /// A matrix in the memory of a tensor, whatever its strides.

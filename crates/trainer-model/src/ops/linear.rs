@@ -19,6 +19,7 @@ use burn::backend::{Autodiff, Backend, Dispatch, TensorMetadata, backend_extensi
 use burn::prelude::*;
 
 use super::cross_entropy::cast;
+use super::products::Products;
 
 /// Backends that apply linear maps.
 #[backend_extension(
@@ -54,17 +55,17 @@ pub fn linear(x_ni: Tensor<2>, w_oi: Tensor<2>) -> Tensor<2> {
     ))
 }
 
-fn forward<B: Backend>(x_ni: FloatTensor<B>, w_oi: FloatTensor<B>) -> FloatTensor<B> {
+fn forward<B: Products>(x_ni: FloatTensor<B>, w_oi: FloatTensor<B>) -> FloatTensor<B> {
     let w_oi = cast::<B>(w_oi, x_ni.dtype());
-    B::float_matmul(x_ni, B::float_transpose(w_oi))
+    B::product(x_ni, B::float_transpose(w_oi))
 }
 
-impl<B: LinearBackend, C: CheckpointStrategy> LinearBackend for Autodiff<B, C> {
+impl<B: LinearBackend + Products, C: CheckpointStrategy> LinearBackend for Autodiff<B, C> {
     fn linear_map(x_ni: FloatTensor<Self>, w_oi: FloatTensor<Self>) -> FloatTensor<Self> {
         #[derive(Debug)]
         struct LinearBackward;
 
-        impl<B: Backend> Backward<B, 2> for LinearBackward {
+        impl<B: Products> Backward<B, 2> for LinearBackward {
             /// Weights where the input needs a gradient, the input where they do, and
             /// the format of the weights.
             type State = (
@@ -84,10 +85,10 @@ impl<B: LinearBackend, C: CheckpointStrategy> LinearBackend for Autodiff<B, C> {
                 let (w_oi, x_ni, full) = ops.state;
                 if let (Some(node), Some(w_oi)) = (x, w_oi) {
                     let w_oi = cast::<B>(w_oi, dy_no.dtype());
-                    grads.register::<B>(node.id, B::float_matmul(dy_no.clone(), w_oi));
+                    grads.register::<B>(node.id, B::product(dy_no.clone(), w_oi));
                 }
                 if let (Some(node), Some(x_ni)) = (w, x_ni) {
-                    let dw_oi = B::float_matmul(B::float_transpose(dy_no), x_ni);
+                    let dw_oi = B::product(B::float_transpose(dy_no), x_ni);
                     grads.register::<B>(node.id, cast::<B>(dw_oi, full));
                 }
             }

@@ -86,8 +86,8 @@ fn forward<B: Products>(
     b_or: FloatTensor<B>,
     scale: f64,
 ) -> (FloatTensor<B>, FloatTensor<B>) {
-    let z_nr = B::float_matmul(x_ni.clone(), B::float_transpose(a_ri));
-    let y_no = B::float_matmul(x_ni, B::float_transpose(w_oi));
+    let z_nr = B::product(x_ni.clone(), B::float_transpose(a_ri));
+    let y_no = B::product(x_ni, B::float_transpose(w_oi));
     let scaled_nr = B::float_mul_scalar(z_nr.clone(), scale.into());
     let y_no = B::add_product(y_no, scaled_nr, B::float_transpose(b_or));
     (y_no, z_nr)
@@ -116,20 +116,20 @@ impl<B: Products> Backward<B, 3> for LoraLinearBackward {
         let state = ops.state;
         if let Some(node) = b {
             let z_nr = B::float_mul_scalar(state.z_nr, state.scale.into());
-            let db_or = B::float_matmul(B::float_transpose(dy_no.clone()), z_nr);
+            let db_or = B::product(B::float_transpose(dy_no.clone()), z_nr);
             grads.register::<B>(node.id, db_or);
         }
         if x.is_none() && a.is_none() {
             return;
         }
-        let t_nr = B::float_matmul(dy_no.clone(), state.b_or);
+        let t_nr = B::product(dy_no.clone(), state.b_or);
         let t_nr = B::float_mul_scalar(t_nr, state.scale.into());
         if let Some(node) = a {
-            let da_ri = B::float_matmul(B::float_transpose(t_nr.clone()), state.x_ni);
+            let da_ri = B::product(B::float_transpose(t_nr.clone()), state.x_ni);
             grads.register::<B>(node.id, da_ri);
         }
         if let Some(node) = x {
-            let dx_ni = B::float_matmul(dy_no, state.w_oi);
+            let dx_ni = B::product(dy_no, state.w_oi);
             let dx_ni = B::add_product(dx_ni, t_nr, state.a_ri);
             grads.register::<B>(node.id, dx_ni);
         }

@@ -15,6 +15,11 @@ use super::cross_entropy::cast;
 
 /// Backends that add products.
 pub(crate) trait Products: Backend {
+    /// `a_mk · b_kn`, of one number format.
+    fn product(a_mk: FloatTensor<Self>, b_kn: FloatTensor<Self>) -> FloatTensor<Self> {
+        Self::float_matmul(a_mk, b_kn)
+    }
+
     /// `sum_mn + a_mk · b_kn`, all of one number format.
     fn add_product(
         sum_mn: FloatTensor<Self>,
@@ -41,7 +46,7 @@ pub(super) fn sum_with_product<B: Products>(
     match sum_mn {
         Some(sum) if a_mk.dtype() == full => B::add_product(sum, a_mk, b_kn),
         sum_mn => {
-            let product_mn = cast::<B>(B::float_matmul(a_mk, b_kn), full);
+            let product_mn = cast::<B>(B::product(a_mk, b_kn), full);
             match sum_mn {
                 Some(sum) => B::float_add(sum, product_mn),
                 None => product_mn,
@@ -57,6 +62,10 @@ fn multiple_of<B: Backend>(x: FloatTensor<B>, factor_11: FloatTensor<B>) -> Floa
 
 #[cfg(feature = "flex")]
 impl Products for burn::backend::Flex {
+    fn product(a_mk: FloatTensor<Self>, b_kn: FloatTensor<Self>) -> FloatTensor<Self> {
+        super::flex::product(a_mk, b_kn)
+    }
+
     fn add_product(
         sum_mn: FloatTensor<Self>,
         a_mk: FloatTensor<Self>,

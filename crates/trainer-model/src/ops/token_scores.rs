@@ -157,7 +157,7 @@ fn forward<B: LogitScores>(
         let rows = rows(start, (start + chunk).min(n));
         let x_cd = B::float_slice(x_nd.clone(), &rows);
         let targets_c = B::int_slice(targets_n.clone(), &rows);
-        let logits_cv = B::float_matmul(x_cd.clone(), B::float_transpose(w_vd.clone()));
+        let logits_cv = B::product(x_cd.clone(), B::float_transpose(w_vd.clone()));
         let logits_cv = cast::<B>(logits_cv, full);
         let scores_ck = B::logit_scores(logits_cv.clone(), targets_c.clone());
         if with_gradients {
@@ -165,7 +165,7 @@ fn forward<B: LogitScores>(
             let ones_c = B::float_ones(Shape::new([c]), &x_cd.device(), full.into());
             let dlogits_cv = B::logit_gradients(logits_cv, targets_c, scores_ck.clone(), ones_c);
             let dlogits_cv = cast::<B>(dlogits_cv, format);
-            gradients.push(B::float_matmul(dlogits_cv, w_vd.clone()));
+            gradients.push(B::product(dlogits_cv, w_vd.clone()));
         }
         scores.push(scores_ck);
     }
@@ -199,7 +199,7 @@ fn backward<B: LogitScores>(
     for start in (0..n).step_by(chunk) {
         let rows = rows(start, (start + chunk).min(n));
         let x_cd = B::float_slice(state.x_nd.clone(), &rows);
-        let logits_cv = B::float_matmul(x_cd.clone(), B::float_transpose(w_vd.clone()));
+        let logits_cv = B::product(x_cd.clone(), B::float_transpose(w_vd.clone()));
         let dlogits_cv = B::logit_gradients(
             cast::<B>(logits_cv, full),
             B::int_slice(state.targets_n.clone(), &rows),
@@ -207,7 +207,7 @@ fn backward<B: LogitScores>(
             B::float_slice(weights_n.clone(), &rows),
         );
         let dlogits_cv = cast::<B>(dlogits_cv, format);
-        dx_chunks.push(B::float_matmul(dlogits_cv.clone(), w_vd.clone()));
+        dx_chunks.push(B::product(dlogits_cv.clone(), w_vd.clone()));
         let dlogits_vc = B::float_transpose(dlogits_cv);
         dw_vd = Some(sum_with_product::<B>(dw_vd.take(), dlogits_vc, x_cd, full));
     }
