@@ -192,17 +192,6 @@ impl ParameterGradients {
         }
     }
 
-    /// Euclidean norm over all gradients together, `[1]`; `None` without any.
-    #[must_use]
-    pub fn global_norm(&self) -> Option<Tensor<1>> {
-        let squares = self
-            .flat
-            .iter()
-            .flatten()
-            .map(|gradient| gradient.clone().square().sum());
-        squares.reduce(|a, b| a + b).map(Tensor::sqrt)
-    }
-
     /// Multiplies every gradient by `factor`.
     pub fn scale(&mut self, factor: f64) {
         for gradient in self.flat.iter_mut() {

@@ -104,6 +104,7 @@ impl Rule for Adafactor {
         gradient: Tensor<1>,
         state: &mut [Buffer],
     ) -> Tensor<1> {
+        let gradient = at.scaled(gradient);
         let beta = 1.0 - (at.step as f64).powf(self.decay_rate);
         let square = gradient.clone().square() + SMALLEST_SQUARE;
         let n = value.dims()[0];

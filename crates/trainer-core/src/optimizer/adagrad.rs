@@ -43,6 +43,7 @@ impl PerElement for Adagrad {
         }]
     }
 
+    #[inline(always)]
     fn on_slices(&self, at: &At, value: &mut [f32], gradient: &[f32], state: &mut [&mut [f32]]) {
         let [sum] = exactly(state);
         let (rate, decay) = (self.rate(at) as f32, at.weight_decay as f32);

@@ -86,6 +86,7 @@ impl PerElement for AdamW {
         ]
     }
 
+    #[inline(always)]
     fn on_slices(&self, at: &At, value: &mut [f32], gradient: &[f32], state: &mut [&mut [f32]]) {
         let [first, second] = exactly(state);
         let scalars = self.scalars(at);

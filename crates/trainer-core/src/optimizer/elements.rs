@@ -12,7 +12,7 @@ use rayon::prelude::*;
 
 use super::eight_bit::{BLOCK, Codes, Part};
 use super::engine::{At, Parameter, Rule};
-use super::state::{Buffer, Kept, into_vec};
+use super::state::{Buffer, Kept, slice, slice_mut};
 use crate::backend::in_host_memory;
 
 /// Elements that a thread takes at a time, whole blocks of [`Codes`]; a cache
@@ -37,7 +37,8 @@ pub(super) trait PerElement: Debug + Sync {
     fn values(&self) -> Vec<Value>;
 
     /// Changes `value` and `state`, one slice for each of [`Self::values`], all of
-    /// one length.
+    /// one length. To be inlined, so that it is compiled for the processor's widest
+    /// vectors.
     fn on_slices(&self, at: &At, value: &mut [f32], gradient: &[f32], state: &mut [&mut [f32]]);
 
     /// The same on tensors.
@@ -111,8 +112,19 @@ impl<E: PerElement> Elements<E> {
             let mut unpacked: Vec<Vec<f32>> = codes.iter().map(Part::unpack).collect();
             let mut slices: Vec<&mut [f32]> = piece.slices;
             slices.extend(unpacked.iter_mut().map(Vec::as_mut_slice));
-            self.rule
-                .on_slices(at, piece.value, piece.gradient, &mut slices);
+            pulp::Arch::new().dispatch(
+                #[inline(always)]
+                || {
+                    let scaled: Vec<f32>;
+                    let mut gradient = piece.gradient;
+                    if at.gradient_factor != 1.0 {
+                        let factor = at.gradient_factor as f32;
+                        scaled = gradient.iter().map(|g| g * factor).collect();
+                        gradient = &scaled;
+                    }
+                    self.rule.on_slices(at, piece.value, gradient, &mut slices);
+                },
+            );
             for (codes, values) in codes.iter_mut().zip(&unpacked) {
                 codes.pack(values);
             }
@@ -172,17 +184,16 @@ impl<E: PerElement> Rule for Elements<E> {
         };
         if in_process {
             let device = value.device();
-            let mut value: Vec<f32> = into_vec(value.into_data());
-            let gradient: Vec<f32> = into_vec(gradient.into_data());
-            self.in_pieces(at, &mut value, &gradient, state);
-            let n = value.len();
-            return Tensor::from_data(TensorData::new(value, [n]), &device);
+            let (mut value, gradient) = (value.into_data(), gradient.into_data());
+            self.in_pieces(at, slice_mut(&mut value), slice(&gradient), state);
+            return Tensor::from_data(value, &device);
         }
         let tensors = state.iter().map(|buffer| match &buffer.kept {
             Kept::Tensor(values) => values.clone(),
             _ => unreachable!("the state is on the device"),
         });
         let mut tensors: Vec<Tensor<1>> = tensors.collect();
+        let gradient = at.scaled(gradient);
         let value = self.rule.on_tensors(at, value, gradient, &mut tensors);
         for (buffer, values) in state.iter_mut().zip(tensors) {
             buffer.kept = Kept::Tensor(values);

@@ -36,6 +36,18 @@ pub(super) struct At {
     pub(super) step: u64,
     /// First-moment decay or momentum, where the schedule sets it.
     pub(super) momentum: Option<f64>,
+    /// What the gradient is multiplied by before all else.
+    pub(super) gradient_factor: f64,
+}
+
+impl At {
+    /// The gradient that the rule is about.
+    pub(super) fn scaled(&self, gradient: Tensor<1>) -> Tensor<1> {
+        match self.gradient_factor {
+            1.0 => gradient,
+            factor => gradient * factor,
+        }
+    }
 }
 
 /// How one parameter changes in a step.
@@ -46,7 +58,8 @@ pub(super) trait Rule: Debug {
     /// Bytes of that state.
     fn bytes(&self, parameter: &Parameter) -> u64;
 
-    /// The new value, from the flattened value and gradient; changes the state.
+    /// The new value, from the flattened value and gradient, which is still to be
+    /// [scaled](At::scaled); changes the state.
     fn apply(
         &self,
         parameter: &Parameter,
@@ -102,6 +115,7 @@ impl<R: Rule> Optimizer for Engine<R> {
             weight_decay: parameter.group.weight_decay,
             step: slot.steps,
             momentum: settings.beta1,
+            gradient_factor: settings.gradient_factor,
         };
         self.rule
             .apply(parameter, &at, value, gradient, &mut slot.buffers)

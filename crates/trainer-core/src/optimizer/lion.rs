@@ -39,6 +39,7 @@ impl PerElement for Lion {
         }]
     }
 
+    #[inline(always)]
     fn on_slices(&self, at: &At, value: &mut [f32], gradient: &[f32], state: &mut [&mut [f32]]) {
         let [momentum] = exactly(state);
         let keep = (1.0 - at.rate * at.weight_decay) as f32;

@@ -1,7 +1,7 @@
 //! Optimizers over the flat list of parameters.
 //!
-//! Gradients arrive complete: summed over the window, normalized, clipped (and,
-//! with several ranks, reduced). An optimizer is a rule, one file each, that says
+//! Gradients arrive complete: summed over the window and normalized (and, with
+//! several ranks, reduced), and clipped by a factor that each step is given. An optimizer is a rule, one file each, that says
 //! how one parameter changes by its gradient and by what is kept of earlier ones;
 //! `engine` runs it over the parameters in the order of
 //! [`trainer_model::parameters`], `groups` gives each parameter its learning
@@ -20,6 +20,7 @@ mod engine;
 mod groups;
 mod lion;
 mod muon;
+mod norm;
 mod rmsprop;
 mod sgd;
 mod state;
@@ -43,6 +44,7 @@ use self::sgd::Sgd;
 use crate::error::Result;
 use crate::kwargs::Kwargs;
 
+pub use self::norm::global_norm;
 pub use self::state::{OptimizerState, ParameterState, StateError};
 
 /// Values of one optimizer step.
@@ -52,6 +54,9 @@ pub struct StepSettings {
     pub learning_rate: f64,
     /// First-moment decay or momentum, where the schedule sets it.
     pub beta1: Option<f64>,
+    /// What gradients are multiplied by before anything else, such as for clipping:
+    /// in the same pass over memory as the rest.
+    pub gradient_factor: f64,
 }
 
 /// Changes parameters by their gradients.

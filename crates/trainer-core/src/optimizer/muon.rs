@@ -137,7 +137,7 @@ impl Rule for Muon {
             return self.rest.apply(parameter, at, value, gradient, state);
         };
         let momentum = at.momentum.unwrap_or(self.momentum);
-        let new = gradient * (1.0 - momentum);
+        let new = at.scaled(gradient) * (1.0 - momentum);
         *buffer = buffer.clone() * momentum + new.clone();
         let update = if self.nesterov {
             new + buffer.clone() * momentum

@@ -83,6 +83,7 @@ impl PerElement for RmsProp {
         values
     }
 
+    #[inline(always)]
     fn on_slices(&self, at: &At, value: &mut [f32], gradient: &[f32], state: &mut [&mut [f32]]) {
         let Kept {
             square,

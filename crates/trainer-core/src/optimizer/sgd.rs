@@ -57,6 +57,7 @@ impl PerElement for Sgd {
         Vec::from_iter((self.momentum > 0.0).then_some(momentum))
     }
 
+    #[inline(always)]
     fn on_slices(&self, at: &At, value: &mut [f32], gradient: &[f32], state: &mut [&mut [f32]]) {
         let (rate, decay) = (at.rate as f32, at.weight_decay as f32);
         if self.momentum == 0.0 {

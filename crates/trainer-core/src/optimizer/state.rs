@@ -175,6 +175,22 @@ fn scale_name(name: &str) -> String {
     format!("{name}.scale")
 }
 
+/// The values of data in `f32`.
+pub(super) fn slice(data: &TensorData) -> &[f32] {
+    match data.as_slice() {
+        Ok(values) => values,
+        Err(error) => unreachable!("the number format has been checked: {error:?}"),
+    }
+}
+
+/// The values of data in `f32`, to be changed.
+pub(super) fn slice_mut(data: &mut TensorData) -> &mut [f32] {
+    match data.as_mut_slice() {
+        Ok(values) => values,
+        Err(error) => unreachable!("the number format has been checked: {error:?}"),
+    }
+}
+
 /// The values of data whose number format is known; moved where nothing else
 /// holds them.
 pub(super) fn into_vec<E: burn::tensor::Element>(data: TensorData) -> Vec<E> {

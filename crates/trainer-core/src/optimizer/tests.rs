@@ -116,6 +116,7 @@ impl Training {
         let settings = StepSettings {
             learning_rate: self.rate * (1.0 - 0.02 * (self.step as f64 - 1.0)),
             beta1: None,
+            gradient_factor: 1.0,
         };
         for (index, value) in self.values.iter_mut().enumerate() {
             let gradient = tensor(gradient(self.step, index, value.dims()[0]));
@@ -299,6 +300,7 @@ fn state_is_of_what_is_trained() {
     let settings = StepSettings {
         learning_rate: 0.1,
         beta1: None,
+        gradient_factor: 1.0,
     };
     let value = training.values[1].clone();
     let _ = training.optimizer.update(1, value.clone(), value, settings);
@@ -414,6 +416,7 @@ fn stacks_of_matrices() {
         let settings = StepSettings {
             learning_rate: 0.01,
             beta1: None,
+            gradient_factor: 1.0,
         };
         let (value, slope) = (numbers(1, 30), gradient(1, 0, 30));
         let of = |shape: &[usize], range: std::ops::Range<usize>| {
@@ -447,6 +450,7 @@ fn eight_bit_adam_is_calm_when_gradients_stop() {
         let settings = StepSettings {
             learning_rate: 0.01,
             beta1: None,
+            gradient_factor: 1.0,
         };
         value = optimizer.update(0, value, tensor(slope), settings);
     }

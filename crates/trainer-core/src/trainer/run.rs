@@ -271,14 +271,15 @@ impl<O: Objective> Run<O> {
         let both = clock.lap();
         phases.forward = sum.forward_seconds.min(both);
         phases.backward = both - phases.forward;
+        let mut gradients = std::mem::take(&mut sum.gradients);
+        let (grad_norm, gradient_factor) = self.finish_gradients(&mut gradients);
         let settings = StepSettings {
             learning_rate: self.schedule.learning_rate(self.at.step) * self.at.rate_scale,
             beta1: self.schedule.beta1(self.at.step),
+            gradient_factor,
         };
         self.at.step += 1;
         self.at.epoch = window.epoch;
-        let mut gradients = std::mem::take(&mut sum.gradients);
-        let grad_norm = self.finish_gradients(&mut gradients);
         let learning_rate = settings.learning_rate;
         if let Some(found) = NonFinite::of(sum.loss, grad_norm) {
             let went_back;
@@ -328,21 +329,18 @@ impl<O: Objective> Run<O> {
     }
 
     /// From the gradient of a window to what the optimizer takes; gives its norm
-    /// before clipping. A reduction over ranks comes first here.
-    fn finish_gradients(&self, gradients: &mut ParameterGradients) -> f64 {
+    /// before clipping, and the factor that clips it. A reduction over ranks comes
+    /// first here.
+    fn finish_gradients(&self, gradients: &mut ParameterGradients) -> (f64, f64) {
         self.trained.narrow(gradients);
-        let norm = gradients
-            .global_norm()
-            .map_or(0.0, |norm| f64::from(norm.into_scalar::<f32>()));
+        let norm = optimizer::global_norm(gradients);
         let limit = self.config.max_grad_norm;
-        if limit > 0.0 {
-            // torch's clip_grad_norm_: the factor is taken only when below one.
-            let factor = limit / (norm + 1e-6);
-            if factor < 1.0 {
-                gradients.scale(factor);
-            }
-        }
-        norm
+        // torch's clip_grad_norm_: the factor is taken only when below one.
+        let factor = match limit > 0.0 {
+            true => (limit / (norm + 1e-6)).min(1.0),
+            false => 1.0,
+        };
+        (norm, factor)
     }
 
     /// Stops a run whose loss stays above the threshold.

@@ -54,10 +54,6 @@ impl<O: Objective> Run<O> {
             Some(batches) => Some((batches.plan(0)?.num_batches(), batches.tokens())),
             None => None,
         };
-        let settings = StepSettings {
-            learning_rate: self.schedule.learning_rate(0),
-            beta1: self.schedule.beta1(0),
-        };
         let (mut tokens, mut in_batches, mut in_steps) = (0, 0.0, 0.0);
         for done in 0..=TIMED {
             let started = Instant::now();
@@ -69,7 +65,12 @@ impl<O: Objective> Run<O> {
             let batch_seconds = started.elapsed().as_secs_f64();
             let started = Instant::now();
             let mut gradients = std::mem::take(&mut sum.gradients);
-            self.finish_gradients(&mut gradients);
+            let (_, gradient_factor) = self.finish_gradients(&mut gradients);
+            let settings = StepSettings {
+                learning_rate: self.schedule.learning_rate(0),
+                beta1: self.schedule.beta1(0),
+                gradient_factor,
+            };
             self.model = optimizer::step(
                 self.optimizer.as_mut(),
                 self.model,
