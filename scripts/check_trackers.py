@@ -1,11 +1,13 @@
-"""Reads what a run wrote for TensorBoard, Weights & Biases and MLflow with those
-programs' own readers, and compares it with metrics.jsonl.
+"""Reads what a run wrote for TensorBoard, Weights & Biases, MLflow and trackio with
+those programs' own readers, and compares it with metrics.jsonl.
 
+    export TRACKIO_DIR=$PWD/out/trackio
     trainer train run.yaml --output_dir out --use_tensorboard true --use_wandb true \\
-        --use_mlflow true --mlflow_tracking_uri out/mlruns
+        --use_mlflow true --mlflow_tracking_uri out/mlruns --use_trackio true
     python scripts/check_trackers.py out
 
-Needs tensorboard, mlflow-skinny, and wandb 0.17 (the last whose reader is Python).
+Names of programs after the folder check these alone (`out trackio`). Needs tensorboard,
+mlflow-skinny, wandb 0.17 (the last whose reader is Python), and trackio 0.24 or later.
 """
 
 import glob
@@ -63,14 +65,47 @@ def check_mlflow(folder, losses):
     print("MLflow:", len(run.data.metrics), "metrics,", len(run.data.params), "parameters")
 
 
+def check_trackio(folder, losses):
+    import trackio
+    from trackio.sqlite_storage import SQLiteStorage
+
+    with open(f"{folder}/trackio.json") as file:
+        mark = json.load(file)
+    project = mark["project"]
+    assert project in SQLiteStorage.get_projects()
+
+    def check():
+        (run,) = [run for run in trackio.Api().runs(project) if run.id == mark["run_id"]]
+        assert run.name == mark["run_name"] and "learning_rate" in run.config, run
+        logs = SQLiteStorage.get_logs(project, run.name, run_id=run.id)
+        found = {log["step"]: log["train/loss"] for log in logs if "train/loss" in log}
+        assert found == losses, (found, losses)
+        names = SQLiteStorage.get_all_metrics_for_run(project, run.name)
+        assert not run.alerts() and "train/loss" in names
+        return names
+
+    # As the run left the database, and with the tables that trackio adds itself.
+    names = check()
+    SQLiteStorage.init_db(project)
+    assert check() == names
+    print("trackio:", len(names), "curves")
+
+
+CHECKS = {
+    "tensorboard": check_tensorboard,
+    "wandb": check_wandb,
+    "mlflow": check_mlflow,
+    "trackio": check_trackio,
+}
+
+
 def main():
     folder = sys.argv[1]
     with open(f"{folder}/metrics.jsonl") as file:
         rows = [json.loads(line) for line in file]
     losses = {row["step"]: row["loss"] for row in rows if "loss" in row}
-    check_tensorboard(folder, losses)
-    check_wandb(folder, losses)
-    check_mlflow(folder, losses)
+    for name in sys.argv[2:] or CHECKS:
+        CHECKS[name](folder, losses)
 
 
 main()

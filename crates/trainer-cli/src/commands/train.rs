@@ -125,6 +125,7 @@ pub(crate) fn train(loaded: &Loaded, view: View) -> Result<Trained, Failure> {
         View::Lines(shown) => shown,
         View::Screen => Shown::default(),
     };
+    let trackers = trackers(config)?;
     let Ready {
         mut trainer,
         backend,
@@ -145,7 +146,7 @@ pub(crate) fn train(loaded: &Loaded, view: View) -> Result<Trained, Failure> {
     }
     let mut observers = Several(vec![Box::new(Wishes::watch(&config.output_dir)?)]);
     observers.0.extend(view.open(config)?);
-    observers.0.extend(trackers(config));
+    observers.0.extend(trackers);
     let account = Account {
         prepared: ledger,
         stream: Rc::clone(&stream),

@@ -1,5 +1,5 @@
 //! Runs for the programs that show them: event files for TensorBoard, offline
-//! runs for Weights & Biases, MLflow's file store.
+//! runs for Weights & Biases, MLflow's file store, trackio's databases.
 //!
 //! Nothing is sent anywhere: each writes files of its program's format. The files
 //! begin when the run does, so that a run that does not start leaves none; one
@@ -7,6 +7,8 @@
 
 mod mlflow;
 mod tensorboard;
+#[cfg(feature = "trackio")]
+mod trackio;
 mod wandb;
 mod wire;
 
@@ -17,6 +19,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value};
 use trainer_config::Config;
 use trainer_core::{LogRow, Observer, RunPlan, TrainerError};
+
+use crate::session::Failure;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +42,8 @@ struct Run {
     config: Map<String, Value>,
 }
 
-type Open = Box<dyn Fn() -> io::Result<Box<dyn Log>>>;
+/// Begins the files, for a run of which so many steps are done already.
+type Open = Box<dyn Fn(usize) -> io::Result<Box<dyn Log>>>;
 
 /// Writes a run for one program.
 struct Tracker {
@@ -66,8 +71,8 @@ impl Tracker {
 }
 
 impl Observer for Tracker {
-    fn started(&mut self, _plan: &RunPlan) {
-        let opened = (self.open)().map(|log| self.log = Some(log));
+    fn started(&mut self, plan: &RunPlan) {
+        let opened = (self.open)(plan.steps_done).map(|log| self.log = Some(log));
         self.check(opened);
     }
 
@@ -93,7 +98,7 @@ impl Observer for Tracker {
 }
 
 /// The trackers that the configuration asks for.
-pub(crate) fn trackers(config: &Config) -> Vec<Box<dyn Observer>> {
+pub(crate) fn trackers(config: &Config) -> Result<Vec<Box<dyn Observer>>, Failure> {
     let keys = &config.tracking;
     let output = config.output_dir.clone();
     let name = output
@@ -111,7 +116,7 @@ pub(crate) fn trackers(config: &Config) -> Vec<Box<dyn Observer>> {
     let mut all = Vec::new();
     if keys.use_tensorboard {
         let output = output.clone();
-        let open = move || -> io::Result<Box<dyn Log>> {
+        let open = move |_| -> io::Result<Box<dyn Log>> {
             Ok(Box::new(tensorboard::TensorBoard::create(&output)?))
         };
         all.push(Tracker::boxed("TensorBoard", Box::new(open)));
@@ -123,8 +128,8 @@ pub(crate) fn trackers(config: &Config) -> Vec<Box<dyn Observer>> {
             name: keys.wandb_name.clone(),
             id: keys.wandb_run_id.clone(),
         };
-        let run = run();
-        let open = move || -> io::Result<Box<dyn Log>> {
+        let (run, output) = (run(), output.clone());
+        let open = move |_| -> io::Result<Box<dyn Log>> {
             Ok(Box::new(wandb::Wandb::create(&output, &names, &run)?))
         };
         all.push(Tracker::boxed("Weights & Biases", Box::new(open)));
@@ -138,7 +143,7 @@ pub(crate) fn trackers(config: &Config) -> Vec<Box<dyn Observer>> {
             .mlflow_run_name
             .clone()
             .unwrap_or_else(|| run.name.clone());
-        let open = move || -> io::Result<Box<dyn Log>> {
+        let open = move |_| -> io::Result<Box<dyn Log>> {
             let store = Path::new(&store);
             Ok(Box::new(mlflow::MlFlow::create(
                 store,
@@ -149,7 +154,37 @@ pub(crate) fn trackers(config: &Config) -> Vec<Box<dyn Observer>> {
         };
         all.push(Tracker::boxed("MLflow", Box::new(open)));
     }
-    all
+    if keys.trackio() {
+        #[cfg(feature = "trackio")]
+        {
+            let names = trackio::Names {
+                project: keys.trackio_project(),
+                name: keys.trackio_run_name.clone(),
+                space: keys.trackio_space().map(str::to_owned),
+            };
+            let run = run();
+            let open = move |steps_done| -> io::Result<Box<dyn Log>> {
+                let log = trackio::Trackio::create(&output, &names, &run, steps_done)?;
+                Ok(Box::new(log))
+            };
+            all.push(Tracker::boxed("trackio", Box::new(open)));
+        }
+        #[cfg(not(feature = "trackio"))]
+        return Err(Failure::new(
+            "error: this program was built without `use_trackio`; build it with `--features \
+             trackio`, or use `use_tensorboard`, `use_wandb` or `use_mlflow`",
+        ));
+    }
+    Ok(all)
+}
+
+/// The name that Hugging Face gives a value: programs group by the part before the
+/// slash.
+fn hub_name(key: &str) -> String {
+    match key.strip_prefix("eval_") {
+        Some(rest) => format!("eval/{rest}"),
+        None => format!("train/{key}"),
+    }
 }
 
 /// The finite numbers of a row, but for the step.

@@ -8,7 +8,7 @@ use std::path::Path;
 use trainer_core::LogRow;
 
 use super::wire::{Message, masked_crc32c};
-use super::{Ending, Log, now, scalars};
+use super::{Ending, Log, hub_name, now, scalars};
 
 /// An event file that is being written.
 pub(super) struct TensorBoard {
@@ -56,13 +56,9 @@ impl Log for TensorBoard {
     fn row(&mut self, step: i64, row: &LogRow) -> io::Result<()> {
         let mut summary = Message::default();
         for (key, value) in scalars(row) {
-            // The names that Hugging Face gives: TensorBoard groups by the part
-            // before the slash.
-            let tag = match key.strip_prefix("eval_") {
-                Some(rest) => format!("eval/{rest}"),
-                None => format!("train/{key}"),
-            };
-            let value = Message::default().text(1, &tag).float(2, value as f32);
+            let value = Message::default()
+                .text(1, &hub_name(key))
+                .float(2, value as f32);
             summary = summary.message(1, &value);
         }
         let event = Message::default().double(1, now()).integer(2, step);

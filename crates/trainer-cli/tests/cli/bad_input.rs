@@ -304,7 +304,8 @@ fn settings_are_looked_at_before_the_data() {
     insta::assert_snapshot!(with("--resume_from_checkpoint", "checkpoint-7"));
     insta::assert_snapshot!(with("--early_stopping_patience", "2"));
     insta::assert_snapshot!(with("--generate_samples", "true"));
-    insta::assert_snapshot!(with("--use_trackio", "true"));
+    insta::assert_snapshot!(with("--wandb_mode", "online"));
+    insta::assert_snapshot!(with("--trackio_project_name", "registry-of-runs"));
 }
 
 /// A run that another one keeps out leaves its files alone.

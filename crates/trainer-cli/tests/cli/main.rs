@@ -39,8 +39,14 @@ fn prepared() -> &'static Path {
 }
 
 fn trainer(folder: &Path, arguments: &[&str]) -> Output {
+    trainer_with(folder, arguments, &[])
+}
+
+/// The same with variables in the environment.
+fn trainer_with(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_trainer"))
         .args(arguments)
+        .envs(variables.iter().copied())
         // Prepared data sets belong neither into the sources nor into examples.
         .env("TRAINER__DATASET_PREPARED_PATH", prepared())
         .current_dir(folder)

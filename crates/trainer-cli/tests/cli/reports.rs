@@ -6,10 +6,15 @@ use std::process::Output;
 
 use serde_json::Value;
 
-use crate::{parity_root, stderr, stdout, trainer};
+use crate::{parity_root, stderr, stdout, trainer, trainer_with};
 
 /// A short run in `out`, with evaluation.
 fn run(out: &Path, extra: &[&str]) -> Output {
+    run_with(out, extra, &[])
+}
+
+/// The same with variables in the environment.
+fn run_with(out: &Path, extra: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut arguments = vec![
         "train",
         "cases/sft-full-llama.yaml",
@@ -20,7 +25,7 @@ fn run(out: &Path, extra: &[&str]) -> Output {
         "--logging_steps=1",
     ];
     arguments.extend(extra);
-    trainer(&parity_root(), &arguments)
+    trainer_with(&parity_root(), &arguments, variables)
 }
 
 fn text(path: &Path) -> String {
@@ -252,6 +257,121 @@ fn a_run_is_written_for_trackers() {
     assert_eq!(steps, ["1", "2", "3", "4"]);
     assert!(text(&run.join("meta.yaml")).contains("status: 3"));
     assert_eq!(text(&run.join("params/max_steps")), "4");
+}
+
+/// trackio has a row for each of metrics.jsonl, also when the run is stopped between
+/// two checkpoints and goes on; a training that begins anew is a run of its own.
+#[test]
+#[cfg(feature = "trackio")]
+fn a_run_of_trackio_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let home = folder.path().join("trackio");
+    let variables = [("TRACKIO_DIR", home.to_str().unwrap())];
+    let go = |extra: &[&str]| {
+        let keys = [
+            "--trackio_project_name=My glossary",
+            "--trackio_space_id=team/runs",
+            "--save_strategy=steps",
+            "--save_steps=2",
+        ];
+        let output = run_with(&out, &[&keys, extra].concat(), &variables);
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert!(
+            !stderr(&output).contains("warning: trackio"),
+            "{}",
+            stderr(&output)
+        );
+        stderr(&output)
+    };
+    type Row = (i64, Value);
+    let read = || -> (Vec<String>, Vec<Row>) {
+        let path = home.join("Myglossary.db");
+        let connection = rusqlite::Connection::open(&path).unwrap();
+        let texts = |sql: &str| -> Vec<String> {
+            let mut select = connection.prepare(sql).unwrap();
+            let rows = select.query_map([], |row| row.get(0)).unwrap();
+            rows.map(Result::unwrap).collect()
+        };
+        let runs = texts("SELECT run_id FROM configs ORDER BY id");
+        assert_eq!(
+            texts("SELECT value FROM project_metadata WHERE key = 'space_id'"),
+            ["team/runs"]
+        );
+        assert_eq!(
+            texts("SELECT DISTINCT space_id FROM metrics"),
+            ["team/runs"]
+        );
+        assert_eq!(texts("SELECT DISTINCT run_name FROM metrics"), ["out"]);
+        let config: Vec<u8> = connection
+            .query_row("SELECT config FROM configs", [], |row| row.get(0))
+            .unwrap();
+        let config: Value = serde_json::from_slice(&config).unwrap();
+        assert_eq!(config["save_steps"], 2.0);
+        assert!(config["_Created"].as_str().unwrap().ends_with("+00:00"));
+        let mut select = connection
+            .prepare("SELECT step, metrics FROM metrics WHERE run_id = ? ORDER BY id")
+            .unwrap();
+        let rows = select.query_map([runs.last().unwrap()], |row| {
+            let metrics: Vec<u8> = row.get(1)?;
+            Ok((row.get(0)?, serde_json::from_slice(&metrics).unwrap()))
+        });
+        (runs, rows.unwrap().map(Result::unwrap).collect())
+    };
+    // What metrics.jsonl has, by the names of trackio.
+    let logged = || -> Vec<Row> {
+        let rows = text(&out.join("metrics.jsonl"));
+        let row = |line: &str| {
+            let row: serde_json::Map<String, Value> = serde_json::from_str(line).unwrap();
+            let step = row["step"].as_i64().unwrap();
+            let named = row.into_iter().map(|(key, value)| match &*key {
+                "step" => ("train/global_step".to_owned(), value),
+                _ => match key.strip_prefix("eval_") {
+                    Some(rest) => (format!("eval/{rest}"), value),
+                    None => (format!("train/{key}"), value),
+                },
+            });
+            (step, Value::Object(named.collect()))
+        };
+        rows.lines().map(row).collect()
+    };
+    let shown = go(&[]);
+    assert!(
+        shown.contains("`trackio sync --project Myglossary`"),
+        "{shown}"
+    );
+    let (first, rows) = read();
+    assert_eq!((first.len(), &rows), (1, &logged()));
+
+    // Back to the middle of the run, and on.
+    let go_on = || {
+        fs::remove_dir_all(out.join("checkpoint-4")).unwrap();
+        go(&["--auto_resume_from_checkpoints=true"]);
+    };
+    go_on();
+    let (runs, rows) = read();
+    assert_eq!((&runs, &rows), (&first, &logged()));
+    assert_eq!(rows.last().unwrap().0, 4);
+
+    // Rows of the time without trackio are taken from the log.
+    fs::remove_file(home.join("Myglossary.db")).unwrap();
+    go_on();
+    let (runs, rows) = read();
+    assert_eq!((&runs, &rows), (&first, &logged()));
+
+    fs::remove_dir_all(&out).unwrap();
+    go(&[]);
+    let (runs, rows) = read();
+    assert_eq!((runs.len(), &rows), (2, &logged()));
+    assert_ne!(runs[1], first[0]);
+
+    // A folder that cannot be is no reason not to train.
+    let file = out.join("metrics.jsonl");
+    let variables = [("TRACKIO_DIR", file.to_str().unwrap())];
+    let output = run_with(&folder.path().join("b"), &["--use_trackio"], &variables);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let warning = format!("warning: trackio: {}: ", file.display());
+    assert!(stderr(&output).contains(&warning), "{}", stderr(&output));
 }
 
 #[test]

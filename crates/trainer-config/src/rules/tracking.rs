@@ -3,6 +3,18 @@
 use super::Rules;
 use crate::diagnostic::Diagnostic;
 
+/// Ends of names of projects that trackio keeps for files beside its databases.
+const TRACKIO_ENDS: [&str; 8] = [
+    "_system",
+    "_configs",
+    "_traces",
+    "_artifacts",
+    "_artifact_versions",
+    "_artifact_aliases",
+    "_run_artifact_links",
+    "_external_run_artifact_links",
+];
+
 impl Rules<'_> {
     pub(super) fn tracking(&mut self) {
         let config = self.config;
@@ -13,10 +25,12 @@ impl Rules<'_> {
             "mlflow_experiment_name",
             "mlflow_run_name",
         ];
+        let trackio = ["trackio_run_name", "trackio_space_id"];
         let on = keys.use_wandb.unwrap_or(keys.wandb_project.is_some());
         let switches = [
             (on, "use_wandb", &wandb[..]),
             (keys.use_mlflow, "use_mlflow", &mlflow[..]),
+            (keys.trackio(), "use_trackio", &trackio[..]),
         ];
         for (on, switch, names) in switches {
             for name in names {
@@ -40,6 +54,37 @@ impl Rules<'_> {
                 [label],
                 "write a folder such as `mlruns`; `mlflow server --backend-store-uri mlruns` \
                  serves it, `mlflow migrate-filestore` moves it to a database",
+            );
+        }
+        if keys.trackio() {
+            self.trackio();
+        }
+    }
+
+    fn trackio(&mut self) {
+        let keys = &self.config.tracking;
+        let project = keys.trackio_project();
+        let reserved = |end: &&str| project.len() > end.len() && project.ends_with(end);
+        if project.starts_with("registry-") || TRACKIO_ENDS.iter().any(reserved) {
+            let label = self.value("trackio_project_name", "is a name of trackio's own");
+            self.error(
+                &format!("trackio does not allow a project `{project}`"),
+                [label],
+                "a name must not begin with `registry-` nor end as the files beside its databases \
+                 do (`_system`, `_configs`, `_traces`, `_artifacts` and so on); write another one",
+            );
+        }
+        if let Some(space) = keys.trackio_space() {
+            let label = self.key("trackio_space_id", "takes effect later");
+            self.report(
+                Diagnostic::warning(format!(
+                    "nothing is sent to the Space `{space}` while training"
+                )),
+                [label],
+                &format!(
+                    "the run is written to trackio's own folder and marked for the Space; \
+                     `trackio sync --project {project}` sends it"
+                ),
             );
         }
     }

@@ -31,6 +31,15 @@ pub struct TrackingConfig {
     pub mlflow_experiment_name: Option<String>,
     /// Name of the run in MLflow; that of `output_dir` when absent.
     pub mlflow_run_name: Option<String>,
+    /// Write the run to a database of trackio, in `TRACKIO_DIR` or in `trackio` beside
+    /// the cache of the hub; `true` when `trackio_project_name` is set.
+    pub use_trackio: Option<bool>,
+    /// Project of trackio; `huggingface` when absent.
+    pub trackio_project_name: Option<String>,
+    /// Name of the run in trackio; that of `output_dir` when absent.
+    pub trackio_run_name: Option<String>,
+    /// Space that `trackio sync` sends the run to; nothing is sent while training.
+    pub trackio_space_id: Option<String>,
 }
 
 /// How Weights & Biases is used.
@@ -49,6 +58,37 @@ impl TrackingConfig {
     pub fn wandb(&self) -> bool {
         self.use_wandb.unwrap_or(self.wandb_project.is_some())
             && self.wandb_mode != Some(WandbMode::Disabled)
+    }
+
+    /// Whether a database of trackio is written.
+    #[must_use]
+    pub fn trackio(&self) -> bool {
+        self.use_trackio
+            .unwrap_or(self.trackio_project_name.is_some())
+    }
+
+    /// The project of trackio as its files are called: letters, digits, `-` and `_` of
+    /// the name.
+    #[must_use]
+    pub fn trackio_project(&self) -> String {
+        let name = self.trackio_project_name.as_deref();
+        let allowed = |c: &char| c.is_alphanumeric() || "-_".contains(*c);
+        let kept: String = name
+            .unwrap_or("huggingface")
+            .chars()
+            .filter(allowed)
+            .collect();
+        match kept.is_empty() {
+            true => "default".to_owned(),
+            false => kept,
+        }
+    }
+
+    /// The Space that the run is for.
+    #[must_use]
+    pub fn trackio_space(&self) -> Option<&str> {
+        let space = self.trackio_space_id.as_deref();
+        space.filter(|space| !space.is_empty())
     }
 
     /// Folder of MLflow's file store.

@@ -173,6 +173,10 @@ const NO_INFLUENCE: &[&str] = &[
     "mlflow_tracking_uri",
     "mlflow_experiment_name",
     "mlflow_run_name",
+    "use_trackio",
+    "trackio_project_name",
+    "trackio_run_name",
+    "trackio_space_id",
     "output_dir",
 ];
 
