@@ -16,7 +16,7 @@ use trainer_config::{Config, Dataset, ExcessLength};
 
 use crate::ledger::{DatasetLedger, DropReason, Ledger, SkipReason};
 use crate::order::Order;
-use crate::source::{self, Record, Row};
+use crate::source::{self, Record, Row, Selection};
 use crate::{DataError, Place, Plan, Tokenizer};
 
 /// Most rows in a chunk.
@@ -265,9 +265,10 @@ struct Made<'a, K> {
 impl<K: Kind> Made<'_, K> {
     fn dataset(&mut self, task: &Task<'_, K::Purpose>, test: bool) -> Result<(), DataError> {
         let dataset = task.dataset;
-        let mut selected = source::select(dataset, SeedStream::new(self.config.seed))?;
-        let (first, copies) = selected.first(self.config, dataset)?;
-        let source::Selected { records, skipped } = selected;
+        let selection = Selection::new(dataset, SeedStream::new(self.config.seed), None)?;
+        let mut rows = selection.chosen(None)?;
+        let mut skipped = selection.skipped;
+        let (first, copies) = source::first(&mut rows, &mut skipped, self.config, dataset)?;
         let reader = K::reader(task, &first)?;
         let mut sorter = Sorter {
             made: self,
@@ -283,7 +284,8 @@ impl<K: Kind> Made<'_, K> {
             },
             untrained: None,
         };
-        let records = std::iter::once(Ok((Record::Ready(first), copies))).chain(records);
+        let rows = rows.map(|row| row.map(|chosen| (chosen.record, chosen.copies)));
+        let records = std::iter::once(Ok((Record::Ready(first), copies))).chain(rows);
         let (sender, chunks) = sync_channel(1);
         std::thread::scope(|scope| {
             scope.spawn(move || read(records, &sender));

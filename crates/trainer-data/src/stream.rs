@@ -15,9 +15,16 @@
 //! seed alone. A [`StreamCursor`] is therefore the beginning of a block and the
 //! number of rows taken from it; the block is made again on resumption, and the
 //! stream goes on with the same token.
+//!
+//! Where a block begins is an [`Anchor`]: the file, the row, and for text files the
+//! byte, so that nothing in front of it is read again. Compressed files and JSON
+//! arrays have to be read from their beginning, Parquet from that of the row group.
+//! A byte of a file that was modified since is not used: the file is then read up to
+//! the row as well. Either way the row has to be the one that was there before.
 
 mod maker;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -29,8 +36,9 @@ use trainer_config::{
 
 use crate::ledger::{DatasetLedger, Ledger, Totals};
 use crate::prepare::in_pool;
+use crate::source::{Mark, Survey};
 use crate::{DataError, Fingerprint, Tokenizer};
-use maker::{Maker, Stop};
+use maker::{Found, Maker, Stop};
 
 /// A data set of a stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -110,12 +118,29 @@ struct Position {
     sample: usize,
 }
 
+/// The row that a block begins with, and what is needed to read it without those
+/// before it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Anchor {
+    mark: Mark,
+    /// Hash of its columns.
+    row: String,
+    /// The first row of the data set, which may tell how the others are read.
+    first: Mark,
+    /// What the files were when they were opened.
+    survey: Survey,
+}
+
 /// A place in a stream, to go on from. Can be written to a checkpoint.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StreamCursor {
     inputs: Fingerprint,
     /// Where the block begins.
     position: Position,
+    /// Its first row. None at the beginning of the data, and in cursors of older
+    /// versions, which are found again by counting rows.
+    #[serde(default)]
+    anchor: Option<Anchor>,
     /// Number of the block, from which its randomness derives.
     block: u64,
     /// Rows taken from the block.
@@ -137,12 +162,14 @@ pub struct SampleStream {
     ledger: Vec<DatasetLedger>,
     /// Rows to leave out of the first block.
     resumed: usize,
+    modified: Vec<PathBuf>,
 }
 
 /// Samples that were shuffled and packed together.
 #[derive(Debug)]
 struct Block {
     start: Position,
+    anchor: Option<Anchor>,
     number: u64,
     rows: Vec<Vec<Sample>>,
     ledger_before: Vec<DatasetLedger>,
@@ -163,6 +190,7 @@ impl SampleStream {
         let cursor = StreamCursor {
             inputs: inputs(config, &tokenizer, &options)?,
             position: Position::default(),
+            anchor: None,
             block: 0,
             rows: 0,
             ledger: options
@@ -174,14 +202,16 @@ impl SampleStream {
                 })
                 .collect(),
         };
-        Ok(Self::spawn(config, tokenizer, options, cursor))
+        Ok(Self::spawn(config, tokenizer, options, cursor, Vec::new()))
     }
 
     /// Goes on from a cursor, with the row after the last one that was taken.
+    /// What was read of the data before is not read again, where its format allows.
     ///
     /// # Errors
     /// [`DataError::Cursor`] where a setting, the tokenizer, a template or the
-    /// size of a file is another than before, and as [`SampleStream::start`].
+    /// size of a file is another than before, and as [`SampleStream::start`]. The
+    /// iterator gives the same error where the row to go on with is not there.
     pub fn resume(
         config: &Config,
         tokenizer: Arc<Tokenizer>,
@@ -195,7 +225,12 @@ impl SampleStream {
                 message: differences.join("; "),
             });
         }
-        Ok(Self::spawn(config, tokenizer, options, cursor))
+        let source = options.sources.get(cursor.position.source);
+        let modified = match (&cursor.anchor, source) {
+            (Some(anchor), Some(source)) => anchor.survey.modified_since(&source.dataset)?,
+            _ => Vec::new(),
+        };
+        Ok(Self::spawn(config, tokenizer, options, cursor, modified))
     }
 
     fn spawn(
@@ -203,17 +238,23 @@ impl SampleStream {
         tokenizer: Arc<Tokenizer>,
         options: StreamOptions,
         cursor: StreamCursor,
+        modified: Vec<PathBuf>,
     ) -> Self {
         let (sender, blocks) = sync_channel(1);
         let config = config.clone();
         let (position, block) = (cursor.position, cursor.block);
         let ledger = cursor.ledger.clone();
+        let resumed = cursor.anchor.clone().map(|anchor| Found {
+            anchor,
+            unmodified: modified.is_empty(),
+        });
         let stream = Self {
             blocks,
             rows: Vec::new().into_iter(),
             resumed: cursor.rows,
             ledger: ledger.clone(),
             cursor,
+            modified,
         };
         std::thread::spawn(move || {
             let maker = Maker {
@@ -226,6 +267,8 @@ impl SampleStream {
                 block: Vec::new(),
                 tokens: 0,
                 start: position,
+                anchor: None,
+                resumed,
                 ledger_before: ledger.clone(),
                 ledger,
             };
@@ -245,6 +288,14 @@ impl SampleStream {
     #[must_use]
     pub fn cursor(&self) -> StreamCursor {
         self.cursor.clone()
+    }
+
+    /// Files that were modified after the cursor was taken that this stream goes on
+    /// from, though their sizes are the same: they are read again from their
+    /// beginning, up to the row to go on with.
+    #[must_use]
+    pub fn modified(&self) -> &[PathBuf] {
+        &self.modified
     }
 
     /// The account of everything read up to the end of the present block.
@@ -279,6 +330,7 @@ impl Iterator for SampleStream {
                 Err(error) => return Some(Err(error)),
             };
             self.cursor.position = block.start;
+            self.cursor.anchor = block.anchor;
             self.cursor.block = block.number;
             self.cursor.ledger = block.ledger_before;
             self.ledger = block.ledger_after;

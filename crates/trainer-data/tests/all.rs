@@ -31,6 +31,8 @@ mod preview;
 mod prompts;
 #[path = "cases/recorded.rs"]
 mod recorded;
+#[path = "cases/resume.rs"]
+mod resume;
 #[path = "cases/saved.rs"]
 mod saved;
 #[path = "cases/selection.rs"]

@@ -266,6 +266,12 @@ impl Data {
         let open: OpenStream = Box::new(move |cursor| {
             let cursor = cursor.map(serde_json::from_value).transpose()?;
             let stream = open_stream(&owned, cursor).map_err(|error| error.to_string())?;
+            for file in stream.modified() {
+                eprintln!(
+                    "warning: {} was modified after the checkpoint was written; it is read again up to the row to go on with",
+                    file.display()
+                );
+            }
             let stream = Rc::new(RefCell::new(stream));
             *place.borrow_mut() = Some(Rc::clone(&stream));
             Ok(Box::new(Rows(stream)))

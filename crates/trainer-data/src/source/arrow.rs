@@ -26,11 +26,14 @@ fn batches(path: &Path) -> Result<Batches, DataError> {
     guarded(path, FORMAT, || Batches::open(file))
 }
 
-pub(super) fn open(path: &Arc<PathBuf>) -> Result<Records, DataError> {
+pub(super) fn open(path: &Arc<PathBuf>, start: usize) -> Result<Records, DataError> {
     let mut batches = batches(path)?;
+    // Batches in front of the row are not decoded; the first one that is
+    // begins with some rows too many.
+    let mut surplus = start - guarded(path, FORMAT, || batches.pass(start))?;
     let path = Arc::clone(path);
     let mut current: Option<(Arc<RecordBatch>, usize)> = None;
-    let mut number = 0;
+    let mut number = start;
     let mut failed = false;
     Ok(Box::new(std::iter::from_fn(move || {
         loop {
@@ -49,11 +52,15 @@ pub(super) fn open(path: &Arc<PathBuf>) -> Result<Records, DataError> {
                     number,
                 };
                 let batch = Arc::clone(batch);
-                return Some(Ok(Record::Arrow { at, batch, index }));
+                return Some(Ok((Record::Arrow { at, batch, index }, None)));
             }
             match guarded(&path, FORMAT, || batches.next()) {
                 Ok(None) => return None,
-                Ok(Some(batch)) => current = Some((Arc::new(batch), 0)),
+                Ok(Some(batch)) => {
+                    let passed = surplus.min(batch.num_rows());
+                    surplus -= passed;
+                    current = Some((Arc::new(batch), passed));
+                }
                 Err(error) => {
                     failed = true;
                     return Some(Err(error));
@@ -66,11 +73,7 @@ pub(super) fn open(path: &Arc<PathBuf>) -> Result<Records, DataError> {
 /// Number of rows.
 pub(super) fn count(path: &Path) -> Result<usize, DataError> {
     let mut batches = batches(path)?;
-    let mut rows = 0;
-    while let Some(batch) = guarded(path, FORMAT, || batches.next())? {
-        rows += batch.num_rows();
-    }
-    Ok(rows)
+    guarded(path, FORMAT, || batches.pass(usize::MAX))
 }
 
 pub(super) fn row(at: Place, batch: &RecordBatch, index: usize) -> Result<Row, DataError> {

@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use serde_json::{Map, Value};
 
 use super::input::{Input, Limited, convert as convert_io, is_long_row};
-use super::{Record, Records, Row};
+use super::{Record, Records, Row, Spot, Start};
 use crate::{DataError, Place};
 
-pub(super) fn open(path: &Arc<PathBuf>, input: Input) -> Result<Records, DataError> {
+pub(super) fn open(path: &Arc<PathBuf>, input: Input, start: Start) -> Result<Records, DataError> {
+    let plain = input.is_plain();
     let (input, since) = Limited::new(input);
     let mut reader = csv::ReaderBuilder::new().from_reader(input);
     let header: Vec<String> = reader
@@ -28,23 +29,42 @@ pub(super) fn open(path: &Arc<PathBuf>, input: Input) -> Result<Records, DataErr
             });
         }
     }
+    let rows = match start.spot {
+        Some(spot) => {
+            let mut position = csv::Position::new();
+            position.set_byte(spot.byte).set_line(spot.line as u64);
+            reader
+                .seek(position)
+                .map_err(|error| convert(path, spot.line as u64, error))?;
+            0
+        }
+        None => start.rows,
+    };
     let path = Arc::clone(path);
     let mut failed = false;
     let mut records = reader.into_records();
-    Ok(Box::new(std::iter::from_fn(move || {
+    let records = std::iter::from_fn(move || {
         if failed {
             return None;
         }
-        // Where the next row starts, should it have no end.
-        let line = records.reader().position().line();
+        let (byte, line) = {
+            let position = records.reader().position();
+            (position.byte(), position.line())
+        };
+        let spot = plain.then_some(Spot {
+            byte,
+            line: usize::try_from(line).unwrap_or(usize::MAX),
+        });
+        // Where the row starts, should it have no end.
         let row = match records.next()? {
             Ok(record) => row(&path, &header, &record),
             Err(error) => Err(convert(&path, line, error)),
         };
         since.store(0, Ordering::Relaxed);
         failed = row.is_err();
-        Some(row.map(Record::Ready))
-    })))
+        Some(row.map(|row| (Record::Ready(row), spot)))
+    });
+    Ok(Box::new(records.skip(rows)))
 }
 
 fn row(

@@ -5,11 +5,12 @@
 //! before it fills anything; raw NUL bytes, which no text file holds, are an
 //! error.
 
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::Spot;
 use crate::{DataError, Place};
 
 /// Most bytes in one row of a text file.
@@ -50,7 +51,56 @@ impl Packing {
 }
 
 /// The unpacked bytes of a file.
-pub(super) type Input = Box<dyn BufRead + Send>;
+pub(super) enum Input {
+    /// Those of the file itself, which can be read from any place on.
+    Plain(Box<dyn Plain>),
+    /// What its bytes unpack to.
+    Packed(Box<dyn BufRead + Send>),
+}
+
+/// Bytes that can be read from any place on.
+pub(super) trait Plain: BufRead + Seek + Send {}
+
+impl<R: BufRead + Seek + Send> Plain for R {}
+
+impl Input {
+    /// Whether [`Seek`] works.
+    pub(super) fn is_plain(&self) -> bool {
+        matches!(self, Self::Plain(_))
+    }
+
+    fn inner(&mut self) -> &mut dyn BufRead {
+        match self {
+            Self::Plain(inner) => inner,
+            Self::Packed(inner) => inner,
+        }
+    }
+}
+
+impl Read for Input {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner().read(buffer)
+    }
+}
+
+impl BufRead for Input {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        self.inner().fill_buf()
+    }
+
+    fn consume(&mut self, amount: usize) {
+        self.inner().consume(amount);
+    }
+}
+
+impl Seek for Input {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        match self {
+            Self::Plain(inner) => inner.seek(to),
+            Self::Packed(_) => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+}
 
 /// Opens a text file and unpacks it as it is read. What it is packed with is
 /// told from its first bytes.
@@ -82,7 +132,7 @@ pub(super) fn open(path: &Path) -> Result<Input, DataError> {
                     ),
                 });
             }
-            return Ok(Box::new(reader));
+            return Ok(Input::Plain(Box::new(reader)));
         }
         Some(Packing::Gzip) => Box::new(flate2::bufread::MultiGzDecoder::new(reader)),
         Some(Packing::Zstd) => Box::new(
@@ -90,14 +140,14 @@ pub(super) fn open(path: &Path) -> Result<Input, DataError> {
                 .map_err(|error| convert(path, error))?,
         ),
     };
-    Ok(Box::new(BufReader::with_capacity(
+    Ok(Input::Packed(Box::new(BufReader::with_capacity(
         1 << 16,
         Guarded {
             inner: unpacked,
             read,
             written: 0,
         },
-    )))
+    ))))
 }
 
 /// Counts what is read.
@@ -111,6 +161,12 @@ impl<R: Read> Read for Counted<R> {
         let n = self.inner.read(buffer)?;
         self.read.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)
+    }
+}
+
+impl<R: Seek> Seek for Counted<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
     }
 }
 
@@ -175,6 +231,12 @@ impl<R: Read> Read for Limited<R> {
             return Err(io::Error::other(Broken::LongRow));
         }
         Ok(n)
+    }
+}
+
+impl<R: Seek> Seek for Limited<R> {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.inner.seek(to)
     }
 }
 
@@ -270,28 +332,42 @@ pub(super) fn utf8<'a>(
 }
 
 /// The lines of a file as bytes, without their ends and without a byte order
-/// mark; each with the place it is at, counted from 1.
+/// mark; each with the place it is at, counted from 1, and the spot where it
+/// begins, if it can be read from there on.
 pub(super) struct Lines {
     path: Arc<PathBuf>,
     reader: Input,
-    number: usize,
+    /// Where the next line begins.
+    next: Spot,
     limit: usize,
     failed: bool,
 }
 
+/// A line of a file.
+pub(super) type Line = (Place, Vec<u8>, Option<Spot>);
+
 impl Lines {
-    pub(super) fn new(path: &Arc<PathBuf>, reader: Input) -> Self {
+    /// The lines from `next` on, which is where the reader is.
+    pub(super) fn new(path: &Arc<PathBuf>, reader: Input, next: Spot) -> Self {
         Self {
             path: Arc::clone(path),
             reader,
-            number: 0,
+            next,
             limit: MAX_ROW,
             failed: false,
         }
     }
 
-    fn read(&mut self) -> Result<Option<(Place, Vec<u8>)>, DataError> {
-        self.number += 1;
+    /// Goes to another place of a file that is not packed.
+    pub(super) fn go_to(&mut self, spot: Spot) -> Result<(), DataError> {
+        let sought = self.reader.seek(SeekFrom::Start(spot.byte));
+        sought.map_err(|error| convert(&self.path, error))?;
+        self.next = spot;
+        Ok(())
+    }
+
+    fn read(&mut self) -> Result<Option<Line>, DataError> {
+        let spot = self.next;
         let mut line = Vec::new();
         let mut ended = false;
         while !ended {
@@ -309,35 +385,38 @@ impl Lines {
             let end = memchr::memchr(b'\n', chunk);
             let part = &chunk[..end.unwrap_or(chunk.len())];
             // Looked for here, so that a line of NULs does not fill the memory.
-            no_nul(&self.path, self.number, line.len(), part)?;
+            no_nul(&self.path, spot.line, line.len(), part)?;
             if line.len() + part.len() > self.limit {
                 return Err(DataError::RowTooLong {
                     path: self.path.to_path_buf(),
-                    line: self.number,
+                    line: spot.line,
                 });
             }
             line.extend_from_slice(part);
             let used = part.len() + usize::from(end.is_some());
             self.reader.consume(used);
+            self.next.byte += used as u64;
             ended = end.is_some();
         }
+        self.next.line += 1;
         if line.last() == Some(&b'\r') && ended {
             line.pop();
         }
-        if self.number == 1 && line.starts_with(b"\xef\xbb\xbf") {
+        if spot.line == 1 && line.starts_with(b"\xef\xbb\xbf") {
             line.drain(..3);
         }
         let at = Place {
             path: Arc::clone(&self.path),
             unit: "line",
-            number: self.number,
+            number: spot.line,
         };
-        Ok(Some((at, line)))
+        let spot = self.reader.is_plain().then_some(spot);
+        Ok(Some((at, line, spot)))
     }
 }
 
 impl Iterator for Lines {
-    type Item = Result<(Place, Vec<u8>), DataError>;
+    type Item = Result<Line, DataError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.failed {
@@ -357,7 +436,8 @@ mod tests {
     fn a_line_beyond_the_limit_is_an_error_and_not_read() {
         let path = Arc::new(PathBuf::from("a.txt"));
         let endless = io::repeat(b'a').take(1 << 40);
-        let mut lines = Lines::new(&path, Box::new(BufReader::new(endless)));
+        let input = Input::Packed(Box::new(BufReader::new(endless)));
+        let mut lines = Lines::new(&path, input, Spot::START);
         lines.limit = 1 << 20;
         assert_eq!(
             lines.next().unwrap().unwrap_err().to_string(),

@@ -12,42 +12,52 @@ use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visit
 use serde_json::{Map, Number, Value};
 
 use super::input::{Input, Lines, MAX_ROW, convert, no_nul, utf8};
-use super::{Record, Records, Row};
+use super::{Record, Records, Row, Spot, Start};
 use crate::error::kind;
 use crate::{DataError, Place};
 
 const LINES: &str = "the file holds one JSON object a line";
 const ARRAY: &str = "the file holds one array of JSON objects";
 
-pub(super) fn open(path: &Arc<PathBuf>, input: Input) -> Result<Records, DataError> {
+pub(super) fn open(path: &Arc<PathBuf>, input: Input, start: Start) -> Result<Records, DataError> {
     let mut elements = Elements {
         path: Arc::clone(path),
         reader: input,
+        byte: 0,
         line: 1,
         column: 0,
         rows: 0,
         state: State::Before,
     };
     if elements.peek()? == Some(b'[') {
-        return Ok(Box::new(elements));
+        let elements = elements.map(|element| Ok((element?, None)));
+        return Ok(Box::new(elements.skip(start.rows)));
     }
     // What was skipped is white space; the lines of it count.
-    let (skipped, indent) = (elements.line - 1, elements.column);
-    let lines = Lines::new(path, elements.reader);
-    Ok(Box::new(lines.filter_map(move |line| match line {
+    let (first, indent) = (elements.line, elements.column);
+    let next = Spot {
+        byte: elements.byte,
+        line: first,
+    };
+    let mut lines = Lines::new(path, elements.reader, next);
+    let rows = match start.spot {
+        Some(spot) => lines.go_to(spot).map(|()| 0)?,
+        None => start.rows,
+    };
+    let records = lines.filter_map(move |line| match line {
         Err(error) => Some(Err(error)),
-        Ok((_, bytes)) if bytes.iter().all(u8::is_ascii_whitespace) => None,
-        Ok((mut at, bytes)) => {
-            let column = if at.number == 1 { indent } else { 0 };
-            at.number += skipped;
-            Some(Ok(Record::Json {
+        Ok((_, bytes, _)) if bytes.iter().all(u8::is_ascii_whitespace) => None,
+        Ok((at, bytes, spot)) => {
+            let record = Record::Json {
                 line: at.number,
+                column: if at.number == first { indent } else { 0 },
                 at,
-                column,
                 bytes,
-            }))
+            };
+            Some(Ok((record, spot)))
         }
-    })))
+    });
+    Ok(Box::new(records.skip(rows)))
 }
 
 /// Parses the row that starts at a line, after `column` bytes of it.
@@ -109,6 +119,8 @@ enum State {
 struct Elements {
     path: Arc<PathBuf>,
     reader: Input,
+    /// Bytes before the next one.
+    byte: u64,
     /// Line of the next byte, from 1.
     line: usize,
     /// Bytes before it on this line.
@@ -141,6 +153,7 @@ impl Elements {
         let rest = memchr::memrchr(b'\n', bytes).map(|end| used - end - 1);
         self.line += lines;
         self.column = rest.unwrap_or(self.column + used);
+        self.byte += used as u64;
         self.reader.consume(used);
         Ok(())
     }
@@ -156,6 +169,7 @@ impl Elements {
             }
             if start && chunk.starts_with(b"\xef\xbb\xbf") {
                 self.reader.consume(3);
+                self.byte += 3;
                 continue;
             }
             let white = chunk.iter().take_while(|byte| byte.is_ascii_whitespace());
@@ -410,10 +424,10 @@ mod tests {
     fn rows(bytes: &[u8], capacity: usize) -> Result<Vec<Value>, String> {
         let path = Arc::new(PathBuf::from("a.json"));
         let reader = BufReader::with_capacity(capacity, Cursor::new(bytes.to_vec()));
-        open(&path, Box::new(reader))
+        open(&path, Input::Plain(Box::new(reader)), Start::default())
             .and_then(|records| {
                 records
-                    .map(|record| Ok(Value::Object(record?.row()?.columns)))
+                    .map(|record| Ok(Value::Object(record?.0.row()?.columns)))
                     .collect()
             })
             .map_err(|error| error.to_string())

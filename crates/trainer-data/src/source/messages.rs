@@ -50,7 +50,8 @@ enum Kind {
 impl Batches {
     pub(super) fn open(file: File) -> Result<Self, Problem> {
         let size = file.metadata()?.len();
-        let mut file = BufReader::with_capacity(1 << 16, file);
+        // Enough for a head; bodies are read past the buffer.
+        let mut file = BufReader::with_capacity(1 << 13, file);
         let mut start = Vec::new();
         file.by_ref().take(6).read_to_end(&mut start)?;
         file.seek(SeekFrom::Start(0))?;
@@ -58,10 +59,10 @@ impl Batches {
             open_file(&mut file, size)?
         } else {
             let mut decoder = Box::<StreamDecoder>::default();
-            let Some(mut schema) = read_message(&mut file, size)? else {
+            let Some(head) = Head::next(&mut file, size)? else {
                 return Err("the file is empty".into());
             };
-            decoder.decode(&mut schema)?;
+            decoder.decode(&mut head.message(&mut file)?)?;
             Kind::Stream(decoder)
         };
         Ok(Self { file, size, kind })
@@ -72,7 +73,8 @@ impl Batches {
             Kind::Done => Ok(None),
             Kind::File { decoder, blocks } => {
                 for block in blocks {
-                    let bytes = read_block(&mut self.file, self.size, &block)?;
+                    let bytes = Head::at(&mut self.file, self.size, &block)?;
+                    let bytes = bytes.message(&mut self.file)?;
                     if let Some(batch) = decoder.read_record_batch(&block, &bytes)? {
                         return Ok(Some(batch));
                     }
@@ -80,7 +82,8 @@ impl Batches {
                 Ok(None)
             }
             Kind::Stream(decoder) => {
-                while let Some(mut message) = read_message(&mut self.file, self.size)? {
+                while let Some(head) = Head::next(&mut self.file, self.size)? {
+                    let mut message = head.message(&mut self.file)?;
                     if let Some(batch) = decoder.decode(&mut message)? {
                         return Ok(Some(batch));
                     }
@@ -90,6 +93,45 @@ impl Batches {
                 let batch = decoder.decode(&mut Buffer::from(&END[..]))?;
                 self.kind = Kind::Done;
                 Ok(batch)
+            }
+        }
+    }
+
+    /// Passes over batches that lie within the next `rows` rows, of which only
+    /// the heads are read. Returns the number of their rows.
+    pub(super) fn pass(&mut self, rows: usize) -> Result<usize, Problem> {
+        let mut passed = 0;
+        loop {
+            let here = self.file.stream_position()?;
+            let head = match &mut self.kind {
+                Kind::Done => None,
+                Kind::File { blocks, .. } => match blocks.as_slice().first() {
+                    Some(block) => Some(Head::at(&mut self.file, self.size, block)?),
+                    None => None,
+                },
+                Kind::Stream(_) => Head::next(&mut self.file, self.size)?,
+            };
+            let Some(head) = head else { return Ok(passed) };
+            let batch = head.rows()?;
+            // Not beyond what can be counted, whatever a damaged file claims.
+            let after = usize::try_from(batch.unwrap_or(0))
+                .ok()
+                .and_then(|batch| passed.checked_add(batch))
+                .filter(|after| *after <= rows);
+            let (Some(after), true) = (after, rows > passed) else {
+                self.file.seek(SeekFrom::Start(here))?;
+                return Ok(passed);
+            };
+            passed = after;
+            match &mut self.kind {
+                Kind::File { blocks, .. } => {
+                    blocks.next();
+                }
+                Kind::Stream(decoder) if batch.is_none() => {
+                    // A dictionary, which batches to come may need.
+                    decoder.decode(&mut head.message(&mut self.file)?)?;
+                }
+                Kind::Stream(_) | Kind::Done => head.pass(&mut self.file)?,
             }
         }
     }
@@ -110,7 +152,7 @@ fn open_file(file: &mut BufReader<File>, size: u64) -> Result<Kind, Problem> {
     let schema = footer.schema().ok_or("the file holds no schema")?;
     let mut decoder = FileDecoder::new(Arc::new(try_fb_to_schema(schema)?), footer.version());
     for block in footer.dictionaries().into_iter().flatten() {
-        let bytes = read_block(file, size, block)?;
+        let bytes = Head::at(file, size, block)?.message(file)?;
         decoder.read_dictionary(block, &bytes)?;
     }
     let blocks: Vec<Block> = footer
@@ -123,66 +165,107 @@ fn open_file(file: &mut BufReader<File>, size: u64) -> Result<Kind, Problem> {
     })
 }
 
-/// The message at a place of the file.
-fn read_block(file: &mut BufReader<File>, size: u64, block: &Block) -> Result<Buffer, Problem> {
-    let outside = || Problem::from("a message lies outside of the file");
-    let of = |length: i64| u64::try_from(length).map_err(|_| outside());
-    let (start, head, body) = (
-        of(block.offset())?,
-        of(i64::from(block.metaDataLength()))?,
-        of(block.bodyLength())?,
-    );
-    let length = head.checked_add(body).filter(|n| *n <= size);
-    let length = length.ok_or_else(outside)?;
-    if start > size - length || head < 8 {
-        return Err(outside());
-    }
-    file.seek(SeekFrom::Start(start))?;
-    let bytes = read(file, length)?;
-    let prefix = if bytes[..4] == CONTINUATION { 8 } else { 4 };
-    let (message, body) = bytes.split_at(usize::try_from(head)?);
-    check(&message[prefix..], body)?;
-    Ok(Buffer::from(bytes))
+/// The head of a message, which says what its body holds. The file is at the
+/// beginning of the body.
+struct Head {
+    /// With the length in front.
+    bytes: Vec<u8>,
+    /// Bytes of the length in front.
+    prefix: usize,
+    /// Bytes of the body, which the file has.
+    body: u64,
 }
 
-/// The next message of a stream with its length in front; none at its end.
-fn read_message(file: &mut BufReader<File>, size: u64) -> Result<Option<Buffer>, Problem> {
-    let mut word = [0; 4];
-    let mut bytes = Vec::new();
-    for _ in 0..2 {
-        match file.read_exact(&mut word) {
-            Ok(()) => bytes.extend(word),
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof && bytes.is_empty() => {
-                return Ok(None);
+impl Head {
+    /// The one at a place of the file.
+    fn at(file: &mut BufReader<File>, size: u64, block: &Block) -> Result<Self, Problem> {
+        let outside = || Problem::from("a message lies outside of the file");
+        let of = |length: i64| u64::try_from(length).map_err(|_| outside());
+        let (start, head, body) = (
+            of(block.offset())?,
+            of(i64::from(block.metaDataLength()))?,
+            of(block.bodyLength())?,
+        );
+        let length = head.checked_add(body).filter(|n| *n <= size);
+        let length = length.ok_or_else(outside)?;
+        if start > size - length || head < 8 {
+            return Err(outside());
+        }
+        file.seek(SeekFrom::Start(start))?;
+        let bytes = read(file, head)?;
+        let prefix = if bytes[..4] == CONTINUATION { 8 } else { 4 };
+        Ok(Self {
+            bytes,
+            prefix,
+            body,
+        })
+    }
+
+    /// The next one of a stream; none at its end.
+    fn next(file: &mut BufReader<File>, size: u64) -> Result<Option<Self>, Problem> {
+        let mut word = [0; 4];
+        let mut bytes = Vec::new();
+        for _ in 0..2 {
+            match file.read_exact(&mut word) {
+                Ok(()) => bytes.extend(word),
+                Err(error) if error.kind() == ErrorKind::UnexpectedEof && bytes.is_empty() => {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => return Err(error.into()),
+            if word != CONTINUATION {
+                break;
+            }
         }
-        if word != CONTINUATION {
-            break;
+        let length = u32::from_le_bytes(word);
+        if length == 0 {
+            return Ok(None);
         }
+        let left = size.saturating_sub(file.stream_position()?);
+        let outside = || Problem::from("a message ends outside of the file");
+        if u64::from(length) > left {
+            return Err(outside());
+        }
+        let prefix = bytes.len();
+        bytes.extend(read(file, u64::from(length))?);
+        let message = root_as_message(&bytes[prefix..]).map_err(|error| error.to_string())?;
+        let body = u64::try_from(message.bodyLength()).map_err(|_| outside())?;
+        if body > left - u64::from(length) {
+            return Err(outside());
+        }
+        Ok(Some(Self {
+            bytes,
+            prefix,
+            body,
+        }))
     }
-    let length = u32::from_le_bytes(word);
-    if length == 0 {
-        return Ok(None);
+
+    /// The whole message, whose body is read.
+    fn message(mut self, file: &mut BufReader<File>) -> Result<Buffer, Problem> {
+        let head = self.bytes.len();
+        self.bytes.extend(read(file, self.body)?);
+        let (message, body) = self.bytes.split_at(head);
+        check(&message[self.prefix..], body)?;
+        Ok(Buffer::from(self.bytes))
     }
-    let left = size.saturating_sub(file.stream_position()?);
-    let outside = || Problem::from("a message ends outside of the file");
-    if u64::from(length) > left {
-        return Err(outside());
+
+    /// Number of rows; none of a message that is no batch.
+    fn rows(&self) -> Result<Option<u64>, Problem> {
+        let message =
+            root_as_message(&self.bytes[self.prefix..]).map_err(|error| error.to_string())?;
+        let Some(batch) = message.header_as_record_batch() else {
+            return Ok(None);
+        };
+        let rows = u64::try_from(batch.length())?;
+        sensible(rows, self.body)?;
+        Ok(Some(rows))
     }
-    let head = bytes.len();
-    bytes.extend(read(file, u64::from(length))?);
-    let body = {
-        let message = root_as_message(&bytes[head..]).map_err(|error| error.to_string())?;
-        u64::try_from(message.bodyLength()).map_err(|_| outside())?
-    };
-    if body > left - u64::from(length) {
-        return Err(outside());
+
+    /// Passes over the body.
+    fn pass(self, file: &mut BufReader<File>) -> Result<(), Problem> {
+        file.seek_relative(i64::try_from(self.body)?)?;
+        Ok(())
     }
-    let body = read(file, body)?;
-    check(&bytes[head..], &body)?;
-    bytes.extend(body);
-    Ok(Some(Buffer::from(bytes)))
 }
 
 /// Reads bytes of which the file is known to have so many.
@@ -200,10 +283,7 @@ fn check(message: &[u8], body: &[u8]) -> Result<(), Problem> {
         None => message.header_as_record_batch(),
     };
     let Some(batch) = batch else { return Ok(()) };
-    let (rows, size) = (u64::try_from(batch.length())?, body.len() as u64);
-    if rows > FREE_ROWS && rows / 8 / MAX_RATIO > size {
-        return Err(format!("a batch claims {rows} rows in {size} bytes").into());
-    }
+    sensible(u64::try_from(batch.length())?, body.len() as u64)?;
     if batch.compression().is_none() {
         return Ok(());
     }
@@ -218,6 +298,14 @@ fn check(message: &[u8], body: &[u8]) -> Result<(), Problem> {
         if claimed > FREE_BYTES && claimed / MAX_RATIO > length {
             return Err(format!("{length} bytes claim to unpack to {claimed}").into());
         }
+    }
+    Ok(())
+}
+
+/// Checks the number of rows that a batch claims against the bytes of its body.
+fn sensible(rows: u64, bytes: u64) -> Result<(), Problem> {
+    if rows > FREE_ROWS && rows / 8 / MAX_RATIO > bytes {
+        return Err(format!("a batch claims {rows} rows in {bytes} bytes").into());
     }
     Ok(())
 }

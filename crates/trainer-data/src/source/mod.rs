@@ -22,13 +22,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use trainer_config::{Dataset, DatasetFormat};
 
 use crate::error::kind;
 use crate::{DataError, Place};
 
-pub(crate) use select::{Selected, select, skips};
+pub(crate) use select::{Chosen, ChosenRows, Mark, Selection, Survey, first, skips};
 
 /// One row of a data set.
 #[derive(Debug, Clone, PartialEq)]
@@ -172,8 +173,31 @@ fn size(value: &Value) -> usize {
         }
 }
 
-/// Rows that may still have to be parsed, in order.
-pub(crate) type Records = Box<dyn Iterator<Item = Result<Record, DataError>> + Send>;
+/// Where a row begins in a file that can be read from there on: a text file that
+/// is not compressed and holds one row after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Spot {
+    /// Bytes before it.
+    byte: u64,
+    /// Its line, from 1.
+    line: usize,
+}
+
+impl Spot {
+    /// The beginning of a file.
+    const START: Self = Self { byte: 0, line: 1 };
+}
+
+/// Where to begin in a file: after so many rows, which is at that spot, if it
+/// is known.
+#[derive(Debug, Clone, Copy, Default)]
+struct Start {
+    rows: usize,
+    spot: Option<Spot>,
+}
+
+/// Rows of a file that may still have to be parsed, in order, and where they are.
+type Records = Box<dyn Iterator<Item = Result<(Record, Option<Spot>), DataError>> + Send>;
 
 /// The rows of a data set, in order.
 pub type Rows = Box<dyn Iterator<Item = Result<Row, DataError>> + Send>;
@@ -185,8 +209,8 @@ pub type Rows = Box<dyn Iterator<Item = Result<Row, DataError>> + Send>;
 /// Files that are missing, of unknown format, or unreadable; a split that is not
 /// there. What is wrong inside a file is reported by the iterator, at its row.
 pub fn open(dataset: &Dataset) -> Result<Rows, DataError> {
-    let records = select::split(dataset)?.records;
-    Ok(Box::new(records.map(|record| record.and_then(Record::row))))
+    let rows = Selection::split(dataset)?.chosen(None)?;
+    Ok(Box::new(rows.map(|row| row?.record.row())))
 }
 
 /// The files that a data set reads, in order.
@@ -251,23 +275,24 @@ impl Format {
 }
 
 impl DataFile {
-    fn records(&self) -> Result<Records, DataError> {
+    fn records(&self, start: Start) -> Result<Records, DataError> {
         let path = Arc::new(self.path.clone());
         match self.format {
-            Format::Json => json::open(&path, input::open(&path)?),
-            Format::Csv => csv::open(&path, input::open(&path)?),
-            Format::Text => Ok(text::open(&path, input::open(&path)?)),
-            Format::Parquet => parquet::open(&path),
-            Format::Arrow => arrow::open(&path),
-            Format::Empty(rows) => Ok(Box::new((1..=rows).map(move |number| {
-                Ok(Record::Ready(Row {
+            Format::Json => json::open(&path, input::open(&path)?, start),
+            Format::Csv => csv::open(&path, input::open(&path)?, start),
+            Format::Text => text::open(&path, input::open(&path)?, start),
+            Format::Parquet => parquet::open(&path, start.rows),
+            Format::Arrow => arrow::open(&path, start.rows),
+            Format::Empty(rows) => Ok(Box::new((start.rows + 1..=rows).map(move |number| {
+                let row = Row {
                     at: Place {
                         path: Arc::clone(&path),
                         unit: "row",
                         number,
                     },
                     columns: Map::new(),
-                }))
+                };
+                Ok((Record::Ready(row), None))
             }))),
         }
     }
@@ -280,7 +305,7 @@ impl DataFile {
             Format::Empty(rows) => Ok(rows),
             _ => {
                 let mut rows = 0;
-                for record in self.records()? {
+                for record in self.records(Start::default())? {
                     record?;
                     rows += 1;
                 }

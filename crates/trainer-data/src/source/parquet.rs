@@ -5,8 +5,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parquet::errors::ParquetError;
 use parquet::file::reader::FileReader;
-use parquet::file::serialized_reader::SerializedFileReader;
+use parquet::file::serialized_reader::{ReadOptionsBuilder, SerializedFileReader};
 use parquet::record::Field;
 use serde_json::{Map, Value};
 
@@ -15,13 +16,29 @@ use crate::{DataError, Place};
 
 const FORMAT: &str = "Parquet";
 
-pub(super) fn open(path: &Arc<PathBuf>) -> Result<Records, DataError> {
+pub(super) fn open(path: &Arc<PathBuf>, start: usize) -> Result<Records, DataError> {
+    let groups = row_groups(path)?;
+    // Row groups in front of the row are not read.
+    let mut first = 0;
+    let mut within = start;
+    while let Some(rows) = groups.get(first).filter(|rows| **rows <= within) {
+        within -= rows;
+        first += 1;
+    }
     let file = super::open_file(path)?;
     let mut records = guarded(path, FORMAT, || {
-        SerializedFileReader::new(file).map(IntoIterator::into_iter)
+        let options = ReadOptionsBuilder::new()
+            .with_predicate(Box::new(move |_, index| index >= first))
+            .build();
+        let reader = SerializedFileReader::new_with_options(file, options)?;
+        let mut records = reader.into_iter();
+        if let Some(last) = within.checked_sub(1) {
+            records.nth(last).transpose()?;
+        }
+        Ok::<_, ParquetError>(records)
     })?;
     let path = Arc::clone(path);
-    let mut number = 0;
+    let mut number = start;
     let mut failed = false;
     Ok(Box::new(std::iter::from_fn(move || {
         if failed {
@@ -35,17 +52,29 @@ pub(super) fn open(path: &Arc<PathBuf>) -> Result<Records, DataError> {
             number,
         };
         failed = record.is_err();
-        Some(record.map(|record| row(at, record).map_or_else(Record::Bad, Record::Ready)))
+        Some(record.map(|record| {
+            let row = row(at, record).map_or_else(Record::Bad, Record::Ready);
+            (row, None)
+        }))
     })))
 }
 
 /// Number of rows, as the file says at its end.
 pub(super) fn count(path: &Path) -> Result<usize, DataError> {
+    let groups = row_groups(path)?;
+    // A damaged file may claim any numbers.
+    Ok(groups.into_iter().fold(0, usize::saturating_add))
+}
+
+/// Number of rows of each row group.
+fn row_groups(path: &Path) -> Result<Vec<usize>, DataError> {
     let file = super::open_file(path)?;
-    let rows = guarded(path, FORMAT, || {
-        SerializedFileReader::new(file).map(|reader| reader.metadata().file_metadata().num_rows())
-    })?;
-    Ok(usize::try_from(rows).unwrap_or(0))
+    guarded(path, FORMAT, || {
+        let reader = SerializedFileReader::new(file)?;
+        let groups = reader.metadata().row_groups().iter();
+        let rows = groups.map(|group| usize::try_from(group.num_rows()).unwrap_or(0));
+        Ok::<_, ParquetError>(rows.collect())
+    })
 }
 
 fn row(at: Place, record: parquet::record::Row) -> Result<Row, DataError> {

@@ -6,11 +6,17 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::input::{Input, Lines, utf8};
-use super::{Record, Records, Row};
+use super::{Record, Records, Row, Spot, Start};
 use crate::{DataError, Place};
 
-pub(super) fn open(path: &Arc<PathBuf>, input: Input) -> Records {
-    Box::new(Lines::new(path, input).map(|line| line.map(|(at, bytes)| Record::Text { at, bytes })))
+pub(super) fn open(path: &Arc<PathBuf>, input: Input, start: Start) -> Result<Records, DataError> {
+    let mut lines = Lines::new(path, input, Spot::START);
+    let rows = match start.spot {
+        Some(spot) => lines.go_to(spot).map(|()| 0)?,
+        None => start.rows,
+    };
+    let record = |(at, bytes, spot)| (Record::Text { at, bytes }, spot);
+    Ok(Box::new(lines.skip(rows).map(move |line| line.map(record))))
 }
 
 pub(super) fn row(at: Place, bytes: &[u8]) -> Result<Row, DataError> {

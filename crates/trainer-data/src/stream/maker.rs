@@ -9,12 +9,12 @@ use seqprep::{
 };
 use trainer_config::{Config, PackingStrategy};
 
-use super::{Block, Position, StreamOptions, StreamSource};
+use super::{Anchor, Block, Position, StreamOptions, StreamSource};
 use crate::ledger::{DatasetLedger, DropReason, SkipReason};
 use crate::pipeline::Task;
 use crate::prepare::judge;
-use crate::source::{self, Record};
-use crate::{DataError, Place, Tokenizer, strategy};
+use crate::source::{Chosen, ChosenRows, Mark, Record, Row, Selection, Survey};
+use crate::{DataError, Tokenizer, strategy};
 
 /// Samples in the first block; each further one may be twice as large.
 const FIRST_BLOCK: usize = 64;
@@ -25,8 +25,61 @@ const BLOCK_TOKENS: usize = 1 << 22;
 /// Rows that are tokenized at a time.
 const CHUNK: usize = 512;
 
-/// A row's place, its samples, and how often these are repeated.
-type Made = (Place, Vec<Sample>, u32);
+/// A row, where it is, its samples, and how often these are repeated.
+struct Made {
+    row: Row,
+    mark: Mark,
+    samples: Vec<Sample>,
+    copies: u32,
+}
+
+/// A data set that is read.
+struct Opened<'a> {
+    survey: &'a Survey,
+    /// Its first row.
+    first: Mark,
+}
+
+impl Opened<'_> {
+    /// What a block that begins with this row is found again by.
+    fn anchor(&self, made: &Made) -> Anchor {
+        Anchor {
+            mark: made.mark,
+            row: hash(&made.row),
+            first: self.first,
+            survey: self.survey.clone(),
+        }
+    }
+}
+
+/// What identifies a row, beside its place.
+fn hash(row: &Row) -> String {
+    // Columns are JSON values: there is nothing to fail.
+    let columns = serde_json::to_vec(&row.columns).unwrap_or_default();
+    blake3::hash(&columns).to_hex()[..32].to_owned()
+}
+
+/// Where a stream goes on.
+pub(super) struct Found {
+    pub(super) anchor: Anchor,
+    /// Whether the files are those of before, so that the place in them counts.
+    pub(super) unmodified: bool,
+}
+
+impl Found {
+    /// Checks that a row is the one to go on with.
+    fn check(&self, made: &Made) -> Result<(), DataError> {
+        if made.mark == self.anchor.mark && hash(&made.row) == self.anchor.row {
+            return Ok(());
+        }
+        Err(DataError::Cursor {
+            message: format!(
+                "{} is not the row that was there when the checkpoint was written",
+                made.row.at
+            ),
+        })
+    }
+}
 
 /// Why no more blocks are made.
 pub(super) enum Stop {
@@ -53,6 +106,10 @@ pub(super) struct Maker<'a> {
     pub(super) block: Vec<Sample>,
     pub(super) tokens: usize,
     pub(super) start: Position,
+    /// The first row of the block, once there is one.
+    pub(super) anchor: Option<Anchor>,
+    /// Where to go on, until that is done.
+    pub(super) resumed: Option<Found>,
     pub(super) ledger_before: Vec<DatasetLedger>,
     pub(super) ledger: Vec<DatasetLedger>,
 }
@@ -79,6 +136,9 @@ impl Maker<'_> {
             self.position.source += 1;
             self.position.row = 0;
             self.position.sample = 0;
+            if self.anchor.is_none() {
+                self.begin();
+            }
         }
         if whole && kept(&self.ledger) == before {
             return Err(Stop::Error(self.nothing()));
@@ -94,36 +154,60 @@ impl Maker<'_> {
     fn source(&mut self, source: &StreamSource) -> Result<(), Stop> {
         let dataset = &source.dataset;
         let seeds = SeedStream::new(self.config.seed);
+        let resumed = self.resumed.take();
+        let known = resumed.as_ref().filter(|found| found.unmodified);
+        let known = known.map(|found| &found.anchor);
+        let selection = Selection::new(dataset, seeds, known.map(|anchor| &anchor.survey))?;
+        let mut rows = selection.chosen(known.map(|anchor| anchor.first))?;
+        // The strategy may have to be told from the first row.
         let empty = || DataError::EmptyDataset {
             path: dataset.path.clone(),
         };
-        let selected = source::select(dataset, seeds)?;
-        let mut records = selected.records.peekable();
-        // The strategy may have to be told from the first row.
-        let (first, copies) = records.next().ok_or_else(empty)??;
-        let first = first.row()?;
+        let Chosen {
+            record,
+            copies,
+            mark,
+        } = rows.next().ok_or_else(empty)??;
+        let first = record.row()?;
         let limit = self.config.sequence_len;
         let strategy = strategy::build(self.config, dataset, &first, self.tokenizer, limit)?;
+        let opened = Opened {
+            survey: selection.survey(),
+            first: mark,
+        };
         let account = &mut self.ledger[self.position.source];
         strategy.name().clone_into(&mut account.strategy);
         if self.position.row == 0 && self.position.sample == 0 {
-            for (reason, rows) in selected.skipped {
-                *account.skipped.entry(reason).or_default() += rows;
+            for (reason, rows) in &selection.skipped {
+                *account.skipped.entry(*reason).or_default() += rows;
             }
             if source.skip > 0 {
                 *account.skipped.entry(SkipReason::Slice).or_default() += source.skip;
             }
         }
-        let read = usize::try_from(self.position.row).unwrap_or(usize::MAX);
-        let mut records = std::iter::once(Ok((Record::Ready(first), copies)))
-            .chain(records)
-            .skip(source.skip.saturating_add(read));
+        let mut rows: ChosenRows = match &resumed {
+            Some(Found { anchor, unmodified }) => selection.chosen(Some(match unmodified {
+                true => anchor.mark,
+                false => anchor.mark.without_spot(),
+            }))?,
+            None => {
+                let first = Chosen {
+                    record: Record::Ready(first),
+                    copies,
+                    mark,
+                };
+                let read = usize::try_from(self.position.row).unwrap_or(usize::MAX);
+                let before = source.skip.saturating_add(read);
+                Box::new(std::iter::once(Ok(first)).chain(rows).skip(before))
+            }
+        };
+        let mut expected = resumed;
         loop {
             let mut failed = None;
             let mut chunk = Vec::new();
-            for record in records.by_ref().take(CHUNK.min(self.target())) {
-                match record {
-                    Ok(record) => chunk.push(record),
+            for chosen in rows.by_ref().take(CHUNK.min(self.target())) {
+                match chosen {
+                    Ok(chosen) => chunk.push(chosen),
                     Err(error) => {
                         failed = Some(error);
                         break;
@@ -132,27 +216,44 @@ impl Maker<'_> {
             }
             let made: Vec<Result<Made, DataError>> = chunk
                 .into_par_iter()
-                .map(|(record, copies)| {
-                    let row = record.row()?;
+                .map(|chosen| {
+                    let row = chosen.record.row()?;
                     let samples = strategy.samples(&row)?;
-                    Ok((row.at, samples, copies))
+                    Ok(Made {
+                        row,
+                        mark: chosen.mark,
+                        samples,
+                        copies: chosen.copies,
+                    })
                 })
                 .collect();
             let ended = made.is_empty();
-            for row in made {
-                let (at, samples, copies) = row?;
-                self.row(&at, samples, copies)?;
+            for made in made {
+                let made = made?;
+                if let Some(expected) = expected.take() {
+                    expected.check(&made)?;
+                }
+                self.row(made, &opened)?;
             }
             match failed {
                 Some(error) => return Err(error.into()),
+                None if ended && expected.is_some() => {
+                    let path = dataset.path.display();
+                    let message = format!("{path} ends before the row to go on with");
+                    return Err(DataError::Cursor { message }.into());
+                }
                 None if ended => return Ok(()),
                 None => {}
             }
         }
     }
 
-    fn row(&mut self, at: &Place, samples: Vec<Sample>, copies: u32) -> Result<(), Stop> {
+    fn row(&mut self, mut made: Made, opened: &Opened<'_>) -> Result<(), Stop> {
+        let samples = std::mem::take(&mut made.samples);
         let count = samples.len();
+        if self.anchor.is_none() {
+            self.anchor = Some(opened.anchor(&made));
+        }
         let account = &mut self.ledger[self.position.source];
         if self.position.sample == 0 {
             account.rows += 1;
@@ -181,7 +282,10 @@ impl Maker<'_> {
         };
         for mut sample in samples.into_iter().skip(self.position.sample) {
             let length = sample.len();
-            let dropped = judge(&task, at, &mut sample)?;
+            let dropped = judge(&task, &made.row.at, &mut sample)?;
+            if self.anchor.is_none() {
+                self.anchor = Some(opened.anchor(&made));
+            }
             let account = &mut self.ledger[self.position.source];
             account.made.add(length);
             match dropped {
@@ -192,8 +296,8 @@ impl Maker<'_> {
                     }
                     account.kept.add(sample.len());
                     account.trained_tokens += trained_tokens(&sample.labels);
-                    account.repeated += copies as usize;
-                    for _ in 0..copies {
+                    account.repeated += made.copies as usize;
+                    for _ in 0..made.copies {
                         self.tokens += sample.len();
                         self.block.push(sample.clone());
                     }
@@ -225,17 +329,25 @@ impl Maker<'_> {
             let rows = self.rows()?;
             let block = Block {
                 start: self.start,
+                anchor: self.anchor.take(),
                 number: self.number,
                 rows,
-                ledger_before: std::mem::replace(&mut self.ledger_before, self.ledger.clone()),
+                ledger_before: std::mem::take(&mut self.ledger_before),
                 ledger_after: self.ledger.clone(),
             };
             self.sender.send(Ok(block)).map_err(|_| Stop::Unwanted)?;
             self.number += 1;
         }
+        self.begin();
+        Ok(())
+    }
+
+    /// The next block begins here.
+    fn begin(&mut self) {
         self.tokens = 0;
         self.start = self.position;
-        Ok(())
+        self.anchor = None;
+        self.ledger_before.clone_from(&self.ledger);
     }
 
     /// Shuffles and packs the samples of the block.
