@@ -51,7 +51,9 @@ pub use ops::{
     ScoreRule, causal_attention, forked_attention, geglu, linear, linear_cross_entropy,
     logits_chunk, lora_linear, plain, quantized_linear, rms_norm, rope, swiglu, token_scores,
 };
-pub use parameters::{ParameterGradients, ParameterInfo, map_values, parameters, visit_values};
+pub use parameters::{
+    ParameterGradients, ParameterInfo, ParameterValue, map_values, parameters, visit_values,
+};
 pub use pretrained::Pretrained;
 pub use quantized::{Quantization, QuantizedMatrix, dynamic_map};
 pub use reward::{RewardModel, RewardTask};

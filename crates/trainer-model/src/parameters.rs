@@ -5,8 +5,6 @@
 //! this list, so that none of them needs to know the model. The order is that
 //! of the module's fields and never changes for a given model.
 
-use std::borrow::Cow;
-
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
 use burn::tensor::Gradients;
@@ -58,22 +56,48 @@ impl ModuleVisitor for List {
     }
 }
 
-/// Values as `f32`, where they are if they are `f32`.
-pub(crate) fn as_f32(data: &TensorData) -> Cow<'_, [f32]> {
-    match data.as_slice::<f32>() {
-        Ok(values) => Cow::Borrowed(values),
-        Err(_) => Cow::Owned(data.iter::<f32>().collect()),
+/// Numbers that are read from a device at a time, where not all are wanted at once.
+const PIECE: usize = 1 << 20;
+
+/// The value of a parameter: on its device, until it is read.
+#[derive(Debug)]
+pub struct ParameterValue {
+    shape: Vec<usize>,
+    flat: Tensor<1>,
+}
+
+impl ParameterValue {
+    /// Dimensions.
+    #[must_use]
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// All numbers, row-major.
+    #[must_use]
+    pub fn read(&self) -> Vec<f32> {
+        numbers(self.flat.clone())
+    }
+
+    /// The numbers in pieces, so that no second copy of a large parameter is made.
+    pub fn pieces(&self) -> impl Iterator<Item = Vec<f32>> {
+        let [n] = self.flat.dims();
+        let starts = (0..n).step_by(PIECE);
+        starts.map(move |start| numbers(self.flat.clone().slice(start..n.min(start + PIECE))))
     }
 }
 
-/// Calls `f` with every parameter's name and value, in order. One parameter is
-/// on the host at a time.
+fn numbers(flat: Tensor<1>) -> Vec<f32> {
+    flat.into_data().iter::<f32>().collect()
+}
+
+/// Calls `f` with every parameter's name and value, in order.
 ///
 /// # Errors
 /// The first error that `f` returns; the rest is not visited.
 pub fn visit_values<M: Module, E>(
     model: &M,
-    f: impl FnMut(&str, TensorData) -> Result<(), E>,
+    f: impl FnMut(&str, &ParameterValue) -> Result<(), E>,
 ) -> Result<(), E> {
     let mut values = Values {
         path: Vec::new(),
@@ -90,7 +114,7 @@ struct Values<F, E> {
     result: Result<(), E>,
 }
 
-impl<E, F: FnMut(&str, TensorData) -> Result<(), E>> ModuleVisitor for Values<F, E> {
+impl<E, F: FnMut(&str, &ParameterValue) -> Result<(), E>> ModuleVisitor for Values<F, E> {
     fn enter_module(&mut self, name: &str, _container_type: &str) {
         self.path.push(name.to_owned());
     }
@@ -100,9 +124,19 @@ impl<E, F: FnMut(&str, TensorData) -> Result<(), E>> ModuleVisitor for Values<F,
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if self.result.is_ok() {
-            self.result = (self.f)(&self.path.join("."), param.val().into_data());
+        if self.result.is_err() {
+            return;
         }
+        let value = param.val();
+        let value = match value.is_autodiff() {
+            true => value.inner(),
+            false => value,
+        };
+        let value = ParameterValue {
+            shape: value.dims().to_vec(),
+            flat: value.flatten_all(),
+        };
+        self.result = (self.f)(&self.path.join("."), &value);
     }
 }
 

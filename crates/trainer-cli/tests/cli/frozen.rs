@@ -29,9 +29,9 @@ fn rows(folder: &Path) -> BTreeMap<String, Vec<Vec<u32>>> {
     let config = ModelConfig::from_folder(folder, None).unwrap();
     let model = load_causal_lm(folder, &config, &Device::default()).unwrap();
     let mut all = BTreeMap::new();
-    let visited: Result<(), ()> = visit_values(&model, |name, data| {
-        let width = data.shape().to_vec()[1..].iter().product::<usize>().max(1);
-        let bits: Vec<u32> = data.iter::<f32>().map(f32::to_bits).collect();
+    let visited: Result<(), ()> = visit_values(&model, |name, value| {
+        let width = value.shape()[1..].iter().product::<usize>().max(1);
+        let bits: Vec<u32> = value.read().into_iter().map(f32::to_bits).collect();
         all.insert(
             name.to_owned(),
             bits.chunks(width).map(<[u32]>::to_vec).collect(),

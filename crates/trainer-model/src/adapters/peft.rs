@@ -127,10 +127,10 @@ impl LoraAdapter {
         })?;
 
         let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
-        visit_values(model, |name, data| {
+        visit_values(model, |name, value| {
             if self.has(name) {
-                let mut shape = data.shape().to_vec();
-                let mut values: Vec<f32> = data.iter::<f32>().collect();
+                let mut shape = value.shape().to_vec();
+                let mut values = value.read();
                 if let Some((start, factor)) = start_of(&starts, name) {
                     (shape, values) = factor.joined(&shape, &values, start);
                 }

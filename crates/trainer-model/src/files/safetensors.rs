@@ -184,7 +184,7 @@ impl Writer {
         Ok(writer)
     }
 
-    /// The next tensor.
+    /// The next tensor, or a piece of it.
     pub(super) fn append(&mut self, values: &[f32]) -> Result<()> {
         let mut bytes = Vec::new();
         for piece in values.chunks(PIECE / 4) {

@@ -8,7 +8,7 @@ use super::atomic::{Pending, write_atomically};
 use super::layout::{self, GENERATION, INDEX, SINGLE};
 use super::safetensors::{SaveDtype, Writer};
 use crate::error::{ModelError, Result};
-use crate::parameters::{as_f32, parameters, visit_values};
+use crate::parameters::{parameters, visit_values};
 use crate::pretrained::Pretrained;
 
 /// How weights are saved.
@@ -40,8 +40,8 @@ impl From<SaveDtype> for SaveOptions {
 /// format alone stands for files of up to 5 GB.
 ///
 /// Each file gets its name once it is complete, and the weights last: those of
-/// an earlier save stay until all of the new ones are written. One tensor at a
-/// time is copied to the host.
+/// an earlier save stay until all of the new ones are written. Tensors are copied to
+/// the host piece by piece.
 ///
 /// # Errors
 /// What the file system reports.
@@ -72,7 +72,7 @@ fn save_weights<M: Pretrained>(model: &M, folder: &Path, options: SaveOptions) -
         .map(|info| (info.name, info.shape))
         .collect();
     let mut writer = WeightsWriter::create(folder, tensors, options)?;
-    visit_values(model, |_, data| writer.append(&as_f32(&data)))?;
+    visit_values(model, |_, value| writer.append(value.pieces()))?;
     writer.finish()
 }
 
@@ -113,8 +113,11 @@ impl WeightsWriter {
         })
     }
 
-    /// The values of the next tensor.
-    pub(super) fn append(&mut self, values: &[f32]) -> Result<()> {
+    /// The values of the next tensor, piece by piece.
+    pub(super) fn append(
+        &mut self,
+        pieces: impl IntoIterator<Item = impl AsRef<[f32]>>,
+    ) -> Result<()> {
         if self.current.is_none()
             && let Some((name, tensors)) = self.shards.get(self.done.len())
         {
@@ -127,7 +130,9 @@ impl WeightsWriter {
             self.current = Some((file, writer, tensors.len()));
         }
         if let Some((_, writer, left)) = &mut self.current {
-            writer.append(values)?;
+            for piece in pieces {
+                writer.append(piece.as_ref())?;
+            }
             *left -= 1;
             if *left == 0
                 && let Some((file, writer, _)) = self.current.take()

@@ -94,7 +94,7 @@ impl QuantizedMatrix {
     }
 
     /// First row and number of rows of each block that is made at a time.
-    pub(crate) fn blocks(&self) -> impl Iterator<Item = (usize, usize)> {
+    pub fn blocks(&self) -> impl Iterator<Item = (usize, usize)> {
         let [rows, columns] = self.shape;
         let most = (BLOCK_ELEMENTS / columns.max(1)).max(1);
         (0..rows)

@@ -1,17 +1,16 @@
 //! Adapters against what PEFT computed with them, and their files.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use serde_json::{Value, json};
 use trainer_model::{
     Activations, CausalLm, LoraAdapter, LoraConfig, LoraInit, ParameterGradients, TargetModules,
-    Targets, Tokens, backward, map_values, parameters, visit_values,
+    Targets, Tokens, backward, map_values, parameters,
 };
 
 use crate::reference::{forward_agrees, gradients_agree, read_case};
-use crate::{cpu, folder, load};
+use crate::{cpu, folder, load, values};
 
 fn recorded(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -52,16 +51,6 @@ pub(crate) fn difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter()
         .zip(b)
         .fold(0.0, |max, (a, b)| max.max((a - b).abs()))
-}
-
-fn values(model: &CausalLm) -> BTreeMap<String, Vec<f32>> {
-    let mut values = BTreeMap::new();
-    let visited = visit_values(model, |name, data| {
-        values.insert(name.to_owned(), data.iter().collect());
-        Ok::<(), std::convert::Infallible>(())
-    });
-    assert!(visited.is_ok());
-    values
 }
 
 /// Changes everything that is trainable, by pseudo-random numbers.

@@ -7,21 +7,12 @@ use std::path::Path;
 
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::json;
-use trainer_model::{
-    ModelConfig, SaveDtype, SaveOptions, load_causal_lm, parameters, save_model, visit_values,
-};
+use trainer_model::{ModelConfig, SaveDtype, SaveOptions, load_causal_lm, parameters, save_model};
 
 use crate::{cpu, folder, load};
 
 fn values(folder: &Path) -> BTreeMap<String, Vec<f32>> {
-    let model = load(folder, &cpu());
-    let mut values = BTreeMap::new();
-    let visited = visit_values(&model, |name, data| {
-        values.insert(name.to_owned(), data.iter().collect::<Vec<f32>>());
-        Ok::<(), std::convert::Infallible>(())
-    });
-    assert!(visited.is_ok());
-    values
+    crate::values(&load(folder, &cpu()))
 }
 
 /// Name, shape and bytes of a tensor.

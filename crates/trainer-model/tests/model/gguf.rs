@@ -1,25 +1,11 @@
 //! GGUF files: what is exported comes back, and what a file says is checked.
 
-use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::fs;
 use std::path::Path;
 
-use trainer_model::{
-    CausalLm, GgufExport, GgufType, GgufValue, SaveDtype, export_gguf, open_gguf, visit_values,
-};
+use trainer_model::{CausalLm, GgufExport, GgufType, GgufValue, SaveDtype, export_gguf, open_gguf};
 
-use crate::{cpu, folder, load};
-
-fn values(model: &CausalLm) -> BTreeMap<String, Vec<f32>> {
-    let mut values = BTreeMap::new();
-    let visited = visit_values(model, |name, data| {
-        values.insert(name.to_owned(), data.iter().collect());
-        Ok::<(), Infallible>(())
-    });
-    assert!(visited.is_ok());
-    values
-}
+use crate::{cpu, folder, load, values};
 
 fn export(model: &CausalLm, path: &Path, format: GgufType) -> Vec<String> {
     let export = GgufExport {

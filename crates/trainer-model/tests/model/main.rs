@@ -18,16 +18,32 @@ mod trained;
 mod vocabulary;
 mod work;
 
+use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::path::PathBuf;
 
+use burn::module::Module;
 use burn::tensor::Device;
-use trainer_model::{CausalLm, ModelConfig, load_causal_lm};
+use trainer_model::{CausalLm, ModelConfig, load_causal_lm, visit_values};
 
 /// Folder of a model of the parity set.
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../trainer-cli/tests/parity/models")
         .join(name)
+}
+
+/// All values of a model, by the names of its parameters.
+fn values<M: Module>(model: &M) -> BTreeMap<String, Vec<f32>> {
+    let mut values = BTreeMap::new();
+    let visited = visit_values(model, |name, value| {
+        values.insert(name.to_owned(), value.read());
+        Ok::<(), Infallible>(())
+    });
+    match visited {
+        Ok(()) => values,
+        Err(never) => match never {},
+    }
 }
 
 fn load(folder: &std::path::Path, device: &Device) -> CausalLm {

@@ -1,22 +1,14 @@
 //! Vocabularies that grow and shrink.
 
 use trainer_model::{
-    NewRows, ParameterInfo, SaveDtype, TrainedRows, check_new_rows_are_trained, parameters,
-    save_model,
+    CausalLm, NewRows, ParameterInfo, SaveDtype, TrainedRows, check_new_rows_are_trained,
+    parameters, save_model,
 };
 
-use crate::{cpu, folder, load};
+use crate::{cpu, folder, load, values};
 
-fn table(model: &trainer_model::CausalLm, name: &str) -> Vec<f32> {
-    let mut found = Vec::new();
-    let visited = trainer_model::visit_values(model, |other, data| {
-        if other == name {
-            found = data.iter().collect();
-        }
-        Ok::<(), std::convert::Infallible>(())
-    });
-    assert!(visited.is_ok());
-    found
+fn table(model: &CausalLm, name: &str) -> Vec<f32> {
+    values(model).remove(name).unwrap()
 }
 
 #[test]

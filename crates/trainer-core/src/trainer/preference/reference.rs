@@ -5,11 +5,12 @@
 //! the tokens of the samples, the weights of the model and how tokens are weighted.
 //! A file that does not hold what it should is computed anew.
 
+use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use trainer_config::Config;
-use trainer_model::{CausalLm, visit_values, write_atomically};
+use trainer_model::{CausalLm, Linears, Weight, visit_values, write_atomically};
 
 use super::Split;
 use crate::adapter::Adapter;
@@ -177,23 +178,38 @@ fn compute<S: Compared>(
     Ok(all)
 }
 
-/// Hash of the weights of a model and of its configuration.
+/// Hash of the weights of a model, those in few bits among them, and of its
+/// configuration.
 fn fingerprint(model: &CausalLm) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     let config = serde_json::to_vec(&model.config().raw).unwrap_or_default();
     hasher.update(&config);
-    let hashed = visit_values(
-        model,
-        |name, value| -> Result<(), std::convert::Infallible> {
-            hasher.update(name.as_bytes());
-            hasher.update(value.as_bytes());
-            Ok(())
-        },
-    );
+    let hashed = visit_values(model, |name, value| -> Result<(), Infallible> {
+        hasher.update(name.as_bytes());
+        value.pieces().for_each(|piece| add(&mut hasher, &piece));
+        Ok(())
+    });
     match hashed {
-        Ok(()) => hasher.finalize().into(),
+        Ok(()) => {}
         Err(never) => match never {},
     }
+    // These are no parameters.
+    let hashed = model.clone().each_linear("", &mut |name, linear| {
+        if let Weight::Quantized(quantized) = &linear.weight {
+            hasher.update(name.as_bytes());
+            for (start, rows) in quantized.matrix.blocks() {
+                add(&mut hasher, &quantized.matrix.rows(start, rows));
+            }
+        }
+        Ok(())
+    });
+    debug_assert!(hashed.is_ok(), "the closure gives no error");
+    hasher.finalize().into()
+}
+
+fn add(hasher: &mut blake3::Hasher, numbers: &[f32]) {
+    let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+    hasher.update(&bytes);
 }
 
 fn write(path: &Path, log_probs: &[[f64; 2]]) -> Result<()> {

@@ -6,7 +6,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use seqprep::{KtoSample, PreferencePair, SplitMix64};
 use serde_json::{Value, json};
 use trainer_config::{Config, DpoLossType, Rl};
-use trainer_model::{CausalLm, ModelConfig, map_values};
+use trainer_model::{
+    CausalLm, ModelConfig, Quantization, SaveDtype, load_causal_lm, map_values, save_model,
+};
 
 use super::kto::{Kto, batches as judged_batches};
 use super::pairs::{Pairs, batches as pair_batches};
@@ -435,6 +437,31 @@ fn the_reference_is_kept_and_found_again() {
     let (damaged, sum_again) = computed(&config, 1);
     assert_eq!(damaged, 2);
     assert_same(&sum_again, &sum, 0.0);
+}
+
+/// Weights in few bits are no parameters, but the reference is theirs all the same.
+#[test]
+fn the_reference_of_other_weights_in_few_bits_is_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let saved = folder.path().join("model");
+    save_model(&model(1), &saved, SaveDtype::F32).unwrap();
+    let mut config = config(Rl::Dpo);
+    config.dataset_prepared_path = Some(folder.path().join("prepared"));
+    let computed = |quantization| {
+        let mut shape = ModelConfig::from_folder(&saved, None).unwrap();
+        shape.quantization = Some(quantization);
+        let model = load_causal_lm(&saved, &shape, &device()).unwrap();
+        let (mut objective, batches) =
+            pair_run(&config, Rl::Dpo, pairs(), Vec::new(), None).unwrap();
+        let mut count = Count::default();
+        objective
+            .prepare(&model, Some(&batches), &mut count)
+            .unwrap();
+        count.0
+    };
+    assert_eq!(computed(Quantization::Nf4), 2);
+    assert_eq!(computed(Quantization::Int8), 2);
+    assert_eq!(computed(Quantization::Nf4), 0);
 }
 
 #[test]

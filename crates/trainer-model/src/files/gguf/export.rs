@@ -1,6 +1,5 @@
 //! From a model to a GGUF file.
 
-use std::borrow::Cow;
 use std::path::Path;
 
 use serde_json::{Map, Value};
@@ -12,7 +11,7 @@ use crate::config::ModelConfig;
 use crate::decoder::CausalLm;
 use crate::error::{ModelError, Result};
 use crate::files::atomic::write_atomically;
-use crate::parameters::{as_f32, parameters, visit_values};
+use crate::parameters::{parameters, visit_values};
 
 /// What a GGUF file holds besides the model.
 #[derive(Debug, Clone)]
@@ -91,8 +90,8 @@ pub fn export_gguf(model: &CausalLm, export: &GgufExport, path: &Path) -> Result
     write_atomically(path, |temporary| {
         let mut writer = Writer::create(temporary, &metadata, &planned)?;
         let mut formats = planned.iter().map(|tensor| tensor.format);
-        visit_values(model, |name, data| {
-            let values = keys.stored(name, as_f32(&data));
+        visit_values(model, |name, value| {
+            let values = keys.stored(name, value.read());
             writer.append(&values, formats.next().unwrap_or(GgufType::F32))
         })?;
         if let Some(factors) = &factors {
@@ -114,7 +113,7 @@ type Metadata = (Vec<(String, GgufValue)>, Option<Vec<f32>>);
 
 impl Keys<'_> {
     /// A tensor as GGUF has it.
-    fn stored<'v>(&self, name: &str, values: Cow<'v, [f32]>) -> Cow<'v, [f32]> {
+    fn stored(&self, name: &str, values: Vec<f32>) -> Vec<f32> {
         if self.family.norms_plus_one && name.ends_with("norm.weight") {
             return values.iter().map(|x| x + 1.0).collect();
         }
@@ -125,7 +124,7 @@ impl Keys<'_> {
             None => return values,
         };
         if self.family.pairs {
-            Cow::Owned(reorder(&values, heads, heads * c.head_dim, true))
+            reorder(&values, heads, heads * c.head_dim, true)
         } else {
             values
         }

@@ -119,7 +119,7 @@ impl GgufImport {
                 let heads = self.heads(heads);
                 values = reorder(&values, heads, heads * self.config.head_dim, false);
             }
-            writer.append(&values)?;
+            writer.append([values])?;
         }
         writer.finish()
     }
