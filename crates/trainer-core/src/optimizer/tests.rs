@@ -206,6 +206,7 @@ fn both_forms_agree(rule: impl PerElement + 'static) {
             weight_decay: 0.1,
             step,
             momentum: (step > 3).then_some(0.7),
+            gradient_factor: 2.0,
         };
         let gradient = tensor(gradient(step, 0, n));
         a = rule.apply(&parameter, &at, a, gradient.clone(), &mut on_slices);
@@ -430,6 +431,35 @@ fn stacks_of_matrices() {
         let tolerance = if optimizer == "muon" { 1e-6 } else { 1e-2 };
         for (a, b) in stacked.iter().zip(&apart) {
             assert!((a - b).abs() <= tolerance, "{optimizer}: {a} and {b}");
+        }
+    }
+}
+
+/// A factor with a step is a factor of the gradient, whatever the optimizer.
+#[test]
+fn every_optimizer_scales_its_gradients() {
+    for name in Name::NAMES {
+        let config = config(json!({"optimizer": name, "learning_rate": 0.01}));
+        let info = info("layers.0.weight", &[64, 80]);
+        let (value, slope) = (numbers(1, 5120), gradient(1, 0, 5120));
+        let scaled = slope.iter().map(|g| g * 0.25).collect();
+        let [factor, before] = [(slope, 0.25), (scaled, 1.0)].map(|(slope, gradient_factor)| {
+            let settings = StepSettings {
+                learning_rate: 0.01,
+                beta1: None,
+                gradient_factor,
+            };
+            let mut one = build(&config, std::slice::from_ref(&info)).unwrap();
+            let value = one.update(0, tensor(value.clone()), tensor(slope), settings);
+            // The first step of some goes by signs alone; the second by the state too.
+            let settings = StepSettings {
+                gradient_factor: 1.0,
+                ..settings
+            };
+            values(&one.update(0, value, tensor(gradient(2, 0, 5120)), settings))
+        });
+        for (a, b) in factor.iter().zip(&before) {
+            assert!((a - b).abs() <= 1e-6, "{name}: {a} and {b}");
         }
     }
 }
