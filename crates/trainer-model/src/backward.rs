@@ -12,14 +12,15 @@
 //! What a layer draws at random must follow from its input alone, since it is
 //! drawn twice.
 //!
-//! Shape suffixes: `b` rows, `t` tokens, `d` model width, `e` experts.
+//! Shape suffixes: `b` rows, `t` tokens, `n` tokens of all rows, `v` vocabulary, `d`
+//! model width, `e` experts.
 
 use std::collections::HashMap;
 use std::time::Instant;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::prelude::*;
-use burn::tensor::{FloatDType, Gradients};
+use burn::tensor::{FloatDType, Gradients, IndexingUpdateOp};
 
 use crate::decoder::{CausalLm, Decoder};
 use crate::feed_forward::Balance;
@@ -107,7 +108,9 @@ fn kept<M: DecoderModel, T>(
     loss: impl FnOnce(Tensor<3>) -> (Tensor<1>, T),
 ) -> Backward<T> {
     let started = Instant::now();
-    let (hidden_btd, balance) = model.decoder().hidden_and_balance(input);
+    let decoder = model.decoder();
+    let vectors_btd = vectors(decoder, input);
+    let (hidden_btd, balance) = decoder.from_vectors(vectors_btd.clone(), input);
     let (mut loss, output) = loss(model.for_head(hidden_btd));
     let mut value = scalar(&loss);
     let mut balance_value = 0.0;
@@ -119,7 +122,12 @@ fn kept<M: DecoderModel, T>(
     let forward_seconds = started.elapsed().as_secs_f64();
     let mut found = Found::default();
     if loss.is_tracked() {
-        found.add(model, &mut loss.backward());
+        let mut gradients = loss.backward();
+        let upstream = vectors_btd.grad_remove(&mut gradients);
+        found.add(model, &mut gradients);
+        if let Some(upstream) = upstream {
+            found.add_vectors(decoder, input, upstream);
+        }
     }
     Backward {
         loss: value,
@@ -204,8 +212,12 @@ fn recomputed<M: DecoderModel, T>(
     if is_trained(&decoder.embed_tokens)
         && let Some(upstream) = upstream
     {
-        let mut gradients = back_from(decoder.embed(&input), upstream).backward();
-        found.add(&decoder.embed_tokens, &mut gradients);
+        let vectors_btd = vectors(decoder, &input);
+        let x_btd = decoder.first_input(vectors_btd.clone(), &input);
+        let mut gradients = back_from(x_btd, upstream).backward();
+        if let Some(upstream) = vectors_btd.grad_remove(&mut gradients) {
+            found.add_vectors(decoder, &input, upstream);
+        }
     }
     Backward {
         loss: value,
@@ -242,6 +254,16 @@ fn leaf<const D: usize>(x: Tensor<D>, wants_gradient: bool) -> Tensor<D> {
     x.autodiff().set_require_grad(wants_gradient)
 }
 
+/// The vectors of the tokens as the start of a record. The embedding is not in it: its
+/// gradient would be a table of zeros but for the tokens' rows.
+fn vectors(decoder: &Decoder, input: &ModelInput) -> Tensor<3> {
+    let table = &decoder.embed_tokens;
+    leaf(
+        table.clone().no_grad().forward(input.ids_bt.clone()),
+        is_trained(table),
+    )
+}
+
 /// A number whose gradient with respect to `output` is `upstream`.
 fn back_from<const D: usize>(output: Tensor<D>, upstream: Tensor<D>) -> Tensor<1> {
     (output * upstream).sum().cast(FloatDType::F32)
@@ -267,6 +289,23 @@ impl Found {
             found: self,
             gradients,
         });
+    }
+
+    /// Adds the gradients of the tokens' vectors to the rows of the embedding's: those of
+    /// an embedding that is the output head too are there already.
+    fn add_vectors(&mut self, decoder: &Decoder, input: &ModelInput, upstream_btd: Tensor<3>) {
+        let weight = &decoder.embed_tokens.weight;
+        let [v, d] = weight.dims();
+        let n = input.ids_bt.shape().num_elements();
+        let sum = self.0.remove(&weight.id);
+        let sum = sum.unwrap_or_else(|| Tensor::zeros([v * d], &upstream_btd.device()));
+        let sum_vd = sum.reshape([v, d]).select_assign(
+            0,
+            input.ids_bt.clone().reshape([n]),
+            upstream_btd.reshape([n, d]),
+            IndexingUpdateOp::Add,
+        );
+        self.0.insert(weight.id, sum_vd.flatten_all());
     }
 
     fn in_order<M: Module>(self, model: &M) -> ParameterGradients {

@@ -217,18 +217,29 @@ impl Decoder {
     /// Final hidden states, `[b, t, d]`.
     #[must_use]
     pub fn hidden(&self, input: &ModelInput) -> Tensor<3> {
-        self.run(input, None, None)
+        self.layers_of(self.embed(input), input, None, None)
     }
 
     /// As [`hidden`](Self::hidden), with the load-balancing loss of the experts,
     /// `[1]`, times its coefficient, where the configuration asks for one.
     #[must_use]
     pub fn hidden_and_balance(&self, input: &ModelInput) -> (Tensor<3>, Option<Tensor<1>>) {
+        self.from_vectors(self.vectors(input), input)
+    }
+
+    /// As [`hidden_and_balance`](Self::hidden_and_balance), from the
+    /// [vectors](Self::vectors) of the tokens.
+    pub(crate) fn from_vectors(
+        &self,
+        vectors_btd: Tensor<3>,
+        input: &ModelInput,
+    ) -> (Tensor<3>, Option<Tensor<1>>) {
+        let x_btd = self.first_input(vectors_btd, input);
         let Some(coefficient) = self.balance_coefficient() else {
-            return (self.hidden(input), None);
+            return (self.layers_of(x_btd, input, None, None), None);
         };
         let mut balance = Balance::default();
-        let hidden_btd = self.run(input, None, Some(&mut balance));
+        let hidden_btd = self.layers_of(x_btd, input, None, Some(&mut balance));
         (hidden_btd, balance.loss().map(|loss| loss * coefficient))
     }
 
@@ -239,13 +250,22 @@ impl Decoder {
 
     /// As [`hidden`](Self::hidden), continuing after the cached tokens.
     pub(crate) fn hidden_cached(&self, input: &ModelInput, caches: &mut [KvCache]) -> Tensor<3> {
-        self.run(input, Some(caches), None)
+        self.layers_of(self.embed(input), input, Some(caches), None)
+    }
+
+    /// The embedding's vectors of the tokens, `[b, t, d]`.
+    pub(crate) fn vectors(&self, input: &ModelInput) -> Tensor<3> {
+        self.embed_tokens.forward(input.ids_bt.clone())
     }
 
     /// What the first layer takes, `[b, t, d]`.
     pub(crate) fn embed(&self, input: &ModelInput) -> Tensor<3> {
-        let x_btd = self.embed_tokens.forward(input.ids_bt.clone());
-        let x_btd = scaled(x_btd, self.config.multipliers.embedding);
+        self.first_input(self.vectors(input), input)
+    }
+
+    /// What the first layer takes, of the [vectors](Self::vectors) of the tokens.
+    pub(crate) fn first_input(&self, vectors_btd: Tensor<3>, input: &ModelInput) -> Tensor<3> {
+        let x_btd = scaled(vectors_btd, self.config.multipliers.embedding);
         let x_btd = match (self.config.embedding_noise, input.dropout_seed) {
             (alpha, Some(seed)) if alpha > 0.0 => with_noise(x_btd, alpha, seed, &input.lengths),
             _ => x_btd,
@@ -253,13 +273,13 @@ impl Decoder {
         x_btd.cast(self.config.compute)
     }
 
-    fn run(
+    fn layers_of(
         &self,
+        mut x_btd: Tensor<3>,
         input: &ModelInput,
         mut caches: Option<&mut [KvCache]>,
         mut balance: Option<&mut Balance>,
     ) -> Tensor<3> {
-        let mut x_btd = self.embed(input);
         for (index, layer) in self.layers.iter().enumerate() {
             let cache = caches.as_mut().map(|caches| &mut caches[index]);
             x_btd = layer.forward(x_btd, input, cache, balance.as_deref_mut());
