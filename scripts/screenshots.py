@@ -133,7 +133,7 @@ def chromium(*arguments: str) -> None:
 
 def small(path: Path) -> None:
     """Fewer colours, which flat pictures do not miss."""
-    Image.open(path).convert("RGB").quantize(64, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
     size = path.stat().st_size
     if size > LIMIT:
         sys.exit(f"{path} has {size} bytes, more than {LIMIT}")

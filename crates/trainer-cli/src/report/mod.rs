@@ -12,6 +12,7 @@
 
 mod card;
 mod environment;
+mod lengths;
 mod page;
 mod results;
 mod series;
@@ -28,7 +29,9 @@ use trainer_model::write_atomically;
 
 use crate::progress::samples;
 use crate::session::Failure;
+use crate::trackers::{calendar, now};
 use environment::{command, environment};
+use lengths::{Bar, bars};
 use page::{CHARTS, Page, escaped, table};
 pub(crate) use results::{Results, number};
 pub(crate) use series::RunLog;
@@ -50,11 +53,14 @@ pub(crate) struct About {
     folder: Option<PathBuf>,
     environment: Vec<(&'static str, String)>,
     data: Option<DataShown>,
+    /// Parameters that are trained, once the run has begun.
+    trained: Option<usize>,
 }
 
 /// What is shown of the training data.
 pub(crate) struct DataShown {
     lengths: PreviewReport,
+    bars: Vec<Bar>,
     rows: Vec<PreviewRow>,
 }
 
@@ -96,22 +102,27 @@ impl DataShown {
                 PadTo::Longest,
                 false,
             ),
+            bars: bars(&lengths),
             rows,
         })
     }
 
     fn lengths_html(&self) -> String {
         let [shortest, median, longest] = self.lengths.lengths;
+        let most = self.bars.iter().map(|bar| bar.samples).max().unwrap_or(0);
         let bars: String = self
-            .lengths
-            .bars()
+            .bars
             .iter()
-            .skip_while(|(_, count, _)| *count == 0)
-            .map(|(name, count, part)| {
+            .map(|bar| {
+                let name = match bar.first == bar.last {
+                    true => bar.last.to_string(),
+                    false => format!("{}-{}", bar.first, bar.last),
+                };
                 format!(
                     "<tr><td class=\"n\">{name}</td><td><span class=\"bar\" style=\"width:{:.1}rem\">\
-                     </span> {count}</td></tr>\n",
-                    part * 14.0
+                     </span> {}</td></tr>\n",
+                    bar.samples as f64 / most.max(1) as f64 * 14.0,
+                    bar.samples
                 )
             })
             .collect();
@@ -157,6 +168,7 @@ impl About {
             folder: std::env::current_dir().ok(),
             environment: environment(backend),
             data,
+            trained: None,
         }
     }
 
@@ -190,15 +202,18 @@ impl About {
         let mut page = Page::new(&log.name);
         page.lead(&match outcome {
             Outcome::Finished => "<p>Finished.</p>".to_owned(),
-            Outcome::Ended(message) => format!("<p><b>{}</b></p>", escaped(message)),
+            Outcome::Ended(message) => {
+                format!("<p class=\"bad\"><b>{}</b></p>", escaped(message))
+            }
         });
-        page.section("", "Results", &table(&[], &results.table()));
+        page.lead(&format!("<p class=\"dim\">{}</p>", escaped(&self.what())));
+        page.section("results", "Results", &table(&[], &results.table()));
         page.section("", "Curves", CHARTS);
         if let Some(samples) = samples_html(&log.rows) {
-            page.section("", "What the model writes", &samples);
+            page.section("samples", "What the model writes", &samples);
         }
         if let Some(ledger) = ledger {
-            page.section("", "Data", &ledger_html(ledger));
+            page.section("data", "Data", &ledger_html(ledger));
         }
         if let Some(data) = &self.data {
             page.section(
@@ -220,6 +235,28 @@ impl About {
         );
         page.section("", "Configuration", &config);
         page.finish(&to_json(&charts(&[log])))
+    }
+
+    /// What was trained on what, and when.
+    fn what(&self) -> String {
+        let config = serde_json::to_value(&self.config).unwrap_or_default();
+        let mut what = vec![self.config.base_model.display().to_string()];
+        let method = |key: &str| config[key].as_str().map(str::to_owned);
+        what.push(method("adapter").unwrap_or_else(|| "full".to_owned()));
+        what.extend(method("rl"));
+        for key in ["reward_model", "process_reward_model"] {
+            if config[key] == true {
+                what.push(key.replace('_', " "));
+            }
+        }
+        if let Some(trained) = self.trained {
+            what.push(format!("{trained} trained parameters"));
+        }
+        let [year, month, day, hour, minute, _] = calendar(now() as u64);
+        what.push(format!(
+            "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC"
+        ));
+        what.join(" · ")
     }
 
     fn command_html(&self) -> String {
@@ -275,8 +312,9 @@ impl Reporter {
 }
 
 impl Observer for Reporter {
-    fn started(&mut self, _plan: &RunPlan) {
+    fn started(&mut self, plan: &RunPlan) {
         self.started = true;
+        self.about.trained = Some(plan.trainable_parameters);
     }
 
     fn ended(&mut self, error: Option<&TrainerError>) {

@@ -11,8 +11,14 @@
   const short = (v) => {
     if (!Number.isFinite(v)) return "";
     const a = Math.abs(v);
-    if (a !== 0 && (a < 1e-3 || a >= 1e6)) return v.toExponential(2).replace(/\.?0+e/, "e");
+    if (a !== 0 && (a < 1e-3 || a >= 1e6)) return v.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
     return String(+v.toPrecision(4));
+  };
+  // A label with the digits that tell it from the next one.
+  const tick = (v, step) => {
+    const a = Math.abs(v);
+    if (a >= 1e6 || a < 1e-3) return short(v);
+    return String(+v.toFixed(Math.max(0, -Math.floor(Math.log10(step) + 1e-9))));
   };
   const make = (tag, parent, text) => {
     const node = document.createElement(tag);
@@ -21,13 +27,13 @@
     return node;
   };
 
-  // Round steps of 1, 2 or 5 times a power of ten.
-  const ticks = (low, high, count) => {
-    const raw = (high - low) / count || 1;
+  // Round steps of 1, 2 or 5 times a power of ten, and their labels.
+  const ticks = (low, high, count, least = 0) => {
+    const raw = Math.max((high - low) / count || 1, least);
     const power = 10 ** Math.floor(Math.log10(raw));
     const step = [1, 2, 5, 10].map((m) => m * power).find((s) => s >= raw * 0.999);
     const out = [];
-    for (let k = Math.ceil(low / step); k * step <= high + step * 1e-9 && out.length < 50; k++) out.push(k * step);
+    for (let k = Math.ceil(low / step); k * step <= high + step * 1e-9 && out.length < 50; k++) out.push([k * step, tick(k * step, step)]);
     return out;
   };
 
@@ -92,18 +98,20 @@
       g.font = "11px system-ui, sans-serif";
       g.fillStyle = color("--dim"); g.strokeStyle = color("--line"); g.lineWidth = 1;
       g.textAlign = "right"; g.textBaseline = "middle";
-      for (const t of ticks(low, high, 5)) {
+      for (const [t, text] of ticks(low, high, 5)) {
         const at = bottom - (t - low) / (high - low) * (bottom - top);
         g.beginPath(); g.moveTo(left, at); g.lineTo(right, at); g.stroke();
-        g.fillText(short(log.checked ? 10 ** t : t), left - 5, at);
+        g.fillText(log.checked ? short(10 ** t) : text, left - 5, at);
       }
       g.textAlign = "center"; g.textBaseline = "top";
-      for (const t of ticks(x0, x1, Math.max(2, width / 90))) {
+      // Steps are whole.
+      for (const [t, text] of ticks(x0, x1, Math.max(2, width / 90), 1)) {
         g.textAlign = right - px(t) < 16 ? "right" : "center";
-        g.fillText(short(t), g.textAlign === "right" ? right : px(t), bottom + 5);
+        g.fillText(text, g.textAlign === "right" ? right : px(t), bottom + 5);
       }
-      g.save(); g.beginPath(); g.rect(left, 0, right - left, height); g.clip();
-      for (const s of spec.series) {
+      g.save(); g.beginPath(); g.rect(left - 3, 0, right - left + 6, height); g.clip();
+      // The first ones, which matter most, lie on top.
+      for (const s of spec.series.toReversed()) {
         g.strokeStyle = g.fillStyle = color(`--c${s.color}`);
         g.lineWidth = 1.5; g.setLineDash(s.dash ? [5, 3] : []);
         const line = (xs, ys) => {

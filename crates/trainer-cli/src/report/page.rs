@@ -75,20 +75,19 @@ impl Page {
 pub(crate) const CHARTS: &str = "<div class=\"charts\" id=\"charts\"></div>\n<noscript><p \
                                  class=\"dim\">The curves need JavaScript.</p></noscript>";
 
-/// A table. Cells that begin with a digit or `-` and a digit are numbers and
-/// stand to the right.
+/// A table. A column of numbers stands to the right.
 pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     let mut out = String::from("<div class=\"scroll\"><table>\n");
     let cell = |tag: &str, text: &str, number: bool| {
         let class = if number { " class=\"n\"" } else { "" };
         format!("<{tag}{class}>{}</{tag}>", escaped(text))
     };
+    let numbers = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column));
+        let mut cells = cells.filter(|cell| !cell.is_empty()).peekable();
+        cells.peek().is_some() && cells.all(|cell| is_number(cell))
+    };
     if !head.is_empty() {
-        let numbers = |column: usize| {
-            rows.iter()
-                .filter_map(|row| row.get(column))
-                .any(|cell| is_number(cell))
-        };
         let cells = head.iter().enumerate();
         let cells: String = cells
             .map(|(at, text)| cell("th", text, numbers(at)))
@@ -98,7 +97,8 @@ pub(crate) fn table(head: &[&str], rows: &[Vec<String>]) -> String {
     for row in rows {
         let cells: String = row
             .iter()
-            .map(|text| cell("td", text, is_number(text)))
+            .enumerate()
+            .map(|(at, text)| cell("td", text, numbers(at)))
             .collect();
         let _ = writeln!(out, "<tr>{cells}</tr>");
     }
@@ -127,7 +127,7 @@ mod tests {
         page.section(
             "",
             "a & b",
-            &table(&["n"], &[vec!["</td>".into()], vec!["-1.5".into()]]),
+            &table(&["n", "x"], &[vec!["</td>".into(), "-1.5".into()]]),
         );
         let html = page.finish(&json!({"x": "</script>"}));
         assert!(html.contains("<title>&lt;b&gt;</title>"));

@@ -199,7 +199,7 @@ fn scalars(row: &LogRow) -> impl Iterator<Item = (&str, f64)> {
 }
 
 /// Seconds since 1970.
-fn now() -> f64 {
+pub(crate) fn now() -> f64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH);
     since.map_or(0.0, |since| since.as_secs_f64())
 }
@@ -218,7 +218,7 @@ fn drawn_id(length: usize) -> String {
 
 /// Year, month, day, hour, minute and second of a time in seconds since 1970, UTC
 /// (Howard Hinnant's algorithm `civil_from_days`).
-fn calendar(seconds: u64) -> [u64; 6] {
+pub(crate) fn calendar(seconds: u64) -> [u64; 6] {
     let days = seconds / 86_400 + 719_468;
     let era = days / 146_097;
     let day_of_era = days % 146_097;

@@ -53,9 +53,10 @@ fn row_blocks(out: &mut String, rows: &[PreviewRow]) {
         let (tokens, trained) = row.counts();
         let _ = writeln!(
             out,
-            "<h2>Row {}</h2>\n<p>{} documents, {tokens} tokens, {trained} trained, {} padding</p>",
+            "<h2>Row {}</h2>\n<p>{} document{}, {tokens} tokens, {trained} trained, {} padding</p>",
             row.number,
             row.documents(),
+            if row.documents() == 1 { "" } else { "s" },
             row.tokens.len() - tokens
         );
         let documents = row.tokens.chunk_by(|a, b| a.document == b.document);
