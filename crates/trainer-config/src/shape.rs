@@ -32,7 +32,7 @@ pub(crate) enum Shape {
 }
 
 /// Most names that a message lists.
-pub(crate) const MOST_NAMES: usize = 24;
+const MOST_NAMES: usize = 24;
 
 /// Bounds of a number.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -98,6 +98,53 @@ impl Shape {
         }
     }
 
+    /// The words that a value can be, if it can be nothing else.
+    pub(crate) fn words(&self) -> Option<Vec<&str>> {
+        match self {
+            Self::Bool => Some(vec!["true", "false"]),
+            Self::Names(names) => Some(names.iter().map(String::as_str).collect()),
+            Self::OneOf(shapes) => {
+                let words: Option<Vec<_>> = shapes.iter().map(Self::words).collect();
+                Some(words?.concat())
+            }
+            _ => None,
+        }
+    }
+
+    /// What to write for the key `name`, for messages.
+    pub(crate) fn advice(&self, name: &str) -> String {
+        // The entry of a list has a number.
+        let key = match name.bytes().all(|b| b.is_ascii_digit()) {
+            true => "- ".to_owned(),
+            false => format!("{name}: "),
+        };
+        if let Some(words) = self.words() {
+            return known_words(&words);
+        }
+        match self {
+            Self::Integer(range) => format!("give a whole number: {}", range.describe()),
+            Self::Number(range) => format!("give a number: {}", range.describe()),
+            Self::Text => format!("write one text: `{key}...`"),
+            Self::List { items, .. } => match &**items {
+                Self::Struct { properties, .. } => {
+                    let first = properties.first().map_or("...", |(name, _)| name);
+                    format!("write a list of entries that begin with `- {first}: ...`")
+                }
+                _ => format!("write a list: `{key}[...]`"),
+            },
+            Self::Map(_) => format!("write a mapping: `{key}{{...: ...}}`"),
+            Self::Struct { properties, .. } => {
+                let first = properties.first().map_or("...", |(name, _)| name);
+                format!("write `{first}: ...` and further keys here")
+            }
+            Self::OneOf(shapes) => {
+                let all: Vec<String> = shapes.iter().map(|shape| shape.advice(name)).collect();
+                all.join("; or ")
+            }
+            Self::Any | Self::Bool | Self::Names(_) => String::new(),
+        }
+    }
+
     pub(crate) fn property(&self, name: &str) -> Option<&Shape> {
         match self {
             Self::Struct { properties, .. } => properties
@@ -108,6 +155,18 @@ impl Shape {
             _ => None,
         }
     }
+}
+
+/// The words that may be written, or how to see them where there are many.
+pub(crate) fn known_words<S: AsRef<str>>(words: &[S]) -> String {
+    if words.len() > MOST_NAMES {
+        return format!(
+            "`trainer schema` prints the {} known values with their meaning",
+            words.len()
+        );
+    }
+    let words: Vec<String> = words.iter().map(|w| format!("`{}`", w.as_ref())).collect();
+    format!("known values: {}", words.join(", "))
 }
 
 /// The JSON schema of the YAML file (draft 2020-12), derived from

@@ -12,7 +12,7 @@ use config::{Map, Value, ValueKind};
 use crate::diagnostic::{Diagnostic, Label};
 use crate::keys::{Entry, Kind as Known, TABLE, nearest};
 use crate::scalar::{self, Scalar};
-use crate::shape::{MOST_NAMES, ROOT, Range, Shape};
+use crate::shape::{ROOT, Range, Shape, known_words};
 use crate::source::{Site, Source, SourceKind, Span};
 use crate::yaml::{Key, Kind, Node};
 
@@ -326,6 +326,7 @@ impl Validator<'_> {
     }
 
     fn wrong_type(&mut self, node: &Node, shape: &Shape, path: &str) -> Option<Value> {
+        let name = path.rsplit('.').next().unwrap_or(path);
         let mut error = Diagnostic::error(format!("`{path}` must be {}", shape.describe()))
             .label(self.label(node.span, format!("this is {}", node.describe())));
         match (shape, &node.kind) {
@@ -345,7 +346,14 @@ impl Validator<'_> {
             (Shape::Integer(_), Kind::Scalar { text, .. }) if scalar::number(text).is_some() => {
                 error = error.help("give a number without a fraction");
             }
-            _ => {}
+            (_, Kind::Scalar { text, .. }) => {
+                let words = shape.words().unwrap_or_default();
+                if let Some(word) = nearest(text, words.into_iter().map(|word| (word, true))) {
+                    error = error.help(suggestion(word, None));
+                }
+                error = error.help(shape.advice(name));
+            }
+            _ => error = error.help(shape.advice(name)),
         }
         self.fail(path, error)
     }
@@ -371,16 +379,7 @@ impl Validator<'_> {
         if let Some(name) = nearest(text, ours.chain(theirs)) {
             error = error.help(suggestion(name, TABLE.get(&format!("{table}={name}"))));
         }
-        error = error.help(if names.len() <= MOST_NAMES {
-            let known: Vec<String> = names.iter().map(|name| format!("`{name}`")).collect();
-            format!("known values: {}", known.join(", "))
-        } else {
-            format!(
-                "`trainer schema` prints the {} known values with their meaning",
-                names.len()
-            )
-        });
-        self.fail(path, error)
+        self.fail(path, error.help(known_words(names)))
     }
 
     /// What the table of Axolotl's values says about a value, if it is in it.
@@ -533,3 +532,7 @@ fn describe(entry: &Entry, what: &str, written: &str, label: Label) -> Diagnosti
             .help(format!("it is called `{hint}` here")),
     }
 }
+
+#[cfg(test)]
+#[path = "validate_tests.rs"]
+mod tests;

@@ -320,9 +320,7 @@ fn an_output_folder_belongs_to_one_run() {
     fs::write(&ledger, "of the other run").unwrap();
     // Before the error, the account of the data is printed.
     let error = |out: &str| {
-        // Data of its own: other tests' messages say whether theirs was prepared.
-        let own = ["--dataset_prepared_path", "prepared"];
-        let text = bench.message_with(&[&["--output_dir", out], &own[..]].concat());
+        let text = bench.message_with(&["--output_dir", out]);
         text.lines().last().unwrap_or_default().to_owned()
     };
     insta::assert_snapshot!(error("taken"));
@@ -340,8 +338,6 @@ fn override_that_is_no_key() {
 #[test]
 fn rates_of_parts_that_the_model_does_not_have() {
     let mut bench = Bench::new();
-    // Data that no other test prepares, so that it is never found prepared.
-    bench.write("rows.jsonl", format!("{ROW}\n{ROW}\n{ROW}\n"));
     bench.yaml += "lr_groups: [{name: down, modules: [w2, dwn_proj], lr: 1e-5}]\n";
     insta::assert_snapshot!(bench.message());
 }

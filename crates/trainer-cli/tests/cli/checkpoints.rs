@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-use crate::{parity_root, prepared, stderr, trainer};
+use crate::{PREPARED, parity_root, stderr, trainer};
 
 /// Settings whose runs are compared, beside the recorded case they start from.
 const PLAIN: &[&str] = &[
@@ -97,7 +97,8 @@ fn command_for(case: &str, out: &Path, extra: &[&str]) -> Command {
         .args(["train", case, "--output_dir"])
         .arg(out)
         .args(extra)
-        .env("TRAINER__DATASET_PREPARED_PATH", prepared())
+        // The runs of a test share it, as those of a person do.
+        .env(PREPARED, out.with_file_name("prepared"))
         .current_dir(parity_root())
         .stdout(Stdio::null())
         .stderr(Stdio::piped());
@@ -191,6 +192,35 @@ fn a_run_goes_on_from_each_of_its_checkpoints() {
             }
         }
     }
+}
+
+/// A stream whose file was copied to another machine, or written anew, goes on as
+/// well, and says so.
+#[test]
+fn a_file_with_another_time_is_named_when_a_stream_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("alpaca.jsonl");
+    fs::copy(parity_root().join("data/alpaca.jsonl"), &data).unwrap();
+    let path = format!("--datasets.0.path={}", data.display());
+    let keys = [STREAM, &[&path, "--save_strategy=steps", "--save_steps=4"]].concat();
+    let whole = folder.path().join("whole");
+    run(&whole, &keys);
+    let file = fs::File::options().write(true).open(&data).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH)
+        .unwrap();
+    let out = folder.path().join("resumed");
+    let from = whole.join("checkpoint-4");
+    let from = format!("--resume_from_checkpoint={}", from.display());
+    let output = command(&out, &[&keys[..], &[&from]].concat()).output();
+    let text = stderr(&output.unwrap());
+    assert!(
+        text.contains(&format!(
+            "warning: {} was modified after the checkpoint was written",
+            data.display()
+        )),
+        "{text}"
+    );
+    assert!(result(&out) == result(&whole));
 }
 
 /// The number of threads changes no bit: every sum is taken in the same order.

@@ -7,13 +7,14 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::{prepared, repository, stderr, stdout};
+use crate::{PREPARED, repository, stderr, stdout};
 
 /// Runs a command on the examples with this text on standard input.
 fn run(arguments: &[&str], input: &str) -> Output {
+    let prepared = tempfile::tempdir().unwrap();
     let mut child = Command::new(env!("CARGO_BIN_EXE_trainer"))
         .args(arguments)
-        .env("TRAINER__DATASET_PREPARED_PATH", prepared())
+        .env(PREPARED, prepared.path())
         .current_dir(repository())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -15,7 +15,10 @@ mod trajectories;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::LazyLock;
+
+/// Where prepared data is kept. It belongs neither into the sources nor into the
+/// examples.
+const PREPARED: &str = "TRAINER__DATASET_PREPARED_PATH";
 
 /// The recorded runs and their models and data.
 fn parity_root() -> PathBuf {
@@ -27,28 +30,20 @@ fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// Where the tests keep prepared data sets: none that an earlier build made, since
-/// the code that makes samples may be another now.
-fn prepared() -> &'static Path {
-    static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("prepared");
-        let _ = std::fs::remove_dir_all(&folder);
-        folder
-    });
-    &FOLDER
-}
-
+/// Runs a command in a folder. Data that it prepares is kept in a folder of its own,
+/// so that what it prints does not depend on what other tests have prepared; tests of
+/// what is found again name one with `--dataset_prepared_path`.
 fn trainer(folder: &Path, arguments: &[&str]) -> Output {
     trainer_with(folder, arguments, &[])
 }
 
 /// The same with variables in the environment.
 fn trainer_with(folder: &Path, arguments: &[&str], variables: &[(&str, &str)]) -> Output {
+    let prepared = tempfile::tempdir().expect("a folder");
     Command::new(env!("CARGO_BIN_EXE_trainer"))
         .args(arguments)
         .envs(variables.iter().copied())
-        // Prepared data sets belong neither into the sources nor into examples.
-        .env("TRAINER__DATASET_PREPARED_PATH", prepared())
+        .env(PREPARED, prepared.path())
         .current_dir(folder)
         .output()
         .expect("the binary starts")
