@@ -13,6 +13,7 @@
 mod answers;
 mod heads;
 mod kto;
+mod largest;
 mod pairs;
 mod reference;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use trainer_model::{CausalLm, RewardModel, RewardTask};
 
 use self::heads::{Rewards, Verdicts};
 use self::kto::Kto;
+pub(super) use self::largest::largest_batch;
 use self::pairs::Pairs;
 use super::AnyModel;
 use super::objective::{Metrics, Objective};
