@@ -4,12 +4,13 @@ use std::fmt;
 use std::path::Path;
 
 use trainer_config::{AdapterKind, Config, Optimizer, SaveStrategy};
-use trainer_core::estimate::{BatchShape, Estimate, Others};
+use trainer_core::estimate::{BatchShape, Estimate, Others, sample_bytes};
 use trainer_core::memory::{self, gib};
 use trainer_data::Tokenizer;
 
 use crate::session::{
-    Failure, has_second_model, is_streamed, load_tokenizer, select_device, shapes_for_training,
+    Failure, Found, find_prepared, has_second_model, load_tokenizer, select_device,
+    shapes_for_training,
 };
 
 /// Rank of the adapter that is tried as a way out.
@@ -18,7 +19,7 @@ const TRIED_RANK: usize = 16;
 /// The estimate of a configuration, beside what there is.
 pub(crate) struct Fit {
     estimate: Estimate,
-    /// Where the size of the batch is from.
+    /// Where the sizes of data are from.
     batch: &'static str,
     /// Bytes that can be had.
     available: Option<u64>,
@@ -33,14 +34,14 @@ impl Fit {
     /// Estimates a run; loads a tokenizer, but no model.
     pub(crate) fn of(config: &Config) -> Result<Self, Failure> {
         let tokenizer = load_tokenizer(config)?;
-        let (shape, batch) = batch_shape(config, &tokenizer)?;
-        let estimate = estimate(config, &tokenizer, shape)?;
+        let (data, batch) = data(config, &tokenizer)?;
+        let estimate = estimate(config, &tokenizer, data)?;
         // What the process has already is the run's too.
         let own = memory::resident().map_or(0, |resident| resident.now);
         let available = memory::available().map(|available| available + own);
         let too_much = available.is_some_and(|available| estimate.total() > available);
         let ways_out = match too_much {
-            true => ways_out(config, &tokenizer, shape, estimate.total()),
+            true => ways_out(config, &tokenizer, data, estimate.total()),
             false => Vec::new(),
         };
         Ok(Self {
@@ -136,30 +137,39 @@ pub(crate) fn size(bytes: u64) -> String {
     }
 }
 
-/// The largest batch, of the data where it is prepared.
-fn batch_shape(
-    config: &Config,
-    tokenizer: &Tokenizer,
-) -> Result<(BatchShape, &'static str), Failure> {
-    let largest = BatchShape::largest(config);
-    if is_streamed(config) || config.preference.task() != trainer_config::Task::Sft {
-        return Ok((largest, "rows of sequence_len tokens"));
-    }
-    // Data that is not there is for the run to find.
-    match trainer_data::find_prepared(config, tokenizer) {
-        Ok(Some(prepared)) => Ok((
-            BatchShape::of_samples(config, prepared.train)?,
-            "rows of the prepared data",
-        )),
-        Ok(None) | Err(_) => Ok((largest, "rows of sequence_len tokens")),
-    }
+/// What is trained on, as far as it takes memory.
+#[derive(Debug, Clone, Copy)]
+struct Data {
+    /// The largest batch.
+    batch: BatchShape,
+    /// Bytes of samples in memory.
+    samples: u64,
 }
 
-fn estimate(
-    config: &Config,
-    tokenizer: &Tokenizer,
-    shape: BatchShape,
-) -> Result<Estimate, Failure> {
+/// The data where it is prepared, and where the sizes are from.
+fn data(config: &Config, tokenizer: &Tokenizer) -> Result<(Data, &'static str), Failure> {
+    const PREPARED: &str = "rows of the prepared data";
+    Ok(match find_prepared(config, tokenizer) {
+        Ok(Some(Found::Samples(prepared))) => {
+            let batch = BatchShape::of_samples(config, prepared.train)?;
+            (Data { batch, samples: 0 }, PREPARED)
+        }
+        Ok(Some(Found::Preferences(prepared))) => {
+            let samples = sample_bytes(&prepared.train) + sample_bytes(&prepared.eval);
+            let device = select_device(config)?.device;
+            let (model, _) = shapes_for_training(config, tokenizer, &device)?;
+            let batch = model.largest_batch(config, prepared.train)?;
+            (Data { batch, samples }, PREPARED)
+        }
+        // Data that is not there is for the run to find.
+        Ok(None) | Err(_) => {
+            let batch = BatchShape::largest(config);
+            (Data { batch, samples: 0 }, "rows of sequence_len tokens")
+        }
+    })
+}
+
+fn estimate(config: &Config, tokenizer: &Tokenizer, data: Data) -> Result<Estimate, Failure> {
     let device = select_device(config)?.device;
     let (model, adapter) = shapes_for_training(config, tokenizer, &device)?;
     let folder = config
@@ -170,8 +180,9 @@ fn estimate(
     let others = Others {
         second_model: has_second_model(config),
         tokenizer_file: file.map_or(0, |file| file.len()),
+        samples: data.samples,
     };
-    Ok(model.estimate(config, adapter.as_ref(), shape, others)?)
+    Ok(model.estimate(config, adapter.as_ref(), data.batch, others)?)
 }
 
 /// A setting that takes less memory.
@@ -256,16 +267,17 @@ fn alternatives(config: &Config) -> Vec<Alternative> {
 fn ways_out(
     config: &Config,
     tokenizer: &Tokenizer,
-    shape: BatchShape,
+    data: Data,
     total: u64,
 ) -> Vec<(String, u64)> {
     let estimated = alternatives(config).into_iter().filter_map(|tried| {
-        let shape = BatchShape {
-            slots: shape.slots / tried.fewer,
-            targets: shape.targets / tried.fewer,
+        let batch = BatchShape {
+            slots: data.batch.slots / tried.fewer,
+            targets: data.batch.targets / tried.fewer,
         };
+        let data = Data { batch, ..data };
         // What does not go together with the rest of the file is no way out.
-        let estimate = estimate(&tried.config, tokenizer, shape).ok()?;
+        let estimate = estimate(&tried.config, tokenizer, data).ok()?;
         Some((tried.setting, estimate.total()))
     });
     estimated.filter(|(_, new)| *new < total / 10 * 9).collect()

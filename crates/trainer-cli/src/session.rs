@@ -13,7 +13,7 @@ use trainer_config::{Config, Dataset, Layers, Loaded, PromptStrategy, Rl, Specia
 use trainer_core::{Adapter, AnyModel, TrainerTokenizer, backend, quantization, unfreeze};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
 use trainer_data::{
-    CacheOutcome, ChatPrompts, ChatTemplate, PreferenceObjective, PreparedData,
+    CacheOutcome, ChatPrompts, ChatTemplate, DataError, PreferenceObjective, PreparedData,
     PreparedPreferences, Tokenizer,
 };
 use trainer_model::{
@@ -150,17 +150,45 @@ pub(crate) fn load_preferences(
     config: &Config,
     tokenizer: &Tokenizer,
 ) -> Result<(PreparedPreferences, CacheOutcome), Failure> {
-    let objective = match config.preference.task() {
-        Task::Rl(Rl::Kto) => PreferenceObjective::Kto,
-        Task::Rl(Rl::Orpo) => PreferenceObjective::Orpo,
-        Task::RewardModel => PreferenceObjective::RewardModel,
-        Task::ProcessRewardModel => PreferenceObjective::ProcessRewardModel,
-        Task::Sft | Task::Rl(_) => PreferenceObjective::Pairwise,
-    };
+    // Anything else is pairs.
+    let objective = preference_objective(config).unwrap_or(PreferenceObjective::Pairwise);
     let (prepared, outcome) =
         trainer_data::prepare_preferences_cached(config, tokenizer, objective)?;
     say_damaged(&outcome);
     Ok((prepared, outcome))
+}
+
+/// What the samples of a configuration are for; none of supervised fine-tuning.
+fn preference_objective(config: &Config) -> Option<PreferenceObjective> {
+    Some(match config.preference.task() {
+        Task::Sft => return None,
+        Task::Rl(Rl::Kto) => PreferenceObjective::Kto,
+        Task::Rl(Rl::Orpo) => PreferenceObjective::Orpo,
+        Task::Rl(_) => PreferenceObjective::Pairwise,
+        Task::RewardModel => PreferenceObjective::RewardModel,
+        Task::ProcessRewardModel => PreferenceObjective::ProcessRewardModel,
+    })
+}
+
+/// Data that was prepared before, of one kind or the other.
+pub(crate) enum Found {
+    Samples(PreparedData),
+    Preferences(PreparedPreferences),
+}
+
+/// The data that was prepared for a configuration before, if it was.
+pub(crate) fn find_prepared(
+    config: &Config,
+    tokenizer: &Tokenizer,
+) -> Result<Option<Found>, DataError> {
+    if is_streamed(config) {
+        return Ok(None);
+    }
+    Ok(match preference_objective(config) {
+        None => trainer_data::find_prepared(config, tokenizer)?.map(Found::Samples),
+        Some(objective) => trainer_data::find_prepared_preferences(config, tokenizer, objective)?
+            .map(Found::Preferences),
+    })
 }
 
 /// A configuration that prepares `tests` as training data is prepared elsewhere:

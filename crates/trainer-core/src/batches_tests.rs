@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use trainer_config::{AutoBool, PackingStrategy};
+
 use super::*;
 
 fn samples(lengths: &[usize]) -> Vec<Sample> {
@@ -19,7 +21,7 @@ fn training(config: Config, lengths: &[usize]) -> Batches {
 /// The lengths of the samples in each batch, row by row.
 fn lengths(batches: &Batches, epoch: u64) -> Vec<Vec<Vec<u32>>> {
     let plan = batches.plan(epoch).unwrap();
-    let of = &batches.planner.lengths;
+    let of = &batches.planner.lengths();
     let rows = |batch: Vec<Vec<u32>>| -> Vec<Vec<u32>> {
         let row = |row: &Vec<u32>| row.iter().map(|&i| of[i as usize]).collect();
         batch.iter().map(row).collect()

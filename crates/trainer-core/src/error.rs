@@ -124,6 +124,11 @@ impl TrainerError {
         Self::Setting { key, message }
     }
 
+    /// What is wrong with the data.
+    pub(crate) fn data(error: impl std::fmt::Display) -> Self {
+        Self::Data(error.to_string())
+    }
+
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }

@@ -1,19 +1,24 @@
 //! How much memory a run will take at most, before it begins.
 //!
-//! The parts are added up as if all were there at once. Strictly they are not: the
-//! activations of a step are gone when its last gradient comes. But what a CPU
-//! backend frees, the allocator keeps in pieces between blocks that stay, and the
-//! next step's activations do not fit into the places of gradients, so that the sum
-//! is what is measured (docs/performance.md; `scripts/check_memory_estimate.py`
-//! repeats it). It is an estimate for the flex backend in `f32`; others keep more
-//! between forward and backward pass.
+//! There are two moments at which the peak may be: when the loss is known and all
+//! activations are there, and when the last gradient comes and none is. The parts of
+//! the larger one are the estimate. At a third, the optimizer's step, nothing is there
+//! that the second has not. Everything else is freed by then, and used again, but for
+//! what the allocator keeps in pieces: activations and gradients take turns, and neither
+//! fit quite into the places of the other (docs/performance.md;
+//! `scripts/check_memory_estimate.py` measures it). It is an estimate for the flex
+//! backend in `f32`; others keep more between forward and backward pass.
+//!
+//! A reference model, an evaluation and a checkpoint that is read back keep no
+//! activations: what they need for a moment is less than what a step does.
 //!
 //! Letters: `d` width of the model, `h` query and `g` key-value heads of width `k`,
 //! `i` width inside the MLP, `v` vocabulary, `r` rank of an adapter.
 
 use std::collections::HashMap;
 
-use trainer_config::{Config, SaveStrategy};
+use seqprep::{KtoSample, PreferencePair, Preferences};
+use trainer_config::{Config, Rl, SaveStrategy, Task};
 use trainer_model::{
     DecoderModel, ModelConfig, NormPlacement, ParameterInfo, Pretrained, QkNorm, parameters,
 };
@@ -28,44 +33,50 @@ use crate::trained::unfreeze;
 const F32: u64 = 4;
 
 /// What a process takes before it has a model: program, libraries, threads.
-const PROCESS: u64 = 26 << 20;
+const PROCESS: u64 = 30 << 20;
 
 /// Memory of a tokenizer over the size of its file.
 const TOKENIZER: u64 = 10;
 
-/// What the allocator keeps in pieces that fit nothing, in hundredths of the weights as
-/// `f32`: measured, from none to a third.
-const FRAGMENTS: u64 = 15;
+/// What the allocator keeps in pieces that fit nothing, in hundredths of the smaller of
+/// activations and gradients: measured, from 20 to 55.
+const FRAGMENTS: u64 = 40;
 
 /// Name of the embedding.
 const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// Name of an output projection that is not the embedding.
+const HEAD: &str = "lm_head.weight";
 
 /// Part of a layer's activations that its backward pass needs once more for the
 /// gradients that go through it, in halves.
 const WORK_HALVES: u64 = 1;
 
 /// The largest batch of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct BatchShape {
     /// Places for tokens, padding included.
     pub slots: usize,
-    /// Tokens that the loss is taken over.
+    /// Tokens whose logits the loss is made of: none where a head of its own gives
+    /// rewards.
     pub targets: usize,
 }
 
 impl BatchShape {
-    /// The largest that a configuration allows, whatever the data. A preference has
-    /// two answers, each with its prompt.
+    /// The largest that a configuration allows, whatever the data. A pair has two
+    /// answers, each with its prompt.
     #[must_use]
     pub fn largest(config: &Config) -> Self {
-        let answers = match config.preference.task() {
-            trainer_config::Task::Sft | trainer_config::Task::ProcessRewardModel => 1,
-            trainer_config::Task::Rl(_) | trainer_config::Task::RewardModel => 2,
+        let (answers, has_logits) = match config.preference.task() {
+            Task::Sft | Task::Rl(Rl::Kto) => (1, true),
+            Task::Rl(_) => (2, true),
+            Task::RewardModel => (2, false),
+            Task::ProcessRewardModel => (1, false),
         };
         let slots = config.micro_batch_size * config.sequence_len * answers;
         Self {
             slots,
-            targets: slots,
+            targets: if has_logits { slots } else { 0 },
         }
     }
 
@@ -161,6 +172,27 @@ pub struct Others {
     pub second_model: bool,
     /// Size of the tokenizer's file, in bytes.
     pub tokenizer_file: u64,
+    /// Samples that are in memory, in bytes; see [`sample_bytes`].
+    pub samples: u64,
+}
+
+/// Bytes of samples in memory.
+#[must_use]
+pub fn sample_bytes(samples: &Preferences) -> u64 {
+    // Of each list: its ids, and what it and the allocator note about it.
+    let list = |numbers: usize| 4 * numbers + 40;
+    let bytes: usize = match samples {
+        Preferences::Pairs(pairs) => {
+            let pair = |p: &PreferencePair| [&p.prompt, &p.chosen, &p.rejected].map(Vec::len);
+            pairs.iter().flat_map(pair).map(list).sum()
+        }
+        Preferences::Kto(answers) => {
+            let answer = |s: &KtoSample| [&s.prompt, &s.completion].map(Vec::len);
+            answers.iter().flat_map(answer).map(list).sum()
+        }
+        Preferences::Steps(steps) => steps.iter().map(|s| 2 * list(s.len())).sum(),
+    };
+    bytes as u64
 }
 
 /// Estimates the peak memory of a run.
@@ -207,12 +239,10 @@ pub fn memory<M: DecoderModel + Pretrained>(
         .sum();
     let shape = model.decoder().config();
     let count = |bytes: u64| format!("{:.1} M numbers", bytes as f64 / F32 as f64 / 1e6);
-    let copies = match config.gradient_accumulation_steps {
-        1 => 1,
-        _ => 2,
-    };
-    let recomputed = config.compute.gradient_checkpointing;
-    let parts = [
+    let accumulates = config.gradient_accumulation_steps > 1;
+    let activations = activations(shape, &infos, config, batch.slots as u64);
+    let head = head(shape, &infos, batch.targets as u64);
+    let always = vec![
         Part {
             what: "weights",
             of: match (others.second_model, in_few_bits.is_empty()) {
@@ -223,49 +253,19 @@ pub fn memory<M: DecoderModel + Pretrained>(
             bytes: all * (1 + u64::from(others.second_model)),
         },
         Part {
-            what: "gradients",
-            of: match copies {
-                1 => count(trained),
-                _ => format!("{}, of a batch and of the sum", count(trained)),
-            },
-            bytes: trained * copies,
-        },
-        Part {
             what: "optimizer state",
             of: config.optimizer.to_string(),
             bytes: state,
         },
         Part {
-            what: "activations",
-            of: format!(
-                "{} places of tokens, {}",
-                batch.slots,
-                match recomputed {
-                    true => "one layer at a time",
-                    false => "all layers",
-                }
-            ),
-            bytes: activations(shape, &infos, config, batch.slots as u64),
-        },
-        Part {
-            what: "loss",
-            of: "logits of a chunk; of a tied embedding, a second gradient".into(),
-            bytes: loss(shape, &infos, batch.targets as u64),
-        },
-        Part {
-            what: "checkpoint",
-            of: "copies while one is written".into(),
-            bytes: match saves(config) {
-                // The step that follows copies the weights that it changes.
-                true if !config.checkpoint.save_only_model => state + trained,
-                true => trained,
-                false => 0,
-            },
+            what: "samples",
+            of: "tokens of pairs, answers or steps".into(),
+            bytes: others.samples,
         },
         Part {
             what: "allocator",
-            of: "free, between blocks that stay".into(),
-            bytes: in_full * FRAGMENTS / 100,
+            of: "free, in pieces between blocks that stay".into(),
+            bytes: activations.min(trained) * FRAGMENTS / 100,
         },
         Part {
             what: "process",
@@ -273,13 +273,68 @@ pub fn memory<M: DecoderModel + Pretrained>(
             bytes: PROCESS + TOKENIZER * others.tokenizer_file,
         },
     ];
+    let copied = match saves(config) {
+        true if !config.checkpoint.save_only_model => state,
+        _ => 0,
+    };
+    let with_loss = [
+        Part {
+            what: "gradients",
+            of: format!("{}, of the batches before", count(trained)),
+            bytes: if accumulates { trained } else { 0 },
+        },
+        Part {
+            what: "activations",
+            of: format!(
+                "{} places of tokens, {}",
+                batch.slots,
+                match config.compute.gradient_checkpointing {
+                    true => "one layer at a time",
+                    false => "all layers",
+                }
+            ),
+            bytes: activations,
+        },
+        Part {
+            what: "loss",
+            of: "logits of a chunk, and the gradient of the head".into(),
+            bytes: head.logits + head.gradient,
+        },
+        Part {
+            what: "checkpoint",
+            of: "copies while one is written".into(),
+            // The step that came after changed the weights.
+            bytes: copied + if saves(config) { trained } else { 0 },
+        },
+    ];
+    let with_gradients = [
+        Part {
+            what: "gradients",
+            of: match accumulates {
+                false => count(trained),
+                true => format!("{}, of a batch and of the sum", count(trained)),
+            },
+            bytes: trained * (1 + u64::from(accumulates)),
+        },
+        Part {
+            what: "checkpoint",
+            of: "copies while one is written".into(),
+            bytes: copied,
+        },
+    ];
     let saved = match adapter {
         Some(_) => trained,
         None => in_full,
     };
-    Ok(Estimate {
-        parts: parts.into_iter().filter(|part| part.bytes > 0).collect(),
-        files: Files::of(config, saved, state),
+    let files = Files::of(config, saved, state);
+    let [first, second] = [with_loss.to_vec(), with_gradients.to_vec()].map(|moment| {
+        let parts = [always.clone(), moment].concat().into_iter();
+        let parts = parts.filter(|part| part.bytes > 0).collect();
+        Estimate { parts, files }
+    });
+    Ok(match first.total() > second.total() {
+        true => first,
+        false => second,
     })
 }
 
@@ -367,12 +422,25 @@ fn activations(shape: &ModelConfig, infos: &[ParameterInfo], config: &Config, sl
     F32 * slots * (kept + largest * WORK_HALVES / 2 + top)
 }
 
-/// The logits of a chunk and their gradient. An embedding that is the output projection
-/// too has two gradients before they are added, of which one is counted already.
-fn loss(shape: &ModelConfig, infos: &[ParameterInfo], targets: u64) -> u64 {
+/// What the output projection takes beside activations, in bytes.
+struct Head {
+    /// Logits of a chunk, in whose place their gradient comes.
+    logits: u64,
+    /// Gradient of the projection, where it is trained: it is there before any
+    /// activation is gone.
+    gradient: u64,
+}
+
+fn head(shape: &ModelConfig, infos: &[ParameterInfo], targets: u64) -> Head {
     let (v, d) = (shape.vocab_size as u64, shape.hidden_size as u64);
     let chunk = (trainer_model::logits_chunk(shape.vocab_size) as u64).min(targets);
-    let is_trained = |info: &ParameterInfo| info.trainable && info.name == EMBEDDING;
-    let twice = shape.tie_word_embeddings && infos.iter().any(is_trained);
-    F32 * (2 * chunk * v + u64::from(twice) * v * d)
+    let name = match shape.tie_word_embeddings {
+        true => EMBEDDING,
+        false => HEAD,
+    };
+    let trained = targets > 0 && infos.iter().any(|info| info.trainable && info.name == name);
+    Head {
+        logits: F32 * chunk * v,
+        gradient: if trained { F32 * v * d } else { 0 },
+    }
 }

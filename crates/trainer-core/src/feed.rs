@@ -7,7 +7,8 @@
 use seqprep::{Batch, Preferences, Sample, SampleSource, collate_flattened, collate_packed};
 use serde_json::Value;
 
-use crate::batches::{BatchOptions, BatchSource, EpochPlan};
+use crate::batch_plan::{BatchOptions, EpochPlan};
+use crate::batches::BatchSource;
 use crate::checkpoint::FeedPosition;
 use crate::error::{Result, TrainerError};
 
@@ -241,7 +242,7 @@ impl BatchStream for PackedRows {
             let row = self.rows.next().ok_or_else(|| {
                 TrainerError::Data("the stream of training data ended before the run".into())
             })?;
-            taken.push(row.map_err(|error| TrainerError::Data(error.to_string()))?);
+            taken.push(row.map_err(TrainerError::data)?);
         }
         let mut ids = taken.iter().flatten().flat_map(|sample| &sample.input_ids);
         if let Some(id) = ids.find(|id| **id as usize >= self.vocab_size) {
@@ -256,7 +257,7 @@ impl BatchStream for PackedRows {
             true => collate_flattened(&rows.concat(), &options.collate),
             false => collate_packed(&rows, &options.collate),
         };
-        batch.map_err(|error| TrainerError::Data(error.to_string()))
+        batch.map_err(TrainerError::data)
     }
 
     fn rows(&self) -> usize {

@@ -3,6 +3,7 @@
 mod adapter;
 mod allocator;
 pub mod backend;
+mod batch_plan;
 mod batches;
 mod checkpoint;
 mod error;
@@ -22,7 +23,8 @@ mod trainer;
 
 pub use adapter::{Adapter, quantization};
 pub use allocator::{Allocator, keep_freed_memory};
-pub use batches::{BatchOptions, BatchSource, Batches, EpochPlan, Order, PackingOptions};
+pub use batch_plan::{BatchOptions, EpochPlan, Order, PackingOptions};
+pub use batches::{BatchSource, Batches};
 pub use error::{Result, TrainerError};
 pub use feed::{EvalData, OpenStream, RowStream, TrainData};
 pub use generation::{SAMPLES, generation_options};

@@ -20,7 +20,8 @@ use seqprep::{
 use serde::Serialize;
 use trainer_model::{Fork, Targets};
 
-use crate::batches::{BatchOptions, BatchSource, EpochPlan, Planner, check_ids, data};
+use crate::batch_plan::{BatchOptions, EpochPlan, Planner};
+use crate::batches::{BatchSource, check_ids};
 use crate::error::{Result, TrainerError};
 use crate::generation::Prompt;
 
@@ -268,7 +269,7 @@ impl BatchSource for PairBatches {
                 (false, false) => collate_pairs(&each.concat(), &options.collate),
             }
         };
-        let collated = collated.map_err(data)?;
+        let collated = collated.map_err(TrainerError::data)?;
         let forks = collated.forks.into_iter().map(|fork| Fork {
             shared: fork.prompt,
             branch: fork.answer,
@@ -393,7 +394,7 @@ impl JudgedBatches {
             (false, true) => collate_packed_judged(&sequences, &collate),
             (false, false) => collate_judged(&sequences.concat(), &collate),
         };
-        let collated = collated.map_err(data)?;
+        let collated = collated.map_err(TrainerError::data)?;
         let prompts = rows.iter().flatten().map(|sample| sample.prompt.len());
         let documents = Spans::new(&collated.batch).documents(&collated.documents, prompts, &[]);
         Ok((collated.batch, documents))
@@ -506,6 +507,6 @@ impl BatchSource for StepBatches {
             true => vec![rows.iter().flat_map(each).collect()],
             false => rows.iter().map(each).collect(),
         };
-        collate_packed_steps(&rows, &options.collate).map_err(data)
+        collate_packed_steps(&rows, &options.collate).map_err(TrainerError::data)
     }
 }

@@ -46,7 +46,8 @@ mod tokenizer;
 
 pub use cache::{
     CacheOutcome, Difference, Explanation, Fingerprint, PreparedData, Samples, TokenFile,
-    explain_cache, find_prepared, prepare_cached, prepare_preferences_cached,
+    explain_cache, find_prepared, find_prepared_preferences, prepare_cached,
+    prepare_preferences_cached,
 };
 pub use error::{DataError, Place};
 pub use export::export_jsonl;

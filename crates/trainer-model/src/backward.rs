@@ -110,7 +110,7 @@ fn kept<M: DecoderModel, T>(
     let started = Instant::now();
     let decoder = model.decoder();
     let vectors_btd = vectors(decoder, input);
-    let (hidden_btd, balance) = decoder.from_vectors(vectors_btd.clone(), input);
+    let (hidden_btd, balance) = decoder.hidden_of_vectors(vectors_btd.clone(), input);
     let (mut loss, output) = loss(model.for_head(hidden_btd));
     let mut value = scalar(&loss);
     let mut balance_value = 0.0;

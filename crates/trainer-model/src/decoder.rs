@@ -224,12 +224,12 @@ impl Decoder {
     /// `[1]`, times its coefficient, where the configuration asks for one.
     #[must_use]
     pub fn hidden_and_balance(&self, input: &ModelInput) -> (Tensor<3>, Option<Tensor<1>>) {
-        self.from_vectors(self.vectors(input), input)
+        self.hidden_of_vectors(self.vectors(input), input)
     }
 
     /// As [`hidden_and_balance`](Self::hidden_and_balance), from the
     /// [vectors](Self::vectors) of the tokens.
-    pub(crate) fn from_vectors(
+    pub(crate) fn hidden_of_vectors(
         &self,
         vectors_btd: Tensor<3>,
         input: &ModelInput,

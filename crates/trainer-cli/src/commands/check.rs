@@ -10,7 +10,7 @@ use super::train::ready;
 use crate::args::{Check, Shown};
 use crate::fit::{Fit, size};
 use crate::progress::{clock, grouped};
-use crate::session::{Failure, is_streamed, load_layers, load_tokenizer};
+use crate::session::{Failure, find_prepared, load_layers, load_tokenizer};
 
 pub(crate) fn run(arguments: &Check) -> Result<(), Failure> {
     let ([probed], overrides) = arguments.run.flags(["probe"])?;
@@ -43,9 +43,7 @@ pub(crate) fn run(arguments: &Check) -> Result<(), Failure> {
 /// Times a few batches and prints what they tell.
 fn probe(mut loaded: Loaded) -> Result<(), Failure> {
     let config = &mut loaded.config;
-    let prepared = !is_streamed(config)
-        && trainer_data::find_prepared(config, &load_tokenizer(config)?)?.is_some();
-    if !prepared {
+    if find_prepared(config, &load_tokenizer(config)?)?.is_none() {
         // Prepared in memory: nothing is written.
         config.dataset_prepared_path = Some(PathBuf::new());
     }

@@ -25,13 +25,22 @@ fn mebibytes(table: &str, row: &str) -> f64 {
 /// measures more kinds of runs.
 #[test]
 fn memory_is_about_what_the_run_then_takes() {
+    memory_is_estimated("examples/glossary.yaml");
+}
+
+#[test]
+fn memory_of_pairs_is_about_what_the_run_then_takes() {
+    memory_is_estimated("examples/dpo.yaml");
+}
+
+fn memory_is_estimated(file: &str) {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");
     let prepared = folder.path().join("prepared");
     let run = |verb: &str| {
         let arguments = [
             verb,
-            "examples/glossary.yaml",
+            file,
             "--num_epochs=1",
             "--output_dir",
             out.to_str().unwrap(),

@@ -15,7 +15,8 @@ use super::objective::{Accumulated, Objective, Precision, StepSeed};
 use super::preference::Parts;
 use super::run::Run;
 use super::weights::Weights;
-use crate::batches::{BatchOptions, BatchSource, Batches};
+use crate::batch_plan::BatchOptions;
+use crate::batches::{BatchSource, Batches};
 use crate::checkpoint::SaveModel;
 use crate::error::{Result, TrainerError};
 use crate::feed::{Feed, PackedRows, TrainData};
@@ -49,8 +50,7 @@ impl CausalTrainer {
                 Feed::samples(batches)
             }
             TrainData::Stream(open) => Feed::stream(PackedRows {
-                rows: open(resume.cursor())
-                    .map_err(|error| TrainerError::Data(error.to_string()))?,
+                rows: open(resume.cursor()).map_err(TrainerError::data)?,
                 options,
                 vocab_size,
             }),
@@ -144,10 +144,6 @@ impl Objective for NextToken {
 
     fn describe(&self, loss: f64, row: &mut LogRow) {
         row.insert("ppl".into(), json!(loss.exp()));
-    }
-
-    fn record(&self, batch: &Batch) -> Value {
-        json!(batch)
     }
 
     fn saver(&self, model: CausalLm, precision: Precision) -> SaveModel {

@@ -8,7 +8,8 @@ use trainer_config::Config;
 use trainer_model::{CausalLm, Targets};
 
 use super::causal::tokens;
-use crate::batches::{BatchOptions, BatchSource, Batches};
+use crate::batch_plan::BatchOptions;
+use crate::batches::{BatchSource, Batches};
 use crate::error::Result;
 use crate::history::LogRow;
 

@@ -21,6 +21,7 @@ pub use setup::{TrainerTokenizer, check_settings, setup_trainer};
 pub use weights::save_options;
 
 use burn::tensor::{Device, FloatDType};
+use seqprep::Preferences;
 use trainer_config::Config;
 use trainer_model::{CausalLm, RewardModel};
 
@@ -118,6 +119,15 @@ impl AnyModel {
             Self::Causal(model) => model.config().vocab_size,
             Self::Reward(model) => model.config().vocab_size,
         }
+    }
+
+    /// The largest batch of the first epoch of preferences.
+    ///
+    /// # Errors
+    /// When the samples cannot be made into batches, or are not of the kind that the
+    /// objective of the configuration takes.
+    pub fn largest_batch(&self, config: &Config, train: Preferences) -> Result<BatchShape> {
+        preference::largest_batch(config, train, self)
     }
 
     /// Estimates the peak memory of a run; see [`estimate::memory`].

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use seqprep::Batch;
+use serde::Serialize;
 use serde_json::{Value, json};
 use trainer_model::ParameterGradients;
 
@@ -22,8 +23,9 @@ use crate::history::{LogRow, Observer};
 pub(crate) trait Objective {
     /// The model that is trained.
     type Model: Module;
-    /// What one forward pass takes.
-    type Batch;
+    /// What one forward pass takes; it is written for someone who looks for the row that
+    /// went wrong.
+    type Batch: Serialize;
 
     /// Whether [`prepare`](Self::prepare) looks at the model.
     fn compares_with_start(&self) -> bool {
@@ -78,9 +80,6 @@ pub(crate) trait Objective {
 
     /// Adds what follows from the mean `loss` of a log row.
     fn describe(&self, _loss: f64, _row: &mut LogRow) {}
-
-    /// A batch as JSON, for someone who looks for the row that went wrong.
-    fn record(&self, batch: &Self::Batch) -> Value;
 
     /// What writes the files of `model`, which records no gradients, into a
     /// folder; it may run in another thread.

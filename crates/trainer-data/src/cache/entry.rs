@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use seqprep::Sample;
+use seqprep::{Preferences, Sample};
 use serde::{Deserialize, Serialize};
 use trainer_config::Config;
 
@@ -17,7 +17,7 @@ use super::tokens::{TokenFile, TokenWriter, read_varint, varint};
 use crate::ledger::LEDGER_FILE;
 use crate::pipeline::{self, Kind};
 use crate::prepare::in_pool;
-use crate::{DataError, Ledger, Plan, Tokenizer};
+use crate::{DataError, Ledger, Plan, PreparedPreferences, Tokenizer};
 
 const MANIFEST: &str = "manifest.json";
 const SAMPLES: &str = "samples.tokens";
@@ -77,8 +77,20 @@ pub(super) struct Stored<K> {
 }
 
 impl<K: Record> Stored<K> {
+    /// Samples in memory.
+    pub(super) fn preferences(
+        self,
+        wrap: fn(Vec<K>) -> Preferences,
+    ) -> Result<PreparedPreferences, DataError> {
+        Ok(PreparedPreferences {
+            train: wrap(self.read(&self.train)?),
+            eval: wrap(self.read(&self.eval)?),
+            ledger: self.ledger,
+        })
+    }
+
     /// Samples by their places in the file.
-    pub(super) fn read(&self, order: &[u32]) -> Result<Vec<K>, DataError> {
+    fn read(&self, order: &[u32]) -> Result<Vec<K>, DataError> {
         order
             .iter()
             .map(|place| self.file.get(*place as usize))

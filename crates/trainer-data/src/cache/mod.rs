@@ -99,14 +99,67 @@ pub fn find_prepared(
     config: &Config,
     tokenizer: &Tokenizer,
 ) -> Result<Option<PreparedData>, DataError> {
+    let stored = find::<Sample>(config, tokenizer, ())?;
+    Ok(stored.map(Stored::samples))
+}
+
+/// As [`find_prepared`], of the samples that an objective learns from.
+///
+/// # Errors
+/// [`DataError::Io`] where a file of the data cannot be read.
+pub fn find_prepared_preferences(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    objective: PreferenceObjective,
+) -> Result<Option<PreparedPreferences>, DataError> {
+    fn found<K: Kind<Purpose = PreferenceObjective> + Record>(
+        config: &Config,
+        tokenizer: &Tokenizer,
+        objective: PreferenceObjective,
+        wrap: fn(Vec<K>) -> Preferences,
+    ) -> Result<Option<PreparedPreferences>, DataError> {
+        let stored = find::<K>(config, tokenizer, objective)?;
+        stored.map(|stored| stored.preferences(wrap)).transpose()
+    }
+    match objective {
+        PreferenceObjective::Kto => found(config, tokenizer, objective, Preferences::Kto),
+        PreferenceObjective::ProcessRewardModel => {
+            found(config, tokenizer, objective, Preferences::Steps)
+        }
+        PreferenceObjective::Pairwise
+        | PreferenceObjective::Orpo
+        | PreferenceObjective::RewardModel => {
+            found(config, tokenizer, objective, Preferences::Pairs)
+        }
+    }
+}
+
+/// The entry of a configuration, if there is one.
+fn find<K: Kind + Record>(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    purpose: K::Purpose,
+) -> Result<Option<Stored<K>>, DataError> {
     let Some(root) = folder(config) else {
         return Ok(None);
     };
-    let fingerprint = Fingerprint::new(config, tokenizer)?;
+    let fingerprint = fingerprint(config, tokenizer, purpose)?;
     let entry = root.join(fingerprint.key());
     // A damaged one is none: the run prepares the data anew.
-    let stored = entry::load::<Sample>(&entry, &fingerprint, config).unwrap_or(None);
-    Ok(stored.map(Stored::samples))
+    Ok(entry::load(&entry, &fingerprint, config).unwrap_or(None))
+}
+
+/// What the samples of a purpose are made of.
+fn fingerprint(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    purpose: impl Purpose,
+) -> Result<Fingerprint, DataError> {
+    let mut fingerprint = Fingerprint::new(config, tokenizer)?;
+    if let Some(name) = purpose.name() {
+        fingerprint.add("objective", name.to_owned());
+    }
+    Ok(fingerprint)
 }
 
 /// As [`prepare_preferences`](crate::prepare_preferences), but uses the samples
@@ -143,11 +196,7 @@ fn preferences<K: Kind<Purpose = PreferenceObjective> + Record>(
     let (stored, outcome) = cached::<K>(config, tokenizer, objective)?;
     let prepared = match stored {
         None => crate::prepare_preferences(config, tokenizer, objective)?,
-        Some(stored) => PreparedPreferences {
-            train: wrap(stored.read(&stored.train)?),
-            eval: wrap(stored.read(&stored.eval)?),
-            ledger: stored.ledger,
-        },
+        Some(stored) => stored.preferences(wrap)?,
     };
     Ok((prepared, outcome))
 }
@@ -161,10 +210,7 @@ fn cached<K: Kind + Record>(
     let Some(root) = folder(config) else {
         return Ok((None, CacheOutcome::Off));
     };
-    let mut fingerprint = Fingerprint::new(config, tokenizer)?;
-    if let Some(name) = purpose.name() {
-        fingerprint.add("objective", name.to_owned());
-    }
+    let fingerprint = fingerprint(config, tokenizer, purpose)?;
     let entry = root.join(fingerprint.key());
     let load = || entry::load(&entry, &fingerprint, config);
     if let Ok(Some(stored)) = load() {

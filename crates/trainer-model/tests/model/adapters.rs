@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use serde_json::{Value, json};
 use trainer_model::{
-    Activations, CausalLm, LoraAdapter, LoraConfig, LoraInit, ParameterGradients, TargetModules,
-    Targets, Tokens, backward, map_values, parameters,
+    Activations, CausalLm, LoraAdapter, LoraConfig, LoraInit, TargetModules, Tokens, map_values,
+    parameters,
 };
 
 use crate::reference::{forward_agrees, gradients_agree, read_case};
-use crate::{cpu, folder, load, values};
+use crate::{cpu, folder, load, next_token, recomputes, values};
 
 fn recorded(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -254,18 +254,7 @@ fn only_factors_are_trained() {
     let base = load(&folder("llama"), &cpu().autodiff());
     let (model, _) = LoraAdapter::attach(base, LoraConfig::default(), 1).unwrap();
     let model = trained(model);
-    let ids: Vec<u32> = (0..12).collect();
-    let tokens = Tokens {
-        rows: 1,
-        width: 12,
-        input_ids: &ids,
-        position_ids: &ids,
-        segment_ids: &[1; 12],
-    };
-    let labels: Vec<i32> = (0..12).collect();
-    let hidden = model.hidden(&model.input(&tokens).with_dropout(3));
-    let loss = model.loss_sum(hidden, &Targets::from_labels(&labels, 12));
-    let gradients = ParameterGradients::take(&model, &mut loss.backward());
+    let (_, gradients) = next_token(&model, Activations::Kept);
     for (info, gradient) in parameters(&model).iter().zip(gradients.flat) {
         assert_eq!(
             info.trainable,
@@ -290,29 +279,6 @@ fn recomputed_layers_drop_the_same() {
         let (model, _) = LoraAdapter::attach(base, config, 1).unwrap();
         recomputes(&trained(model));
     }
-}
-
-/// Gradients are the same to the bit with activations kept and computed anew.
-fn recomputes(model: &CausalLm) {
-    let ids: Vec<u32> = (0..12).collect();
-    let tokens = Tokens {
-        rows: 1,
-        width: 12,
-        input_ids: &ids,
-        position_ids: &ids,
-        segment_ids: &[1; 12],
-    };
-    let targets = Targets::from_labels(&(0..12).collect::<Vec<i32>>(), 12);
-    let run = |activations| {
-        let input = model.input(&tokens).with_dropout(3);
-        let back = backward(model, &input, activations, |hidden_btd| {
-            (model.loss_sum(hidden_btd, &targets), ())
-        });
-        let gradients = back.gradients.flat.into_iter().flatten();
-        let values = gradients.map(|gradient| gradient.into_data().iter::<f32>().collect());
-        (back.loss, values.collect::<Vec<Vec<f32>>>())
-    };
-    assert_eq!(run(Activations::Kept), run(Activations::Recomputed));
 }
 
 /// What matches nothing is an error that lists what there is.

@@ -24,13 +24,48 @@ use std::path::PathBuf;
 
 use burn::module::Module;
 use burn::tensor::Device;
-use trainer_model::{CausalLm, ModelConfig, load_causal_lm, visit_values};
+use trainer_model::{
+    Activations, CausalLm, ModelConfig, ParameterGradients, Targets, Tokens, backward,
+    load_causal_lm, visit_values,
+};
 
 /// Folder of a model of the parity set.
 fn folder(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("../trainer-cli/tests/parity/models")
         .join(name)
+}
+
+/// Loss and gradients of a row of twelve tokens, with dropout where the model has some.
+fn next_token(model: &CausalLm, activations: Activations) -> (f64, ParameterGradients) {
+    let ids: Vec<u32> = (0..12).collect();
+    let tokens = Tokens {
+        rows: 1,
+        width: 12,
+        input_ids: &ids,
+        position_ids: &ids,
+        segment_ids: &[1; 12],
+    };
+    let targets = Targets::from_labels(&(0..12).collect::<Vec<i32>>(), 12);
+    let input = model.input(&tokens).with_dropout(3);
+    let back = backward(model, &input, activations, |hidden_btd| {
+        (model.loss_sum(hidden_btd, &targets), ())
+    });
+    (back.loss, back.gradients)
+}
+
+/// Gradients are the same to the bit with activations kept and computed anew; gives
+/// those that there are.
+fn recomputes(model: &CausalLm) -> Vec<Vec<f32>> {
+    let run = |activations| {
+        let (loss, gradients) = next_token(model, activations);
+        let gradients = gradients.flat.into_iter().flatten();
+        let values = gradients.map(|gradient| gradient.into_data().iter::<f32>().collect());
+        (loss, values.collect::<Vec<Vec<f32>>>())
+    };
+    let kept = run(Activations::Kept);
+    assert_eq!(kept, run(Activations::Recomputed));
+    kept.1
 }
 
 /// All values of a model, by the names of its parameters.

@@ -1,34 +1,14 @@
 //! What is frozen has no gradient, and rows beside trained ones stay to the bit.
 
 use burn::tensor::{Tensor, TensorData};
-use trainer_model::{
-    Activations, CausalLm, ParameterGradients, Targets, Tokens, TrainedRows, backward, map_values,
-    parameters,
-};
+use trainer_model::{Activations, CausalLm, TrainedRows, map_values, parameters};
 
-use crate::{cpu, folder, load};
+use crate::{cpu, folder, load, next_token};
 
 fn unfreeze(patterns: &[&str]) -> Result<(CausalLm, TrainedRows), String> {
     let patterns: Vec<String> = patterns.iter().map(|p| (*p).to_owned()).collect();
     let model = load(&folder("llama"), &cpu().autodiff());
     TrainedRows::unfreeze(model, &patterns).map_err(|error| error.to_string())
-}
-
-fn gradients(model: &CausalLm, activations: Activations) -> ParameterGradients {
-    let ids: Vec<u32> = (0..12).collect();
-    let tokens = Tokens {
-        rows: 1,
-        width: 12,
-        input_ids: &ids,
-        position_ids: &ids,
-        segment_ids: &[1; 12],
-    };
-    let targets = Targets::from_labels(&(0..12).collect::<Vec<i32>>(), 12);
-    let input = model.input(&tokens).with_dropout(3);
-    let back = backward(model, &input, activations, |hidden_btd| {
-        (model.loss_sum(hidden_btd, &targets), ())
-    });
-    back.gradients
 }
 
 fn host(values: &Tensor<1>) -> Vec<f32> {
@@ -48,8 +28,8 @@ fn only_what_is_unfrozen_has_gradients_and_a_norm() {
     let (model, rows) = unfreeze(&patterns).unwrap();
     let model = model.with_embedding_noise(5.0);
     let infos = rows.parameters(&model);
-    let whole = gradients(&model, Activations::Kept);
-    let again = gradients(&model, Activations::Recomputed);
+    let whole = next_token(&model, Activations::Kept).1;
+    let again = next_token(&model, Activations::Recomputed).1;
     let mut cut = whole.clone();
     rows.narrow(&mut cut);
     let mut trained = Vec::new();

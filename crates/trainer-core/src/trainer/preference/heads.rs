@@ -6,7 +6,6 @@ use std::path::Path;
 use burn::prelude::*;
 use burn::tensor::TensorData;
 use seqprep::{Batch, StepSample};
-use serde_json::{Value, json};
 use trainer_config::Config;
 use trainer_model::{Activations, Backward, Fork, RewardModel, backward};
 
@@ -195,10 +194,6 @@ impl Objective for Rewards {
         count_tokens(row);
     }
 
-    fn record(&self, batch: &Self::Batch) -> Value {
-        json!(batch)
-    }
-
     fn saver(&self, model: RewardModel, precision: Precision) -> SaveModel {
         self.weights.saver(model, precision)
     }
@@ -320,10 +315,6 @@ impl Objective for Verdicts {
 
     fn describe(&self, _loss: f64, row: &mut LogRow) {
         count_tokens(row);
-    }
-
-    fn record(&self, batch: &Self::Batch) -> Value {
-        json!(batch)
     }
 
     fn saver(&self, model: RewardModel, precision: Precision) -> SaveModel {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use seqprep::KtoSample;
-use serde_json::{Value, json};
+use serde_json::Value;
 use trainer_config::Config;
 use trainer_model::{Activations, CausalLm, Targets};
 
@@ -291,10 +291,6 @@ impl Objective for Kto {
 
     fn describe(&self, _loss: f64, row: &mut LogRow) {
         count_tokens(row);
-    }
-
-    fn record(&self, batch: &JudgedBatch) -> Value {
-        json!(batch)
     }
 
     fn saver(&self, model: CausalLm, precision: Precision) -> SaveModel {

@@ -13,6 +13,7 @@
 mod answers;
 mod heads;
 mod kto;
+mod largest;
 mod pairs;
 mod reference;
 #[cfg(test)]
@@ -28,6 +29,7 @@ use trainer_model::{CausalLm, RewardModel, RewardTask};
 
 use self::heads::{Rewards, Verdicts};
 use self::kto::Kto;
+pub(super) use self::largest::largest_batch;
 use self::pairs::Pairs;
 use super::AnyModel;
 use super::objective::{Metrics, Objective};
@@ -35,7 +37,8 @@ use super::resume::Resume;
 use super::run::{Probe, Run};
 use super::setup::TrainerTokenizer;
 use super::weights::Weights;
-use crate::batches::{BatchOptions, BatchSource};
+use crate::batch_plan::BatchOptions;
+use crate::batches::BatchSource;
 use crate::error::{Result, TrainerError};
 use crate::feed::Feed;
 use crate::history::{LogRow, Observer};

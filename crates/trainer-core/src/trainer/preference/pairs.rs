@@ -5,7 +5,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use seqprep::PreferencePair;
-use serde_json::{Value, json};
+use serde_json::Value;
 use trainer_config::{Config, DpoLossType, FDivergence, Rl};
 use trainer_model::{Activations, CausalLm, Targets};
 
@@ -464,10 +464,6 @@ impl Objective for Pairs {
 
     fn describe(&self, _loss: f64, row: &mut LogRow) {
         count_tokens(row);
-    }
-
-    fn record(&self, batch: &PairBatch) -> Value {
-        json!(batch)
     }
 
     fn saver(&self, model: CausalLm, precision: Precision) -> SaveModel {

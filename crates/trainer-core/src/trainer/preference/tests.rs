@@ -3,7 +3,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use seqprep::{KtoSample, PreferencePair, SplitMix64};
+use seqprep::{KtoSample, PreferencePair, Preferences, SplitMix64};
 use serde_json::{Value, json};
 use trainer_config::{Config, DpoLossType, Rl};
 use trainer_model::{
@@ -12,7 +12,7 @@ use trainer_model::{
 
 use super::kto::{Kto, batches as judged_batches};
 use super::pairs::{Pairs, batches as pair_batches};
-use super::{Ids, Split, held_back};
+use super::{Ids, Split, held_back, largest_batch};
 use crate::adapter::Adapter;
 use crate::batches::BatchSource;
 use crate::error::Result;
@@ -437,6 +437,34 @@ fn the_reference_is_kept_and_found_again() {
     let (damaged, sum_again) = computed(&config, 1);
     assert_eq!(damaged, 2);
     assert_same(&sum_again, &sum, 0.0);
+}
+
+/// What the estimate of memory takes for the largest batch is what a step sees.
+#[test]
+fn the_largest_batch_is_that_of_a_step() {
+    let mut config = config(Rl::Dpo);
+    let largest = |config: &Config| {
+        largest_batch(config, Preferences::Pairs(pairs()), &model(1).into()).unwrap()
+    };
+    for shared in [true, false] {
+        config.preference.share_prompts = Some(shared);
+        let train = pair_batches(&config, pairs(), Split::Train, IDS).unwrap();
+        let plan = train.plan(0).unwrap();
+        let seen = plan.batches().map(|rows| train.collate(&rows).unwrap());
+        let slots = seen.map(|batch| batch.tokens.slots()).max().unwrap();
+        assert_eq!(largest(&config).slots, slots);
+        let padded = Config {
+            pad_to_sequence_len: Some(true),
+            ..config.clone()
+        };
+        // Two pairs of two answers in 24 tokens each.
+        assert_eq!(largest(&padded).slots, 96);
+    }
+    // Prompts are trained on too.
+    let tuned = largest(&self::config(Rl::Orpo)).targets;
+    assert!(tuned > largest(&self::config(Rl::Simpo)).targets);
+    let unfit = Preferences::Kto(judged());
+    assert!(largest_batch(&config, unfit, &model(1).into()).is_err());
 }
 
 /// Weights in few bits are no parameters, but the reference is theirs all the same.

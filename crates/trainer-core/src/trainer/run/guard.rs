@@ -5,7 +5,7 @@
 
 use std::path::PathBuf;
 
-use serde_json::{Value, json};
+use serde_json::json;
 use trainer_config::NonFinitePolicy;
 use trainer_model::write_atomically;
 
@@ -90,15 +90,11 @@ impl<O: Objective> Run<O> {
 
     fn write_rows(&self, window: &[O::Batch], found: NonFinite) -> Result<PathBuf> {
         let step = self.at.step;
-        let batches: Vec<Value> = window
-            .iter()
-            .map(|batch| self.objective.record(batch))
-            .collect();
         let value = json!({
             "step": step,
             "what": found.what,
             "value": found.value.to_string(),
-            "batches": batches,
+            "batches": window,
         });
         let path = self
             .config
@@ -127,7 +123,8 @@ mod tests {
     use trainer_model::{Linear, ParameterGradients};
 
     use super::*;
-    use crate::batches::{BatchOptions, Batches};
+    use crate::batch_plan::BatchOptions;
+    use crate::batches::Batches;
     use crate::checkpoint::SaveModel;
     use crate::feed::Feed;
     use crate::history::{LogRow, Observer, StepReport};
@@ -160,10 +157,6 @@ mod tests {
 
         fn eval_samples(&self) -> usize {
             0
-        }
-
-        fn record(&self, batch: &Batch) -> Value {
-            json!(batch.input_ids)
         }
 
         fn saver(&self, _: Linear, _: Precision) -> SaveModel {
@@ -243,7 +236,7 @@ mod tests {
         let rows = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
         let steps = rows
             .lines()
-            .map(|line| serde_json::from_str::<Value>(line).unwrap());
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         let steps = steps.filter(|row| row.get("loss").is_some());
         assert!(folder.path().join("nonfinite-step-4.json").exists());
         Ok(steps
