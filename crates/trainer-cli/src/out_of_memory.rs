@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn looks_more_often_the_less_is_left() {
         assert_eq!(pause(0), PAUSES[0]);
-        assert_eq!(pause(FILLED_PER_SECOND / 10), Duration::from_millis(100));
+        assert_eq!(pause(FILLED_PER_SECOND / 8), Duration::from_millis(125));
         assert_eq!(pause(1 << 40), PAUSES[1]);
     }
 
