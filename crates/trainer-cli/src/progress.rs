@@ -117,7 +117,7 @@ impl Observer for Progress {
         }
         if std::io::stderr().is_terminal() && !self.quiet {
             let style = ProgressStyle::with_template(
-                "{bar:20} {pos}/{len} {msg} [{elapsed_precise} left {eta_precise}]",
+                "{bar:12} {pos}/{len} {msg} [{elapsed_precise} left {eta_precise}]",
             )
             .unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = ProgressBar::with_draw_target(
