@@ -264,12 +264,7 @@ fn alternatives(config: &Config) -> Vec<Alternative> {
 }
 
 /// Settings that change the peak by a tenth or more, with the peak that each gives.
-fn ways_out(
-    config: &Config,
-    tokenizer: &Tokenizer,
-    data: Data,
-    total: u64,
-) -> Vec<(String, u64)> {
+fn ways_out(config: &Config, tokenizer: &Tokenizer, data: Data, total: u64) -> Vec<(String, u64)> {
     let estimated = alternatives(config).into_iter().filter_map(|tried| {
         let batch = BatchShape {
             slots: data.batch.slots / tried.fewer,
