@@ -39,8 +39,8 @@ const PROCESS: u64 = 30 << 20;
 const TOKENIZER: u64 = 10;
 
 /// What the allocator keeps in pieces that fit nothing, in hundredths of the smaller of
-/// activations and gradients: measured, from 20 to 55.
-const FRAGMENTS: u64 = 40;
+/// activations and gradients: measured, from 5 to 35.
+const FRAGMENTS: u64 = 20;
 
 /// Name of the embedding.
 const EMBEDDING: &str = "model.embed_tokens.weight";
