@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::commands;
-use crate::session::Failure;
+use crate::failure::Failure;
 
 /// Fine-tunes language models from one YAML file.
 #[derive(Debug, Parser)]

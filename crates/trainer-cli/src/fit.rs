@@ -8,9 +8,9 @@ use trainer_core::estimate::{BatchShape, Estimate, Others, sample_bytes};
 use trainer_core::memory::{self, gib};
 use trainer_data::Tokenizer;
 
+use crate::failure::Failure;
 use crate::session::{
-    Failure, Found, find_prepared, has_second_model, load_tokenizer, select_device,
-    shapes_for_training,
+    Found, find_prepared, has_second_model, load_tokenizer, select_device, shapes_for_training,
 };
 
 /// Rank of the adapter that is tried as a way out.

@@ -2,9 +2,10 @@
 //!
 //! This crate only puts the others together: [`session`] goes from a
 //! configuration to tokenizer, samples and model, [`commands`] has one module a
-//! subcommand, [`fit`] says whether a run fits into memory and onto the disk,
-//! [`out_of_memory`] what to change when it did not, [`progress`] shows a run,
-//! [`report`] and [`trackers`] write it down, [`text`] lets a model write.
+//! subcommand, [`failure`] is how they end when they fail, [`fit`] says whether a run
+//! fits into memory and onto the disk, [`out_of_memory`] what to change when it did
+//! not, [`progress`] shows a run, [`report`] and [`trackers`] write it down, [`text`]
+//! lets a model write.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -13,6 +14,7 @@
 
 mod args;
 mod commands;
+mod failure;
 mod fit;
 mod out_of_memory;
 mod progress;

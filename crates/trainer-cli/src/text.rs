@@ -10,7 +10,7 @@ use trainer_data::{ChatPrompts, DataError, TextStream, Tokenizer};
 use trainer_model::{CausalLm, Finish, GenerationOptions};
 
 use crate::args::Overrides;
-use crate::session::Failure;
+use crate::failure::Failure;
 
 /// Longest answer where the configuration names none.
 const MAX_NEW_TOKENS: usize = 512;

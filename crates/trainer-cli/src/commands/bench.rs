@@ -14,9 +14,9 @@ use trainer_model::{ModelConfig, Pretrained, TrainingWork};
 
 use super::train::Data;
 use crate::args::{Bench, Shown};
+use crate::failure::Failure;
 use crate::session::{
-    Failure, SavedTokenizer, load_for_training, load_layers, load_reference, load_tokenizer,
-    select_device,
+    SavedTokenizer, load_for_training, load_layers, load_reference, load_tokenizer, select_device,
 };
 
 /// Steps that are timed, and those before them, unless asked for.

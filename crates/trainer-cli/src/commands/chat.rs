@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::inference::take_the_likeliest;
 use crate::args::{Run, Shown};
-use crate::session::{Failure, load_layers, load_trained_model, select_device};
+use crate::failure::Failure;
+use crate::session::{load_layers, load_trained_model, select_device};
 use crate::text::{Prompt, Writer, written_out};
 
 const HELP: &str = "/exit ends, /reset forgets the conversation, /system TEXT begins a new one under \

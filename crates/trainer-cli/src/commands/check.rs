@@ -8,9 +8,10 @@ use trainer_core::memory;
 
 use super::train::ready;
 use crate::args::{Check, Shown};
+use crate::failure::Failure;
 use crate::fit::{Fit, size};
 use crate::progress::{clock, grouped};
-use crate::session::{Failure, find_prepared, load_layers, load_tokenizer};
+use crate::session::{find_prepared, load_layers, load_tokenizer};
 
 pub(crate) fn run(arguments: &Check) -> Result<(), Failure> {
     let ([probed], overrides) = arguments.run.flags(["probe"])?;

@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::failure::Failure;
 use crate::report;
-use crate::session::Failure;
 
 pub(crate) fn run(runs: &[PathBuf], out: &Path) -> Result<(), Failure> {
     let page = report::comparison(runs)?;

@@ -12,7 +12,8 @@ use trainer_model::CausalLm;
 
 use super::train::{View, train};
 use crate::args::Shown;
-use crate::session::{Failure, load_layers, load_model, load_tokenizer, select_device};
+use crate::failure::Failure;
+use crate::session::{load_layers, load_model, load_tokenizer, select_device};
 use crate::text::{Prompt, Writer};
 
 /// Longest answer, in tokens; those of the glossary are shorter.

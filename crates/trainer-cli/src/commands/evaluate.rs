@@ -12,10 +12,11 @@ use trainer_data::Tokenizer;
 use trainer_model::CausalLm;
 
 use crate::args::{Evaluate, Shown};
+use crate::failure::Failure;
 use crate::report::number;
 use crate::session::{
-    Failure, is_streamed, load_base_model, load_layers, load_preferences, load_samples,
-    load_tokenizer, load_trained_any, load_trained_model, select_device, test_config,
+    is_streamed, load_base_model, load_layers, load_preferences, load_samples, load_tokenizer,
+    load_trained_any, load_trained_model, select_device, test_config,
 };
 
 pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {

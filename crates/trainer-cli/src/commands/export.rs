@@ -7,7 +7,8 @@ use trainer_data::GgufVocabulary;
 use trainer_model::{GgufExport, GgufType, GgufValue, SaveDtype, export_gguf, open_gguf};
 
 use crate::args::{Run, Shown};
-use crate::session::{Failure, load_layers, load_trained_model, select_device};
+use crate::failure::Failure;
+use crate::session::{load_layers, load_trained_model, select_device};
 
 /// Writes the trained model of a configuration.
 pub(crate) fn run(run: &Run) -> Result<(), Failure> {

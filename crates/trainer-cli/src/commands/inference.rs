@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 use trainer_config::Config;
 
 use crate::args::{Run, Shown};
-use crate::session::{Failure, load_layers, load_trained_model, select_device};
+use crate::failure::Failure;
+use crate::session::{load_layers, load_trained_model, select_device};
 use crate::text::{Prompt, Writer, written_out};
 
 pub(crate) fn run(run: &Run) -> Result<(), Failure> {

@@ -9,7 +9,8 @@ use trainer_model::{
 };
 
 use crate::args::Run;
-use crate::session::{Failure, load_base_model, load_layers, load_tokenizer, select_device};
+use crate::failure::Failure;
+use crate::session::{load_base_model, load_layers, load_tokenizer, select_device};
 
 /// Rows and tokens of the comparison after merging.
 const PROBE: (usize, usize) = (4, 32);

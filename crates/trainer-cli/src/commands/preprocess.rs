@@ -5,7 +5,8 @@ use std::path::Path;
 use trainer_data::CacheOutcome;
 
 use crate::args::Run;
-use crate::session::{Failure, explain, is_streamed, load_layers, load_samples, load_tokenizer};
+use crate::failure::Failure;
+use crate::session::{explain, is_streamed, load_layers, load_samples, load_tokenizer};
 
 pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let ([export, saved, explained], overrides) =

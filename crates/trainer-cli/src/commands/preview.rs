@@ -9,9 +9,8 @@ use trainer_data::preview::{PreviewReport, PreviewRow, Roles, TextStyle, to_html
 use trainer_data::{DataError, Tokenizer};
 
 use crate::args::Run;
-use crate::session::{
-    Failure, is_streamed, load_layers, load_samples, load_tokenizer, open_stream,
-};
+use crate::failure::Failure;
+use crate::session::{is_streamed, load_layers, load_samples, load_tokenizer, open_stream};
 
 /// Rows of each data set that are looked at for roles.
 const ROLE_ROWS: usize = 10_000;

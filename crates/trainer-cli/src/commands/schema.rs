@@ -1,6 +1,6 @@
 //! `trainer schema`.
 
-use crate::session::Failure;
+use crate::failure::Failure;
 
 pub(crate) fn run() -> Result<(), Failure> {
     println!("{:#}", trainer_config::json_schema());

@@ -5,7 +5,7 @@ use std::io;
 use clap::CommandFactory;
 
 use crate::args::Cli;
-use crate::session::Failure;
+use crate::failure::Failure;
 
 pub(crate) fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
     clap_complete::generate(shell, &mut Cli::command(), "trainer", &mut io::stdout());

@@ -17,8 +17,9 @@ use trainer_config::{SweepRun, load_sweep};
 
 use crate::EXIT_STOPPED;
 use crate::args::{Overrides, Sweep};
+use crate::failure::Failure;
 use crate::report::{self, Results, number, read_log};
-use crate::session::{Failure, load_layers};
+use crate::session::load_layers;
 
 /// What came of a run.
 struct Done {

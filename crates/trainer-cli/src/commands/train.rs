@@ -15,14 +15,14 @@ use trainer_data::stream::SampleStream;
 use trainer_data::{CacheOutcome, Ledger, Tokenizer};
 
 use crate::args::{Shown, Train};
+use crate::failure::Failure;
 use crate::fit::{self, Fit};
 use crate::out_of_memory;
 use crate::progress::{JsonLines, Progress};
 use crate::report::{About, DataShown, REPORT, Reporter};
 use crate::session::{
-    Failure, SavedTokenizer, explain, is_streamed, load_for_training, load_layers,
-    load_preferences, load_reference, load_samples, load_tokenizer, open_stream, select_device,
-    test_config,
+    SavedTokenizer, explain, is_streamed, load_for_training, load_layers, load_preferences,
+    load_reference, load_samples, load_tokenizer, open_stream, select_device, test_config,
 };
 use crate::trackers::trackers;
 use crate::wishes::Wishes;

@@ -27,8 +27,8 @@ use trainer_data::preview::{PreviewReport, PreviewRow, Roles, rows_to_html};
 use trainer_data::{Ledger, Samples, Tokenizer};
 use trainer_model::write_atomically;
 
+use crate::failure::Failure;
 use crate::progress::samples;
-use crate::session::Failure;
 use crate::trackers::{calendar, now};
 use environment::{command, environment};
 use lengths::{Bar, bars};

@@ -20,7 +20,7 @@ use serde_json::{Map, Value};
 use trainer_config::Config;
 use trainer_core::{LogRow, Observer, RunPlan, TrainerError};
 
-use crate::session::Failure;
+use crate::failure::Failure;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -20,8 +20,8 @@ use ratatui::{Frame, Terminal, symbols};
 use serde_json::Value;
 use trainer_core::{LogRow, Observer, Requests, RunPlan, StepReport, TrainerError, memory};
 
+use crate::failure::Failure;
 use crate::progress::{clock, grouped, padding, samples};
-use crate::session::Failure;
 use terminal::Screen;
 
 pub(crate) use terminal::give_back;
