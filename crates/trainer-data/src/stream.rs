@@ -16,7 +16,7 @@
 //! number of rows taken from it; the block is made again on resumption, and the
 //! stream goes on with the same token.
 //!
-//! Where a block begins is an [`Anchor`]: the file, the row, and for text files the
+//! Where a block begins is an `Anchor`: the file, the row, and for text files the
 //! byte, so that nothing in front of it is read again. Compressed files and JSON
 //! arrays have to be read from their beginning, Parquet from that of the row group.
 //! A byte of a file that was modified since is not used: the file is then read up to
