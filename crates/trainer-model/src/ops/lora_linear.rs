@@ -51,7 +51,14 @@ macro_rules! without_gradients {
                 b_or: FloatTensor<Self>,
                 scale: f64,
             ) -> FloatTensor<Self> {
-                forward::<Self>(x_ni, w_oi, a_ri, b_or, scale).0
+                let operands = Operands::<Self> {
+                    x_ni,
+                    w_oi,
+                    a_ri,
+                    b_or,
+                    scale,
+                };
+                operands.forward().0
             }
         }
     };
@@ -78,59 +85,55 @@ pub fn lora_linear(
     ))
 }
 
-/// The result and `x · Aᵀ`.
-fn forward<B: Products>(
+/// What the map is made of.
+#[derive(Debug, Clone)]
+struct Operands<B: Backend> {
     x_ni: FloatTensor<B>,
     w_oi: FloatTensor<B>,
     a_ri: FloatTensor<B>,
     b_or: FloatTensor<B>,
     scale: f64,
-) -> (FloatTensor<B>, FloatTensor<B>) {
-    let z_nr = B::product(x_ni.clone(), B::float_transpose(a_ri));
-    let y_no = B::product(x_ni, B::float_transpose(w_oi));
-    let scaled_nr = B::float_mul_scalar(z_nr.clone(), scale.into());
-    let y_no = B::add_product(y_no, scaled_nr, B::float_transpose(b_or));
-    (y_no, z_nr)
 }
 
-/// What the backward pass reads.
-#[derive(Debug, Clone)]
-struct State<B: Backend> {
-    x_ni: FloatTensor<B>,
-    w_oi: FloatTensor<B>,
-    a_ri: FloatTensor<B>,
-    b_or: FloatTensor<B>,
-    z_nr: FloatTensor<B>,
-    scale: f64,
+impl<B: Products> Operands<B> {
+    /// The result and `x · Aᵀ`.
+    fn forward(self) -> (FloatTensor<B>, FloatTensor<B>) {
+        let z_nr = B::product(self.x_ni.clone(), B::float_transpose(self.a_ri));
+        let y_no = B::product(self.x_ni, B::float_transpose(self.w_oi));
+        let scaled_nr = B::float_mul_scalar(z_nr.clone(), self.scale.into());
+        let y_no = B::add_product(y_no, scaled_nr, B::float_transpose(self.b_or));
+        (y_no, z_nr)
+    }
 }
 
 #[derive(Debug)]
 struct LoraLinearBackward;
 
 impl<B: Products> Backward<B, 3> for LoraLinearBackward {
-    type State = State<B>;
+    /// The operands and `x · Aᵀ`.
+    type State = (Operands<B>, FloatTensor<B>);
 
     fn backward(self, ops: Ops<Self::State, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let [x, a, b] = ops.parents;
         let dy_no = grads.consume::<B>(&ops.node);
-        let state = ops.state;
+        let (operands, z_nr) = ops.state;
         if let Some(node) = b {
-            let z_nr = B::float_mul_scalar(state.z_nr, state.scale.into());
+            let z_nr = B::float_mul_scalar(z_nr, operands.scale.into());
             let db_or = B::product(B::float_transpose(dy_no.clone()), z_nr);
             grads.register::<B>(node.id, db_or);
         }
         if x.is_none() && a.is_none() {
             return;
         }
-        let t_nr = B::product(dy_no.clone(), state.b_or);
-        let t_nr = B::float_mul_scalar(t_nr, state.scale.into());
+        let t_nr = B::product(dy_no.clone(), operands.b_or);
+        let t_nr = B::float_mul_scalar(t_nr, operands.scale.into());
         if let Some(node) = a {
-            let da_ri = B::product(B::float_transpose(t_nr.clone()), state.x_ni);
+            let da_ri = B::product(B::float_transpose(t_nr.clone()), operands.x_ni);
             grads.register::<B>(node.id, da_ri);
         }
         if let Some(node) = x {
-            let dx_ni = B::product(dy_no, state.w_oi);
-            let dx_ni = B::add_product(dx_ni, t_nr, state.a_ri);
+            let dx_ni = B::product(dy_no, operands.w_oi);
+            let dx_ni = B::add_product(dx_ni, t_nr, operands.a_ri);
             grads.register::<B>(node.id, dx_ni);
         }
     }
@@ -145,34 +148,23 @@ impl<B: LoraLinearBackend + Products, C: CheckpointStrategy> LoraLinearBackend f
         scale: f64,
     ) -> FloatTensor<Self> {
         let nodes = [x_ni.node(), a_ri.node(), b_or.node()];
-        let (x_ni, w_oi) = (x_ni.into_primitive(), w_oi.into_primitive());
-        let (a_ri, b_or) = (a_ri.into_primitive(), b_or.into_primitive());
+        let operands = Operands::<B> {
+            x_ni: x_ni.into_primitive(),
+            w_oi: w_oi.into_primitive(),
+            a_ri: a_ri.into_primitive(),
+            b_or: b_or.into_primitive(),
+            scale,
+        };
         match LoraLinearBackward
             .prepare::<C>(nodes)
             .compute_bound()
             .stateful()
         {
             OpsKind::Tracked(prepared) => {
-                let (y_no, z_nr) = forward::<B>(
-                    x_ni.clone(),
-                    w_oi.clone(),
-                    a_ri.clone(),
-                    b_or.clone(),
-                    scale,
-                );
-                let state = State {
-                    x_ni,
-                    w_oi,
-                    a_ri,
-                    b_or,
-                    z_nr,
-                    scale,
-                };
-                prepared.finish(state, y_no)
+                let (y_no, z_nr) = operands.clone().forward();
+                prepared.finish((operands, z_nr), y_no)
             }
-            OpsKind::UnTracked(prepared) => {
-                prepared.finish(B::lora_linear(x_ni, w_oi, a_ri, b_or, scale))
-            }
+            OpsKind::UnTracked(prepared) => prepared.finish(operands.forward().0),
         }
     }
 }
