@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
+use trainer_config::Task;
 use trainer_data::CacheOutcome;
 
 use crate::args::Run;
 use crate::failure::Failure;
-use crate::session::{explain, is_streamed, load_layers, load_samples, load_tokenizer};
+use crate::session::{
+    explain, is_streamed, load_layers, load_preferences, load_samples, load_tokenizer,
+};
 
 pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let ([export, saved, explained], overrides) =
@@ -22,16 +25,33 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     if explained.is_some() {
         explain(&config, &tokenizer)?;
     }
-    let (prepared, outcome) = load_samples(&config, &tokenizer)?;
-    println!("{}", prepared.ledger);
-    if let Some(path) = export {
-        trainer_data::export_jsonl(&prepared.train, Path::new(&path))?;
-        println!("{} rows written to {path}", prepared.train.len());
-    }
-    if let Some(folder) = saved {
-        trainer_data::save_to_disk(&prepared.train, Path::new(&folder))?;
-        println!("{} rows saved to {folder}", prepared.train.len());
-    }
+    let outcome = match config.preference.task() {
+        Task::Sft => {
+            let (prepared, outcome) = load_samples(&config, &tokenizer)?;
+            println!("{}", prepared.ledger);
+            if let Some(path) = export {
+                trainer_data::export_jsonl(&prepared.train, Path::new(&path))?;
+                println!("{} rows written to {path}", prepared.train.len());
+            }
+            if let Some(folder) = saved {
+                trainer_data::save_to_disk(&prepared.train, Path::new(&folder))?;
+                println!("{} rows saved to {folder}", prepared.train.len());
+            }
+            outcome
+        }
+        Task::Rl(_) | Task::RewardModel | Task::ProcessRewardModel => {
+            let flags = [("--export_jsonl", &export), ("--save_to_disk", &saved)];
+            if let Some((flag, _)) = flags.iter().find(|(_, value)| value.is_some()) {
+                return Err(Failure::new(format!(
+                    "error: {flag} writes rows of tokens, which preferences and judged answers \
+                     are not; without it they are prepared for training"
+                )));
+            }
+            let (prepared, outcome) = load_preferences(&config, &tokenizer)?;
+            println!("{}", prepared.ledger);
+            outcome
+        }
+    };
     match outcome {
         CacheOutcome::Loaded { entry } | CacheOutcome::Stored { entry, .. } => {
             println!("prepared data in {}", entry.display());

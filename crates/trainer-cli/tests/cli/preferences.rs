@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::{parity_root, stderr, stdout, trainer};
+use crate::{parity_root, repository, stderr, stdout, trainer};
 
 /// A verb on a recorded case with other data; the log rows that it prints.
 fn run(verb: &str, case: &str, out: &Path, extra: &[&str]) -> (Vec<Value>, String) {
@@ -88,6 +88,46 @@ fn preferences_are_evaluated_as_in_training() {
             assert_eq!(number(&before[0], accuracy), 0.0);
         }
     }
+}
+
+/// What `preprocess` prepares, training takes.
+#[test]
+fn preferences_are_prepared_ahead() {
+    let folder = tempfile::tempdir().unwrap();
+    let prepared = folder.path().join("prepared");
+    let out = folder.path().join("out");
+    let run = |verb: &str, more: &[&str]| {
+        let arguments = [
+            verb,
+            "examples/dpo.yaml",
+            "--dataset_prepared_path",
+            prepared.to_str().unwrap(),
+            "--output_dir",
+            out.to_str().unwrap(),
+        ];
+        trainer(&repository(), &[&arguments, more].concat())
+    };
+    let refused = run("preprocess", &["--export_jsonl", "rows.jsonl"]);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(
+        stderr(&refused).starts_with("error: --export_jsonl writes rows of tokens"),
+        "{}",
+        stderr(&refused)
+    );
+    let done = run("preprocess", &[]);
+    assert!(done.status.success(), "{}", stderr(&done));
+    assert!(
+        stdout(&done).contains("prepared data in "),
+        "{}",
+        stdout(&done)
+    );
+    let trained = run("train", &["--max_steps=1"]);
+    assert!(trained.status.success(), "{}", stderr(&trained));
+    assert!(
+        stderr(&trained).contains("prepared data from "),
+        "{}",
+        stderr(&trained)
+    );
 }
 
 #[test]

@@ -137,7 +137,7 @@ pub fn build<'a>(
             return Err(DataError::Dataset {
                 path: dataset.path.clone(),
                 message: format!(
-                    "`type: {other}` gives preferences or judged steps, which `prepare_preferences` prepares; supervised fine-tuning takes another type"
+                    "`type: {other}` gives preferences or judged steps, which supervised fine-tuning does not take; set `rl` (dpo, ipo, kto, orpo, simpo), `reward_model` or `process_reward_model`, or name another type"
                 ),
             });
         }

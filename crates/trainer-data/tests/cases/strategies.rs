@@ -466,7 +466,7 @@ fn rows_that_do_not_fit_their_layout() {
     }
     assert_eq!(
         message("chatml.intel", json!({"question": "q"})),
-        "data set data.jsonl: `type: chatml.intel` gives preferences or judged steps, which `prepare_preferences` prepares; supervised fine-tuning takes another type"
+        "data set data.jsonl: `type: chatml.intel` gives preferences or judged steps, which supervised fine-tuning does not take; set `rl` (dpo, ipo, kto, orpo, simpo), `reward_model` or `process_reward_model`, or name another type"
     );
     let lab = Lab::new("</s>");
     let own = UserDefined {
