@@ -4,6 +4,7 @@ use std::path::Path;
 use trainer_config::{AdapterConfig, Config, InitLoraWeights, OneOrMany};
 use trainer_model::{
     LoraAdapter, LoraConfig, LoraInit, ModelError, Pretrained, Quantization, TargetModules,
+    WrittenFile,
 };
 
 use crate::error::{Result, TrainerError};
@@ -68,11 +69,12 @@ impl Adapter {
         }
     }
 
-    /// Writes the adapter that `model` carries, in PEFT's layout.
+    /// Writes the adapter that `model` carries, in PEFT's layout. Returns the file of
+    /// weights.
     ///
     /// # Errors
     /// What the file system reports.
-    pub fn save<M: Pretrained>(&self, model: &M, folder: &Path) -> Result<()> {
+    pub fn save<M: Pretrained>(&self, model: &M, folder: &Path) -> Result<WrittenFile> {
         match self {
             Self::Lora(adapter) => Ok(adapter.save(model, folder)?),
         }

@@ -39,9 +39,9 @@ pub use error::{ModelError, Result};
 pub use families::supported;
 pub use feed_forward::{FeedForward, FusedMlp, NumberedMlp, SparseMoe, SplitMlp};
 pub use files::{
-    GgufExport, GgufImport, GgufType, GgufValue, SaveDtype, SaveOptions, export_gguf, has_score,
-    load_causal_lm, load_reward_model, open_gguf, save_model, write_atomically,
-    write_folder_atomically,
+    Digest, GgufExport, GgufImport, GgufType, GgufValue, SaveDtype, SaveOptions, WrittenFile,
+    export_gguf, has_score, load_causal_lm, load_reward_model, open_gguf, save_model,
+    write_atomically, write_folder_atomically, write_tensors,
 };
 pub use generate::{Finish, Generated, GenerationOptions, Sampling};
 pub use input::{Fork, ModelInput, Tokens};
@@ -52,7 +52,8 @@ pub use ops::{
     logits_chunk, lora_linear, plain, quantized_linear, rms_norm, rope, swiglu, token_scores,
 };
 pub use parameters::{
-    ParameterGradients, ParameterInfo, ParameterValue, map_values, parameters, visit_values,
+    Numbers, ParameterGradients, ParameterInfo, ParameterValue, map_values, parameters,
+    visit_values,
 };
 pub use pretrained::Pretrained;
 pub use quantized::{Quantization, QuantizedMatrix, dynamic_map};

@@ -56,8 +56,9 @@ impl ModuleVisitor for List {
     }
 }
 
-/// Numbers that are read from a device at a time, where not all are wanted at once.
-const PIECE: usize = 1 << 20;
+/// Numbers that are read from a device at a time, where not all are wanted at once: as
+/// many as a core's second cache holds.
+const PIECE: usize = 1 << 18;
 
 /// The value of a parameter: on its device, until it is read.
 #[derive(Debug)]
@@ -76,19 +77,34 @@ impl ParameterValue {
     /// All numbers, row-major.
     #[must_use]
     pub fn read(&self) -> Vec<f32> {
-        numbers(self.flat.clone())
+        Numbers::of(self.flat.clone()).as_ref().to_vec()
     }
 
     /// The numbers in pieces, so that no second copy of a large parameter is made.
-    pub fn pieces(&self) -> impl Iterator<Item = Vec<f32>> {
+    pub fn pieces(&self) -> impl Iterator<Item = Numbers> {
         let [n] = self.flat.dims();
         let starts = (0..n).step_by(PIECE);
-        starts.map(move |start| numbers(self.flat.clone().slice(start..n.min(start + PIECE))))
+        starts.map(move |start| Numbers::of(self.flat.clone().slice(start..n.min(start + PIECE))))
     }
 }
 
-fn numbers(flat: Tensor<1>) -> Vec<f32> {
-    flat.into_data().iter::<f32>().collect()
+/// Numbers of a parameter in host memory, as the device gave them.
+#[derive(Debug)]
+pub struct Numbers(TensorData);
+
+impl Numbers {
+    fn of(flat: Tensor<1>) -> Self {
+        Self(flat.into_data().convert::<f32>())
+    }
+}
+
+impl AsRef<[f32]> for Numbers {
+    fn as_ref(&self) -> &[f32] {
+        match self.0.as_slice() {
+            Ok(numbers) => numbers,
+            Err(error) => unreachable!("the numbers have been converted: {error:?}"),
+        }
+    }
 }
 
 /// Calls `f` with every parameter's name and value, in order.

@@ -122,7 +122,7 @@ mod tests {
             fs::create_dir(&path).unwrap();
             fs::write(path.join("weights"), "abc").unwrap();
             fs::write(path.join(STATE), "{}").unwrap();
-            manifest::write(&path, step).unwrap();
+            manifest::write(&path, step, &[]).unwrap();
         }
         output
     }

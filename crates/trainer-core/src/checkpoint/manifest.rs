@@ -4,10 +4,11 @@
 //! gets its name only once it is complete. A folder whose manifest is missing or
 //! does not hold is not a checkpoint.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use trainer_model::{Digest, WrittenFile};
 
 use crate::error::{Result, TrainerError};
 
@@ -15,7 +16,7 @@ use crate::error::{Result, TrainerError};
 pub(crate) const MANIFEST: &str = "manifest.json";
 
 /// Version of the layout; another one cannot be read.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
@@ -29,14 +30,14 @@ struct Manifest {
 struct Entry {
     name: String,
     bytes: u64,
-    blake3: String,
+    xxh3: String,
 }
 
-/// Writes the manifest of a folder's files.
+/// Writes the manifest of a folder's files. Those in `written` are not read again.
 ///
 /// # Errors
 /// What the file system reports.
-pub(crate) fn write(folder: &Path, step: usize) -> Result<()> {
+pub(crate) fn write(folder: &Path, step: usize, written: &[WrittenFile]) -> Result<()> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(TrainerError::io(folder))? {
         let path = entry.map_err(TrainerError::io(folder))?.path();
@@ -44,9 +45,13 @@ pub(crate) fn write(folder: &Path, step: usize) -> Result<()> {
             continue;
         }
         let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let digest = match written.iter().find(|file| file.name == name) {
+            Some(file) => file.digest,
+            None => Digest::of(&path).map_err(TrainerError::io(&path))?,
+        };
         files.push(Entry {
-            bytes: fs::metadata(&path).map_err(TrainerError::io(&path))?.len(),
-            blake3: hash(&path).map_err(TrainerError::io(&path))?,
+            bytes: digest.bytes(),
+            xxh3: digest.to_string(),
             name: name.into_owned(),
         });
     }
@@ -87,16 +92,10 @@ pub(crate) fn check(folder: &Path) -> Result<(), String> {
                 entry.name, entry.bytes
             ));
         }
-        let found = hash(&path).map_err(|error| format!("{}: {error}", entry.name))?;
-        if found != entry.blake3 {
+        let found = Digest::of(&path).map_err(|error| format!("{}: {error}", entry.name))?;
+        if found.to_string() != entry.xxh3 {
             return Err(format!("{} is damaged: its hash differs", entry.name));
         }
     }
     Ok(())
-}
-
-fn hash(path: &Path) -> std::io::Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    std::io::copy(&mut File::open(path)?, &mut hasher)?;
-    Ok(hasher.finalize().to_hex().to_string())
 }

@@ -1,21 +1,17 @@
 //! The optimizer's state as a safetensors file. Tensors are named by the index of
 //! their parameter; the metadata says which parameter that is.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
 use std::path::Path;
 
-use burn::tensor::{DType, TensorData};
-use safetensors::tensor::View;
+use burn::tensor::TensorData;
 use safetensors::{Dtype, SafeTensors};
 use serde::{Deserialize, Serialize};
-use trainer_model::write_atomically;
+use trainer_model::{WrittenFile, write_tensors};
 
 use crate::error::{Result, TrainerError};
 use crate::optimizer::{OptimizerState, ParameterState};
 
-/// Where the metadata describes the state. It is one text, since the order of
-/// several would differ from file to file.
+/// Where the metadata describes the state.
 const STATE: &str = "optimizer_state";
 
 #[derive(Serialize, Deserialize)]
@@ -31,35 +27,11 @@ struct Parameter {
     tensors: Vec<String>,
 }
 
-struct Bytes<'a>(&'a TensorData);
-
-impl View for Bytes<'_> {
-    fn dtype(&self) -> Dtype {
-        match self.0.dtype() {
-            DType::U8 => Dtype::U8,
-            // States hold nothing else.
-            _ => Dtype::F32,
-        }
-    }
-
-    fn shape(&self) -> &[usize] {
-        self.0.shape()
-    }
-
-    fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Borrowed(self.0.as_bytes())
-    }
-
-    fn data_len(&self) -> usize {
-        self.0.as_bytes().len()
-    }
-}
-
 /// Writes the state.
 ///
 /// # Errors
 /// What the file system reports.
-pub(crate) fn write(state: &OptimizerState, path: &Path) -> Result<()> {
+pub(crate) fn write(state: &OptimizerState, path: &Path) -> Result<WrittenFile> {
     let description = Description {
         optimizer: state.optimizer.clone(),
         parameters: state
@@ -81,24 +53,12 @@ pub(crate) fn write(state: &OptimizerState, path: &Path) -> Result<()> {
         message: error.to_string(),
     };
     let text = serde_json::to_string(&description).map_err(|error| damaged(&error))?;
-    let tensors = state
-        .parameters
-        .iter()
-        .enumerate()
-        .flat_map(|(index, parameter)| {
-            let tensors = parameter.tensors.iter();
-            tensors.map(move |(name, data)| (format!("{index}.{name}"), Bytes(data)))
-        });
-    let metadata = HashMap::from([(STATE.to_owned(), text)]);
-    write_atomically(path, |temporary| {
-        safetensors::serialize_to_file(tensors, Some(metadata), temporary).map_err(|error| {
-            trainer_model::ModelError::Io {
-                path: path.to_path_buf(),
-                source: std::io::Error::other(error),
-            }
-        })
-    })?;
-    Ok(())
+    let mut tensors = Vec::new();
+    for (index, parameter) in state.parameters.iter().enumerate() {
+        let named = parameter.tensors.iter();
+        tensors.extend(named.map(|(name, data)| (format!("{index}.{name}"), data)));
+    }
+    Ok(write_tensors(path, &[(STATE, &text)], tensors)?)
 }
 
 /// Reads a state that [`write`] wrote.

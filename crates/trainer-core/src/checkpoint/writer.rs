@@ -9,15 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use trainer_model::write_folder_atomically;
+use trainer_model::{WrittenFile, write_folder_atomically};
 
 use super::{OPTIMIZER, SavedRun, folders, manifest};
 use crate::error::{Result, TrainerError};
 use crate::optimizer::OptimizerState;
 use crate::trainer::TrainerTokenizer;
 
-/// Writes model files into a folder.
-pub(crate) type SaveModel = Box<dyn FnOnce(&Path) -> Result<()> + Send>;
+/// Writes model files into a folder, and returns those of weights.
+pub(crate) type SaveModel = Box<dyn FnOnce(&Path) -> Result<Vec<WrittenFile>> + Send>;
 
 /// A run between two steps, apart from the run itself.
 pub(crate) struct Snapshot {
@@ -81,14 +81,14 @@ impl Drop for Writer {
 fn write(output: &Path, snapshot: Snapshot, retention: &Retention) -> Result<Written> {
     let path = folders::path(output, snapshot.step);
     write_folder_atomically(&path, |folder| -> Result<()> {
-        (snapshot.save_model)(folder)?;
+        let mut written = (snapshot.save_model)(folder)?;
         let saved = snapshot.tokenizer.save(folder);
         saved.map_err(TrainerError::Tokenizer)?;
         if let Some((optimizer, run)) = &snapshot.training {
-            super::optimizer::write(optimizer, &folder.join(OPTIMIZER))?;
+            written.push(super::optimizer::write(optimizer, &folder.join(OPTIMIZER))?);
             run.write(folder)?;
         }
-        manifest::write(folder, snapshot.step)
+        manifest::write(folder, snapshot.step, &written)
     })?;
     let not_deleted = folders::prune(output, retention.limit, &retention.keep)?;
     Ok(Written { path, not_deleted })

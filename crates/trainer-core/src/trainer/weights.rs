@@ -70,7 +70,7 @@ impl Weights {
         precision: Precision,
     ) -> SaveModel {
         if let Some(adapter) = self.adapter.clone() {
-            return Box::new(move |folder| adapter.save(&model, folder));
+            return Box::new(move |folder| Ok(vec![adapter.save(&model, folder)?]));
         }
         let dtype = match precision {
             Precision::Exact => SaveDtype::F32,

@@ -4,18 +4,16 @@
 //! The name of a tensor is that of the parameter behind [`PREFIX`]; numbers are
 //! stored as trained, in `f32`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use burn::prelude::*;
-use safetensors::Dtype;
-use safetensors::tensor::TensorView;
 
 use super::adapter::LoraAdapter;
 use super::config::{FILE, LoraConfig};
 use super::lora::Start;
 use crate::error::{ModelError, Result};
-use crate::files::{WeightFile, write_atomically};
+use crate::files::{PYTORCH, WeightFile, WrittenFile, write_atomically, write_tensors};
 use crate::parameters::{fill_values, parameters, visit_values};
 use crate::pretrained::Pretrained;
 
@@ -105,9 +103,11 @@ impl LoraAdapter {
     /// Factors that were made of weights are written together with what they were at
     /// first, as an adapter of twice the rank on the model as it was.
     ///
+    /// Returns the file of weights.
+    ///
     /// # Errors
     /// What the file system reports.
-    pub fn save<M: Pretrained>(&self, model: &M, folder: &Path) -> Result<()> {
+    pub fn save<M: Pretrained>(&self, model: &M, folder: &Path) -> Result<WrittenFile> {
         let starts = starts(model);
         let config = match starts.is_empty() {
             true => self.config.clone(),
@@ -126,7 +126,7 @@ impl LoraAdapter {
             std::fs::write(temporary, text).map_err(ModelError::io(&path))
         })?;
 
-        let mut tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = BTreeMap::new();
+        let mut tensors: BTreeMap<String, TensorData> = BTreeMap::new();
         visit_values(model, |name, value| {
             if self.has(name) {
                 let mut shape = value.shape().to_vec();
@@ -134,27 +134,15 @@ impl LoraAdapter {
                 if let Some((start, factor)) = start_of(&starts, name) {
                     (shape, values) = factor.joined(&shape, &values, start);
                 }
-                let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+                let data = TensorData::new(values, shape);
                 for name in self.names_of(name) {
-                    tensors.insert(format!("{PREFIX}{name}"), (shape.clone(), bytes.clone()));
+                    tensors.insert(format!("{PREFIX}{name}"), data.clone());
                 }
             }
             Ok(())
         })?;
-        let path = folder.join(WEIGHTS);
-        let failed = |e: safetensors::SafeTensorError| ModelError::Io {
-            path: path.clone(),
-            source: std::io::Error::other(e),
-        };
-        let mut views = Vec::new();
-        for (name, (shape, bytes)) in &tensors {
-            let view = TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(failed)?;
-            views.push((name, view));
-        }
-        let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-        write_atomically(&path, |temporary| {
-            safetensors::serialize_to_file(views, Some(format), temporary).map_err(failed)
-        })
+        let tensors = tensors.iter().map(|(name, data)| (name.clone(), data));
+        write_tensors(&folder.join(WEIGHTS), &[PYTORCH], tensors.collect())
     }
 
     /// Attaches the adapter of a folder to the model it was trained for.

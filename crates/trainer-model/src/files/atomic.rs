@@ -9,57 +9,83 @@ use crate::error::{ModelError, Result};
 /// gives it its name. On an error the temporary file is removed and `path` is
 /// as it was.
 ///
+/// In a folder that [`write_folder_atomically`](super::write_folder_atomically) fills,
+/// the file is written under its name at once: the folder becomes durable and gets its
+/// own name as a whole.
+///
 /// # Errors
 /// What `write` or the file system reports.
-pub fn write_atomically(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub fn write_atomically<T>(path: &Path, write: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
     let pending = Pending::create(path)?;
-    write(pending.temporary())?;
+    let written = write(pending.temporary())?;
     pending.sync()?;
-    pending.commit()
+    pending.commit()?;
+    Ok(written)
+}
+
+/// The name of a file or folder until it is complete. The process id keeps two runs
+/// from sharing one.
+pub(super) fn temporary(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.{}.tmp", std::process::id()))
+}
+
+fn is_temporary(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with('.') && name.ends_with(&format!(".{}.tmp", std::process::id()))
 }
 
 /// A file that does not have its name yet; removed if it never gets it.
 #[derive(Debug)]
 pub(super) struct Pending {
     path: PathBuf,
-    temporary: PathBuf,
+    /// None where the folder has no name yet either.
+    temporary: Option<PathBuf>,
 }
 
 impl Pending {
-    /// Makes an empty file beside `path`, and the folder where there is none.
+    /// A place beside `path`, in a folder that is made where there is none.
     pub(super) fn create(path: &Path) -> Result<Self> {
         let folder = folder_of(path);
-        fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        // The process id keeps two runs from sharing a temporary file.
-        let temporary = folder.join(format!(".{name}.{}.tmp", std::process::id()));
-        // Made here so that it has the permissions of an ordinary new file,
-        // whatever the writer would choose.
-        File::create(&temporary).map_err(ModelError::io(&temporary))?;
+        let temporary = match is_temporary(folder) {
+            true => None,
+            false => {
+                fs::create_dir_all(folder).map_err(ModelError::io(folder))?;
+                Some(temporary(path))
+            }
+        };
         Ok(Self {
             path: path.to_path_buf(),
             temporary,
         })
     }
 
+    /// The name it will have.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where to write.
     pub(super) fn temporary(&self) -> &Path {
-        &self.temporary
+        self.temporary.as_deref().unwrap_or(&self.path)
     }
 
     /// Makes the contents durable.
     pub(super) fn sync(&self) -> Result<()> {
-        let file = File::open(&self.temporary).map_err(ModelError::io(&self.temporary))?;
-        file.sync_all().map_err(ModelError::io(&self.temporary))
+        match &self.temporary {
+            Some(temporary) => {
+                let file = File::open(temporary).map_err(ModelError::io(temporary))?;
+                file.sync_all().map_err(ModelError::io(temporary))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Gives the file its name.
     pub(super) fn commit(self) -> Result<()> {
-        fs::rename(&self.temporary, &self.path).map_err(ModelError::io(&self.path))?;
-        // The new name itself must survive a crash; some systems cannot sync a
-        // folder, which is no reason to fail.
-        if let Ok(folder) = File::open(folder_of(&self.path)) {
-            let _ = folder.sync_all();
+        if let Some(temporary) = &self.temporary {
+            fs::rename(temporary, &self.path).map_err(ModelError::io(&self.path))?;
+            sync_folder(folder_of(&self.path));
         }
         Ok(())
     }
@@ -67,8 +93,18 @@ impl Pending {
 
 impl Drop for Pending {
     fn drop(&mut self) {
-        // Not there any more once it has its name.
-        let _ = fs::remove_file(&self.temporary);
+        if let Some(temporary) = &self.temporary {
+            // Not there any more once it has its name.
+            let _ = fs::remove_file(temporary);
+        }
+    }
+}
+
+/// Makes the names in a folder survive a crash. Some systems cannot sync a folder,
+/// which is no reason to fail.
+pub(super) fn sync_folder(folder: &Path) {
+    if let Ok(folder) = File::open(folder) {
+        let _ = folder.sync_all();
     }
 }
 

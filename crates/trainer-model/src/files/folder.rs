@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::Path;
 
+use super::atomic::{sync_folder, temporary};
 use crate::error::{ModelError, Result};
 
 /// Lets `fill` write files into a hidden folder beside `path`, makes all of them
@@ -15,9 +16,7 @@ pub fn write_folder_atomically<E: From<ModelError>>(
     path: &Path,
     fill: impl FnOnce(&Path) -> Result<(), E>,
 ) -> Result<(), E> {
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    // The process id keeps two runs from sharing a temporary folder.
-    let temporary = path.with_file_name(format!(".{name}.{}.tmp", std::process::id()));
+    let temporary = temporary(path);
     let finish = || {
         if temporary.exists() {
             fs::remove_dir_all(&temporary).map_err(ModelError::io(&temporary))?;
@@ -29,10 +28,7 @@ pub fn write_folder_atomically<E: From<ModelError>>(
             fs::remove_dir_all(path).map_err(ModelError::io(path))?;
         }
         fs::rename(&temporary, path).map_err(ModelError::io(path))?;
-        // Some systems cannot sync a folder, which is no reason to fail.
-        if let Some(Ok(parent)) = path.parent().map(File::open) {
-            let _ = parent.sync_all();
-        }
+        path.parent().into_iter().for_each(sync_folder);
         Ok(())
     };
     let result = finish();
@@ -48,8 +44,6 @@ fn sync(folder: &Path) -> Result<()> {
         let file = File::open(&path).map_err(ModelError::io(&path))?;
         file.sync_all().map_err(ModelError::io(&path))?;
     }
-    if let Ok(folder) = File::open(folder) {
-        let _ = folder.sync_all();
-    }
+    sync_folder(folder);
     Ok(())
 }

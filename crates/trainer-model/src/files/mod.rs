@@ -6,19 +6,22 @@
 //! appears under its name only once it is complete.
 
 mod atomic;
+mod digest;
 mod folder;
 mod gguf;
 mod header;
+mod large;
 mod layout;
 mod load;
 mod safetensors;
 mod save;
 
 pub use atomic::write_atomically;
+pub use digest::{Digest, WrittenFile};
 pub use folder::write_folder_atomically;
 pub use gguf::{GgufExport, GgufImport, GgufType, GgufValue, export_gguf, open_gguf};
 pub(crate) use layout::{read_generation_config, refuse_file};
 pub use load::{has_score, load_causal_lm, load_reward_model};
-pub use safetensors::SaveDtype;
-pub(crate) use safetensors::WeightFile;
+pub(crate) use safetensors::{PYTORCH, WeightFile};
+pub use safetensors::{SaveDtype, write_tensors};
 pub use save::{SaveOptions, save_model};

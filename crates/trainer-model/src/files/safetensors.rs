@@ -1,15 +1,21 @@
 //! One safetensors file: tensors are read one at a time and written one at a
 //! time, in pieces, so that beside the tensor itself nothing of its size is held.
 
+use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
+use burn::tensor::{DType, TensorData};
 use safetensors::Dtype;
 use serde_json::{Map, Value, json};
 
+use super::atomic::write_atomically;
+use super::digest::{Digest, WrittenFile};
 use super::header::{Entry, Header};
+use super::large::LargeFile;
 use crate::error::{ModelError, Result};
 
 /// Bytes that are converted at a time.
@@ -120,6 +126,9 @@ pub enum SaveDtype {
     Bf16,
 }
 
+/// Metadata that transformers and PEFT ask of a file of weights.
+pub(crate) const PYTORCH: (&str, &str) = ("format", "pt");
+
 impl SaveDtype {
     /// As `config.json` names it.
     pub(super) fn torch_name(self) -> &'static str {
@@ -129,10 +138,10 @@ impl SaveDtype {
         }
     }
 
-    fn header_name(self) -> &'static str {
+    pub(super) fn stored(self) -> Dtype {
         match self {
-            Self::F32 => "F32",
-            Self::Bf16 => "BF16",
+            Self::F32 => Dtype::F32,
+            Self::Bf16 => Dtype::BF16,
         }
     }
 
@@ -145,70 +154,113 @@ impl SaveDtype {
     }
 }
 
+/// Writes a safetensors file of tensors in `f32` or `u8`; it is durable before it gets
+/// its name. Wider numbers come first, so that all of them can be mapped; apart from
+/// that the order is that of `tensors`.
+///
+/// # Errors
+/// When a tensor has another number format; what the file system reports.
+pub fn write_tensors(
+    path: &Path,
+    metadata: &[(&str, &str)],
+    mut tensors: Vec<(String, &TensorData)>,
+) -> Result<WrittenFile> {
+    let dtype = |data: &TensorData| match data.dtype() {
+        DType::F32 => Ok(Dtype::F32),
+        DType::U8 => Ok(Dtype::U8),
+        other => Err(ModelError::Io {
+            path: path.to_path_buf(),
+            source: std::io::Error::other(format!("{other:?} is not a format of saved tensors")),
+        }),
+    };
+    tensors.sort_by_key(|(_, data)| Reverse(data.dtype().size()));
+    let mut described = Vec::with_capacity(tensors.len());
+    for (name, data) in &tensors {
+        described.push((name.as_str(), dtype(data)?, &data.shape()[..]));
+    }
+    let digest = write_atomically(path, |temporary| {
+        let mut writer = Writer::create(temporary, metadata, &described)?;
+        for (_, data) in &tensors {
+            match data.as_slice::<f32>() {
+                Ok(values) => writer.append(values, SaveDtype::F32)?,
+                Err(_) => writer.write(data.as_bytes())?,
+            }
+        }
+        writer.finish()
+    })?;
+    Ok(WrittenFile::new(path, digest))
+}
+
 /// Writes a safetensors file of tensors that come one after the other.
 pub(super) struct Writer {
-    file: BufWriter<File>,
+    file: LargeFile,
     path: PathBuf,
-    dtype: SaveDtype,
 }
 
 impl Writer {
-    /// Begins a file of these tensors (name and shape), in this order.
+    /// Begins a file of these tensors (name, format and shape), in this order.
     pub(super) fn create(
         path: &Path,
-        tensors: &[(&str, &[usize])],
-        dtype: SaveDtype,
+        metadata: &[(&str, &str)],
+        tensors: &[(&str, Dtype, &[usize])],
     ) -> Result<Self> {
         let mut header = Map::new();
-        header.insert("__metadata__".into(), json!({"format": "pt"}));
+        let metadata: Map<_, _> = metadata
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), json!(value)))
+            .collect();
+        header.insert("__metadata__".into(), metadata.into());
         let mut start = 0;
-        for (name, shape) in tensors {
-            let end = start + shape.iter().product::<usize>() * dtype.width();
+        for (name, dtype, shape) in tensors {
+            let end = start + shape.iter().product::<usize>() * dtype.bitsize() / 8;
             header.insert(
                 (*name).to_owned(),
-                json!({"dtype": dtype.header_name(), "shape": shape, "data_offsets": [start, end]}),
+                json!({"dtype": dtype, "shape": shape, "data_offsets": [start, end]}),
             );
             start = end;
         }
         let mut header = Value::Object(header).to_string();
         // Tensors begin at a multiple of 8 bytes, so that they can be mapped.
         header.push_str(&" ".repeat(header.len().next_multiple_of(8) - header.len()));
-        let file = File::create(path).map_err(ModelError::io(path))?;
         let mut writer = Self {
-            file: BufWriter::new(file),
+            file: LargeFile::create(path).map_err(ModelError::io(path))?,
             path: path.to_path_buf(),
-            dtype,
         };
         writer.write(&(header.len() as u64).to_le_bytes())?;
         writer.write(header.as_bytes())?;
         Ok(writer)
     }
 
-    /// The next tensor, or a piece of it.
-    pub(super) fn append(&mut self, values: &[f32]) -> Result<()> {
-        let mut bytes = Vec::new();
-        for piece in values.chunks(PIECE / 4) {
-            bytes.clear();
-            match self.dtype {
-                SaveDtype::F32 => bytes.extend(piece.iter().flat_map(|x| x.to_le_bytes())),
-                SaveDtype::Bf16 => bytes.extend(
-                    piece
-                        .iter()
-                        .flat_map(|&x| half::bf16::from_f32(x).to_le_bytes()),
-                ),
+    /// The next tensor, or a piece of it, in the format of the header.
+    pub(super) fn append(&mut self, values: &[f32], dtype: SaveDtype) -> Result<()> {
+        match dtype {
+            SaveDtype::F32 => self.write(&little_endian(values)),
+            SaveDtype::Bf16 => {
+                let mut bytes = Vec::new();
+                for piece in values.chunks(PIECE / 4) {
+                    bytes.clear();
+                    let rounded = piece.iter().map(|&x| half::bf16::from_f32(x));
+                    bytes.extend(rounded.flat_map(|x| x.to_le_bytes()));
+                    self.write(&bytes)?;
+                }
+                Ok(())
             }
-            self.write(&bytes)?;
         }
-        Ok(())
     }
 
-    pub(super) fn finish(mut self) -> Result<()> {
-        self.file.flush().map_err(ModelError::io(&self.path))
+    pub(super) fn finish(self) -> Result<Digest> {
+        self.file.finish().map_err(ModelError::io(&self.path))
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        self.file
-            .write_all(bytes)
-            .map_err(ModelError::io(&self.path))
+        self.file.append(bytes).map_err(ModelError::io(&self.path))
+    }
+}
+
+/// Numbers as files hold them: where they lie, if this machine holds them so too.
+fn little_endian(values: &[f32]) -> Cow<'_, [u8]> {
+    match cfg!(target_endian = "little") {
+        true => Cow::Borrowed(bytemuck::cast_slice(values)),
+        false => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
     }
 }

@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::atomic::{Pending, write_atomically};
+use super::digest::{Digest, WrittenFile};
 use super::layout::{self, GENERATION, INDEX, SINGLE};
-use super::safetensors::{SaveDtype, Writer};
+use super::safetensors::{PYTORCH, SaveDtype, Writer};
 use crate::error::{ModelError, Result};
 use crate::parameters::{parameters, visit_values};
 use crate::pretrained::Pretrained;
@@ -43,13 +44,15 @@ impl From<SaveDtype> for SaveOptions {
 /// an earlier save stay until all of the new ones are written. Tensors are copied to
 /// the host piece by piece.
 ///
+/// Returns the files of weights.
+///
 /// # Errors
 /// What the file system reports.
 pub fn save_model<M: Pretrained>(
     model: &M,
     folder: &Path,
     options: impl Into<SaveOptions>,
-) -> Result<()> {
+) -> Result<Vec<WrittenFile>> {
     let options = options.into();
     let mut config = model.saved_config();
     // Both names are read by one or another version of transformers.
@@ -66,7 +69,11 @@ pub fn save_model<M: Pretrained>(
     save_weights(model, folder, options)
 }
 
-fn save_weights<M: Pretrained>(model: &M, folder: &Path, options: SaveOptions) -> Result<()> {
+fn save_weights<M: Pretrained>(
+    model: &M,
+    folder: &Path,
+    options: SaveOptions,
+) -> Result<Vec<WrittenFile>> {
     let tensors = parameters(model)
         .into_iter()
         .map(|info| (info.name, info.shape))
@@ -83,7 +90,7 @@ pub(super) struct WeightsWriter {
     /// Names of the files, each with its tensors.
     shards: Vec<(String, Vec<Described>)>,
     /// Complete but for their names.
-    done: Vec<Pending>,
+    done: Vec<(Pending, Digest)>,
     /// The file that is written, and how many tensors it lacks.
     current: Option<(Pending, Writer, usize)>,
 }
@@ -122,31 +129,31 @@ impl WeightsWriter {
             && let Some((name, tensors)) = self.shards.get(self.done.len())
         {
             let file = Pending::create(&self.folder.join(name))?;
-            let described: Vec<(&str, &[usize])> = tensors
+            let described: Vec<_> = tensors
                 .iter()
-                .map(|(name, shape)| (name.as_str(), shape.as_slice()))
+                .map(|(name, shape)| (name.as_str(), self.dtype.stored(), shape.as_slice()))
                 .collect();
-            let writer = Writer::create(file.temporary(), &described, self.dtype)?;
+            let writer = Writer::create(file.temporary(), &[PYTORCH], &described)?;
             self.current = Some((file, writer, tensors.len()));
         }
         if let Some((_, writer, left)) = &mut self.current {
             for piece in pieces {
-                writer.append(piece.as_ref())?;
+                writer.append(piece.as_ref(), self.dtype)?;
             }
             *left -= 1;
             if *left == 0
                 && let Some((file, writer, _)) = self.current.take()
             {
-                writer.finish()?;
+                let digest = writer.finish()?;
                 file.sync()?;
-                self.done.push(file);
+                self.done.push((file, digest));
             }
         }
         Ok(())
     }
 
     /// Gives all files their names, and removes those of an earlier save.
-    pub(super) fn finish(self) -> Result<()> {
+    pub(super) fn finish(self) -> Result<Vec<WrittenFile>> {
         let single = self.shards.len() == 1;
         let index = match single {
             true => None,
@@ -157,11 +164,17 @@ impl WeightsWriter {
                 Some(file)
             }
         };
-        for file in self.done.into_iter().chain(index) {
+        let mut written = Vec::with_capacity(self.done.len());
+        for (file, digest) in self.done {
+            written.push(WrittenFile::new(file.path(), digest));
             file.commit()?;
         }
-        let names: Vec<&str> = self.shards.iter().map(|(name, _)| name.as_str()).collect();
-        layout::remove_stale_weights(&self.folder, &names, single)
+        if let Some(index) = index {
+            index.commit()?;
+        }
+        let names: Vec<&str> = written.iter().map(|file| file.name.as_str()).collect();
+        layout::remove_stale_weights(&self.folder, &names, single)?;
+        Ok(written)
     }
 }
 

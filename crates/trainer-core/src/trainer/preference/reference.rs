@@ -186,7 +186,9 @@ fn fingerprint(model: &CausalLm) -> [u8; 32] {
     hasher.update(&config);
     let hashed = visit_values(model, |name, value| -> Result<(), Infallible> {
         hasher.update(name.as_bytes());
-        value.pieces().for_each(|piece| add(&mut hasher, &piece));
+        value
+            .pieces()
+            .for_each(|piece| add(&mut hasher, piece.as_ref()));
         Ok(())
     });
     match hashed {

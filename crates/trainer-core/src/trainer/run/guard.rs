@@ -160,7 +160,7 @@ mod tests {
         }
 
         fn saver(&self, _: Linear, _: Precision) -> SaveModel {
-            Box::new(|_| Ok(()))
+            Box::new(|_| Ok(Vec::new()))
         }
 
         fn restore(&self, model: Linear, _: &Path) -> Result<Linear> {

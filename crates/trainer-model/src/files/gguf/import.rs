@@ -121,7 +121,8 @@ impl GgufImport {
             }
             writer.append([values])?;
         }
-        writer.finish()
+        writer.finish()?;
+        Ok(())
     }
 
     fn heads(&self, heads: Heads) -> usize {
