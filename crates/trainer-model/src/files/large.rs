@@ -130,3 +130,38 @@ fn create_past_the_cache(_: &Path) -> Option<File> {
 fn is_refusal(error: &Error) -> bool {
     error.kind() == ErrorKind::InvalidInput
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn pieces_of_any_size_are_one_file(
+            sizes in prop::collection::vec(prop_oneof![0..9_usize, 0..3 * BLOCK, 0..2 * BUFFER], 0..6),
+            whole_blocks in any::<bool>(),
+            past_the_cache in any::<bool>(),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("file");
+            let mut file = LargeFile::create(&path).unwrap();
+            if !past_the_cache {
+                file.through_the_cache().unwrap();
+            }
+            let mut all = Vec::new();
+            for size in sizes {
+                let size = if whole_blocks { size.next_multiple_of(BLOCK) } else { size };
+                let piece: Vec<u8> = (0..size).map(|i| ((all.len() + i) * 31 >> 3) as u8).collect();
+                file.append(&piece).unwrap();
+                all.extend(piece);
+            }
+            let digest = file.finish().unwrap();
+            prop_assert!(std::fs::read(&path).unwrap() == all);
+            prop_assert_eq!(digest, Digest::of(&path).unwrap());
+            prop_assert_eq!(digest.bytes(), all.len() as u64);
+        }
+    }
+}
