@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 use trainer_model::write_atomically;
@@ -165,13 +166,14 @@ pub struct StepReport {
 pub(crate) struct History {
     folder: PathBuf,
     metrics: File,
-    rows: Vec<LogRow>,
+    /// Shared with the checkpoints that are being written.
+    rows: Vec<Arc<LogRow>>,
 }
 
 impl History {
     /// Begins with the rows of an earlier part of the run, if there is one:
     /// `metrics.jsonl` holds these and nothing that came after them.
-    pub(crate) fn create(folder: &Path, earlier: Vec<LogRow>) -> Result<Self> {
+    pub(crate) fn create(folder: &Path, earlier: Vec<Arc<LogRow>>) -> Result<Self> {
         fs::create_dir_all(folder).map_err(TrainerError::io(folder))?;
         let path = folder.join("metrics.jsonl");
         let mut metrics = File::create(&path).map_err(TrainerError::io(&path))?;
@@ -186,7 +188,7 @@ impl History {
     }
 
     /// Everything logged so far.
-    pub(crate) fn rows(&self) -> &[LogRow] {
+    pub(crate) fn rows(&self) -> &[Arc<LogRow>] {
         &self.rows
     }
 
@@ -194,7 +196,7 @@ impl History {
         write_row(&mut self.metrics, &row)
             .map_err(TrainerError::io(self.folder.join("metrics.jsonl")))?;
         observer.logged(&row);
-        self.rows.push(row);
+        self.rows.push(Arc::new(row));
         Ok(())
     }
 
@@ -209,7 +211,7 @@ impl History {
             "is_hyper_param_search": false,
             "is_local_process_zero": true,
             "is_world_process_zero": true,
-            "log_history": self.rows,
+            "log_history": self.rows.iter().map(Arc::as_ref).collect::<Vec<_>>(),
             "logging_steps": state.logging_steps,
             "max_steps": state.max_steps,
             "num_input_tokens_seen": state.tokens,
@@ -229,8 +231,11 @@ impl History {
     }
 }
 
+/// In one call: a killed run leaves no part of a line.
 fn write_row(file: &mut File, row: &LogRow) -> std::io::Result<()> {
-    writeln!(file, "{}", Value::Object(row.clone()))
+    let mut line = serde_json::to_vec(row)?;
+    line.push(b'\n');
+    file.write_all(&line)
 }
 
 /// The values of `trainer_state.json` beside the log.

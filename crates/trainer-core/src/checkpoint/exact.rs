@@ -5,9 +5,6 @@
 //! as the bits of the `f64`, in hexadecimal, wherever a run must go on exactly.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
-use serde_json::{Number, Value};
-
-use crate::history::LogRow;
 
 const PREFIX: &str = "f64:";
 
@@ -39,38 +36,62 @@ fn from_text(text: &str) -> Option<f64> {
     Some(f64::from_bits(bits))
 }
 
-/// A log row with its fractions as bits.
-pub(crate) fn encode(row: &LogRow) -> LogRow {
-    row.iter()
-        .map(|(key, value)| {
-            let value = match value {
-                Value::Number(n) if n.is_f64() => {
-                    n.as_f64().map_or(Value::Null, |x| to_text(x).into())
-                }
-                other => other.clone(),
-            };
-            (key.clone(), value)
-        })
-        .collect()
-}
+/// Log rows, with fractions as bits.
+pub(super) mod rows {
+    use std::sync::Arc;
 
-/// The log row that [`encode`] was given.
-pub(crate) fn decode(row: LogRow) -> LogRow {
-    row.into_iter()
-        .map(|(key, value)| {
-            let number = value
-                .as_str()
-                .and_then(from_text)
-                .and_then(Number::from_f64);
-            (key, number.map_or(value, Value::Number))
-        })
-        .collect()
+    use serde::{Deserialize, Deserializer, Serializer};
+    use serde_json::{Number, Value};
+
+    use super::{from_text, to_text};
+    use crate::history::LogRow;
+
+    pub(in super::super) fn serialize<S: Serializer>(
+        rows: &[Arc<LogRow>],
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(rows.iter().map(|row| encode(row)))
+    }
+
+    pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Vec<Arc<LogRow>>, D::Error> {
+        let rows = Vec::<LogRow>::deserialize(deserializer)?;
+        Ok(rows.into_iter().map(|row| Arc::new(decode(row))).collect())
+    }
+
+    fn encode(row: &LogRow) -> LogRow {
+        row.iter()
+            .map(|(key, value)| {
+                let value = match value {
+                    Value::Number(n) if n.is_f64() => {
+                        n.as_f64().map_or(Value::Null, |x| to_text(x).into())
+                    }
+                    other => other.clone(),
+                };
+                (key.clone(), value)
+            })
+            .collect()
+    }
+
+    fn decode(row: LogRow) -> LogRow {
+        row.into_iter()
+            .map(|(key, value)| {
+                let number = value
+                    .as_str()
+                    .and_then(from_text)
+                    .and_then(Number::from_f64);
+                (key, number.map_or(value, Value::Number))
+            })
+            .collect()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
+    use std::sync::Arc;
 
     #[test]
     fn rows_come_back_to_the_bit() {
@@ -80,8 +101,11 @@ mod tests {
         }) else {
             unreachable!("the literal above is an object");
         };
-        let text = serde_json::to_string(&encode(&row)).unwrap();
-        assert_eq!(decode(serde_json::from_str(&text).unwrap()), row);
+        let rows = [Arc::new(row)];
+        let mut text = Vec::new();
+        rows::serialize(&rows, &mut serde_json::Serializer::new(&mut text)).unwrap();
+        let back = rows::deserialize(&mut serde_json::Deserializer::from_slice(&text)).unwrap();
+        assert_eq!(back, rows);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use trainer_model::write_atomically;
 
-pub(crate) use exact::{Exact, decode, encode};
+pub(crate) use exact::Exact;
 pub(crate) use folders::sweep;
 pub(crate) use optimizer::read as read_optimizer;
 pub(crate) use state::{

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use trainer_config::Config;
 
-use super::exact::Exact;
+use super::exact::{self, Exact};
 use crate::error::{Result, TrainerError};
 use crate::history::LogRow;
 
@@ -50,8 +51,9 @@ pub(crate) struct SavedRun {
     pub(crate) refused: usize,
     /// Part of the learning rate that is left after going back.
     pub(crate) rate_scale: Exact,
-    /// Log rows so far, with fractions as bits.
-    pub(crate) log: Vec<LogRow>,
+    /// Log rows so far.
+    #[serde(with = "exact::rows")]
+    pub(crate) log: Vec<Arc<LogRow>>,
     /// The configuration: each key with its value as JSON text.
     pub(crate) config: BTreeMap<String, String>,
 }

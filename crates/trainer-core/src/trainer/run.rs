@@ -31,7 +31,7 @@ use super::resume::Resume;
 use super::setup::TrainerTokenizer;
 use crate::batches::BatchSource;
 use crate::checkpoint::{
-    self, Exact, Retention, SavedRun, Snapshot, Writer, Written, config_texts, encode,
+    self, Exact, Retention, SavedRun, Snapshot, Writer, Written, config_texts,
 };
 use crate::error::{Result, TrainerError};
 use crate::feed::Feed;
@@ -63,7 +63,7 @@ pub(super) struct Run<O: Objective> {
     best: Option<Best>,
     at: Counters,
     /// Log rows of the part of the run that is resumed.
-    earlier_rows: Vec<LogRow>,
+    earlier_rows: Vec<Arc<LogRow>>,
     warnings: Vec<String>,
     total_steps: usize,
     trainable_parameters: usize,
@@ -188,7 +188,7 @@ impl<O: Objective> Run<O> {
             best.restore(saved.best.clone());
         }
         self.at = Counters::restore(&saved);
-        self.earlier_rows = saved.log.into_iter().map(checkpoint::decode).collect();
+        self.earlier_rows = saved.log;
         Ok(self)
     }
 
@@ -473,7 +473,7 @@ impl<O: Objective> Run<O> {
             watchdog: at.watchdog,
             refused: at.refused,
             rate_scale: Exact(at.rate_scale),
-            log: out.history.rows().iter().map(encode).collect(),
+            log: out.history.rows().to_vec(),
             config: config_texts(&self.config),
         })
     }
