@@ -471,6 +471,34 @@ fn a_damaged_checkpoint_is_passed_over() {
     assert!(result(&out) == expected);
 }
 
+/// The checkpoints of an earlier run are neither deleted nor gone on from, and those of
+/// this run are not deleted in favour of them.
+#[test]
+fn two_runs_in_one_folder_keep_their_checkpoints_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let save = ["--save_strategy=steps", "--save_total_limit=1"];
+    run(
+        &out,
+        &[&save[..], &["--max_steps=6", "--save_steps=3"]].concat(),
+    );
+    let anew = [&save[..], &["--max_steps=5", "--save_steps=2", "--seed=7"]].concat();
+    let output = command(&out, &anew).output().unwrap();
+    let message = stderr(&output);
+    assert!(output.status.success(), "{message}");
+    assert!(
+        message.contains("holds checkpoints of an earlier run"),
+        "{message}"
+    );
+    assert_eq!(steps(&out), [4, 6]);
+    let expected = result(&out);
+    run(
+        &out,
+        &[&anew[..], &["--auto_resume_from_checkpoints=true"]].concat(),
+    );
+    assert!(result(&out) == expected);
+}
+
 /// The library that makes calls fail.
 #[cfg(target_os = "linux")]
 fn faults(folder: &Path) -> PathBuf {

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::manifest;
+use super::manifest::{self, Origin};
 use super::state::STATE;
 use crate::error::{Result, TrainerError};
 
@@ -48,10 +48,16 @@ pub(crate) fn check(path: &Path) -> Result<(), String> {
     }
 }
 
-/// The newest complete checkpoint, and why newer ones are not.
+/// The complete checkpoint that was written last, and why later ones are not. One whose
+/// manifest cannot be read comes before the others, by its step.
 pub(crate) fn newest(output: &Path) -> Result<(Option<PathBuf>, Vec<String>)> {
     let mut skipped = Vec::new();
-    for (_, path) in all(output)?.into_iter().rev() {
+    let mut found = all(output)?;
+    found.sort_by_cached_key(|(step, path)| {
+        let written = manifest::origin(path).map_or(u64::MAX, |origin| origin.written);
+        (written, *step)
+    });
+    for (_, path) in found.into_iter().rev() {
         match check(&path) {
             Ok(()) => return Ok((Some(path), skipped)),
             Err(reason) => skipped.push(format!("{} is skipped: {reason}", path.display())),
@@ -60,21 +66,37 @@ pub(crate) fn newest(output: &Path) -> Result<(Option<PathBuf>, Vec<String>)> {
     Ok((None, skipped))
 }
 
-/// Deletes the oldest checkpoints until `limit` are left; those of the steps in
-/// `keep` stay and count. Only folders that were complete when written are there
-/// to be counted, since an incomplete one never gets its name.
+/// When the latest checkpoint was written, as [`Origin::written`] has it; 0 where there is
+/// none.
+pub(crate) fn latest(output: &Path) -> Result<u64> {
+    let found = all(output)?;
+    let origins = found
+        .iter()
+        .filter_map(|(_, path)| manifest::origin(path).ok());
+    Ok(origins.map(|origin| origin.written).max().unwrap_or(0))
+}
+
+/// Deletes the oldest checkpoints of a run until `limit` are left; those of the steps
+/// in `keep` stay and count. Those of another run, and those that cannot be read, are
+/// nobody's to delete and do not count.
 ///
 /// Returns what could not be deleted, and why.
-pub(crate) fn prune(output: &Path, limit: usize, keep: &[usize]) -> Result<Vec<String>> {
-    let found = all(output)?;
+pub(crate) fn prune(output: &Path, run: &str, limit: usize, keep: &[usize]) -> Result<Vec<String>> {
+    let mut found: Vec<(Origin, PathBuf)> = all(output)?
+        .into_iter()
+        .filter_map(|(_, path)| Some((manifest::origin(&path).ok()?, path)))
+        .filter(|(origin, _)| origin.run == run)
+        .collect();
+    found.sort_by_key(|(origin, _)| origin.written);
     let mut excess = found.len().saturating_sub(limit.max(1));
-    let newest = found.last().map(|(step, _)| *step);
+    let newest = found.pop();
+    debug_assert!(newest.is_some(), "one has just been written");
     let mut failed = Vec::new();
-    for (step, path) in found {
+    for (origin, path) in found {
         if excess == 0 {
             break;
         }
-        if keep.contains(&step) || Some(step) == newest {
+        if keep.contains(&origin.step) {
             continue;
         }
         excess -= 1;
@@ -115,16 +137,22 @@ pub(crate) fn sweep(output: &Path) {
 mod tests {
     use super::*;
 
+    /// Checkpoints of one run, in the order they were written in.
     fn folder(steps: &[usize]) -> tempfile::TempDir {
         let output = tempfile::tempdir().unwrap();
+        add(output.path(), "a", steps);
+        output
+    }
+
+    fn add(output: &Path, run: &str, steps: &[usize]) {
         for &step in steps {
-            let path = path(output.path(), step);
+            let path = path(output, step);
             fs::create_dir(&path).unwrap();
             fs::write(path.join("weights"), "abc").unwrap();
             fs::write(path.join(STATE), "{}").unwrap();
-            manifest::write(&path, step, &[]).unwrap();
+            let origin = Origin::new(run, step, latest(output).unwrap());
+            manifest::write(&path, &origin, &[]).unwrap();
         }
-        output
     }
 
     fn steps(output: &Path) -> Vec<usize> {
@@ -137,11 +165,28 @@ mod tests {
 
     #[test]
     fn the_oldest_go_and_the_best_and_the_newest_stay() {
-        let output = folder(&[2, 4, 10, 8]);
-        assert_eq!(prune(output.path(), 2, &[2]).unwrap(), Vec::<String>::new());
-        assert_eq!(steps(output.path()), [2, 10]);
-        prune(output.path(), 0, &[]).unwrap();
-        assert_eq!(steps(output.path()), [10]);
+        let output = folder(&[2, 4, 8, 10]);
+        let output = output.path();
+        assert_eq!(prune(output, "a", 2, &[2]).unwrap(), Vec::<String>::new());
+        assert_eq!(steps(output), [2, 10]);
+        prune(output, "a", 0, &[]).unwrap();
+        assert_eq!(steps(output), [10]);
+    }
+
+    #[test]
+    fn a_run_deletes_its_own_and_the_last_one_written_is_the_newest() {
+        let output = folder(&[100, 200]);
+        let output = output.path();
+        // Begun anew in the same folder.
+        add(output, "b", &[10, 20, 30]);
+        prune(output, "b", 2, &[]).unwrap();
+        assert_eq!(steps(output), [20, 30, 100, 200]);
+        assert_eq!(newest(output).unwrap().0, Some(path(output, 30)));
+        // Gone on from the first one of the earlier run.
+        add(output, "a", &[110]);
+        prune(output, "a", 2, &[]).unwrap();
+        assert_eq!(steps(output), [20, 30, 110, 200]);
+        assert_eq!(newest(output).unwrap().0, Some(path(output, 110)));
     }
 
     #[test]
@@ -156,12 +201,12 @@ mod tests {
             .iter()
             .map(|text| text.split(" is skipped: ").nth(1).unwrap_or_default())
             .collect();
-        assert_eq!(reasons[0], "weights is damaged: its hash differs");
-        assert_eq!(reasons[1], "weights has 2 bytes, 3 were written");
         assert!(
-            reasons[2].starts_with("it is incomplete: manifest.json"),
+            reasons[0].starts_with("it is incomplete: manifest.json"),
             "{reasons:?}"
         );
+        assert_eq!(reasons[1], "weights is damaged: its hash differs");
+        assert_eq!(reasons[2], "weights has 2 bytes, 3 were written");
     }
 
     #[test]

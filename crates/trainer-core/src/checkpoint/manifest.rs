@@ -1,4 +1,5 @@
-//! What a checkpoint consists of: every file with its size and hash.
+//! What a checkpoint consists of: every file with its size and hash; of which run it is,
+//! and when it was written.
 //!
 //! Invariant: the manifest is written after every other file, into a folder that
 //! gets its name only once it is complete. A folder whose manifest is missing or
@@ -6,6 +7,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use trainer_model::{Digest, WrittenFile};
@@ -21,9 +23,21 @@ const FORMAT: u32 = 2;
 #[derive(Debug, Serialize, Deserialize)]
 struct Manifest {
     format: u32,
-    /// Optimizer steps taken.
-    step: usize,
+    #[serde(flatten)]
+    origin: Origin,
     files: Vec<Entry>,
+}
+
+/// Where a checkpoint comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Origin {
+    /// The run: several may have written to one output folder.
+    pub(crate) run: String,
+    /// Optimizer steps taken.
+    pub(crate) step: usize,
+    /// Milliseconds since 1970. Of two checkpoints the newer one has the larger number,
+    /// though it may be one of fewer steps: of a run that was begun anew, or went back.
+    pub(crate) written: u64,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,11 +47,33 @@ struct Entry {
     xxh3: String,
 }
 
+impl Origin {
+    /// Of a checkpoint that is written now, after the one of `latest`.
+    pub(crate) fn new(run: &str, step: usize, latest: u64) -> Self {
+        Self {
+            run: run.to_owned(),
+            step,
+            // A clock may be put back.
+            written: (since_1970().as_millis() as u64).max(latest + 1),
+        }
+    }
+}
+
+/// A name that no other run has.
+pub(crate) fn new_run() -> String {
+    format!("{:x}-{:x}", since_1970().as_nanos(), std::process::id())
+}
+
+fn since_1970() -> Duration {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.unwrap_or_default()
+}
+
 /// Writes the manifest of a folder's files. Those in `written` are not read again.
 ///
 /// # Errors
 /// What the file system reports.
-pub(crate) fn write(folder: &Path, step: usize, written: &[WrittenFile]) -> Result<()> {
+pub(crate) fn write(folder: &Path, origin: &Origin, written: &[WrittenFile]) -> Result<()> {
     let mut files = Vec::new();
     for entry in fs::read_dir(folder).map_err(TrainerError::io(folder))? {
         let path = entry.map_err(TrainerError::io(folder))?.path();
@@ -58,25 +94,37 @@ pub(crate) fn write(folder: &Path, step: usize, written: &[WrittenFile]) -> Resu
     files.sort_by(|a, b| a.name.cmp(&b.name));
     let manifest = Manifest {
         format: FORMAT,
-        step,
+        origin: origin.clone(),
         files,
     };
     super::write_json(&folder.join(MANIFEST), &manifest)
 }
 
-/// What is wrong with a checkpoint, if anything is.
-pub(crate) fn check(folder: &Path) -> Result<(), String> {
-    let path = folder.join(MANIFEST);
-    let text = fs::read_to_string(&path)
+/// Where a checkpoint comes from; if it cannot be known, why.
+pub(crate) fn origin(folder: &Path) -> Result<Origin, String> {
+    Ok(read(folder)?.origin)
+}
+
+fn read(folder: &Path) -> Result<Manifest, String> {
+    #[derive(Deserialize)]
+    struct Layout {
+        format: u32,
+    }
+    let text = fs::read_to_string(folder.join(MANIFEST))
         .map_err(|error| format!("it is incomplete: {MANIFEST}: {error}"))?;
-    let manifest: Manifest =
-        serde_json::from_str(&text).map_err(|error| format!("{MANIFEST} is damaged: {error}"))?;
-    if manifest.format != FORMAT {
+    let damaged = |error: serde_json::Error| format!("{MANIFEST} is damaged: {error}");
+    let Layout { format } = serde_json::from_str(&text).map_err(damaged)?;
+    if format != FORMAT {
         return Err(format!(
-            "it has layout {}, this version reads {FORMAT}",
-            manifest.format
+            "it has layout {format}, this version reads {FORMAT}"
         ));
     }
+    serde_json::from_str(&text).map_err(damaged)
+}
+
+/// What is wrong with a checkpoint, if anything is.
+pub(crate) fn check(folder: &Path) -> Result<(), String> {
+    let manifest = read(folder)?;
     for entry in &manifest.files {
         // A name from a file must not lead out of the folder.
         if Path::new(&entry.name).file_name() != Some(entry.name.as_ref()) {

@@ -28,6 +28,7 @@ use trainer_model::write_atomically;
 
 pub(crate) use exact::Exact;
 pub(crate) use folders::sweep;
+pub(crate) use manifest::new_run;
 pub(crate) use optimizer::read as read_optimizer;
 pub(crate) use state::{
     BestState, FeedPosition, SavedRun, SavedSums, config_differences, config_texts,
@@ -90,6 +91,19 @@ pub(crate) fn is_there(path: &Path) -> bool {
 /// The checkpoint folder of a step.
 pub(crate) fn folder(output: &Path, step: usize) -> PathBuf {
     folders::path(output, step)
+}
+
+/// What to tell of checkpoints that lie in the folder of a run that begins anew.
+pub(crate) fn others(output: &Path) -> Result<Option<String>> {
+    let found = folders::all(output)?;
+    Ok(found.last().map(|(_, last)| {
+        format!(
+            "{} holds checkpoints of an earlier run, which stay until this one comes to the same \
+             steps. To go on from one of them, stop this run and set `resume_from_checkpoint: {}`",
+            output.display(),
+            last.display()
+        )
+    }))
 }
 
 fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {

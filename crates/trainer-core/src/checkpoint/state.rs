@@ -19,6 +19,8 @@ pub(super) const STATE: &str = "training_state.json";
 /// A run between two steps.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct SavedRun {
+    /// Name of the run, which it keeps when it goes on.
+    pub(crate) run: String,
     /// Optimizer steps taken.
     pub(crate) step: usize,
     /// Steps of the whole run.

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 
 use trainer_model::{WrittenFile, write_folder_atomically};
 
+use super::manifest::Origin;
 use super::{OPTIMIZER, SavedRun, folders, manifest};
 use crate::error::{Result, TrainerError};
 use crate::optimizer::OptimizerState;
@@ -31,6 +32,8 @@ pub(crate) struct Snapshot {
 /// Which checkpoints are kept.
 #[derive(Debug, Clone)]
 pub(crate) struct Retention {
+    /// The run, whose checkpoints alone are deleted.
+    pub(crate) run: String,
     /// How many, at least one.
     pub(crate) limit: usize,
     /// Steps of those that stay in any case.
@@ -80,6 +83,7 @@ impl Drop for Writer {
 
 fn write(output: &Path, snapshot: Snapshot, retention: &Retention) -> Result<Written> {
     let path = folders::path(output, snapshot.step);
+    let origin = Origin::new(&retention.run, snapshot.step, folders::latest(output)?);
     write_folder_atomically(&path, |folder| -> Result<()> {
         let mut written = (snapshot.save_model)(folder)?;
         let saved = snapshot.tokenizer.save(folder);
@@ -88,8 +92,8 @@ fn write(output: &Path, snapshot: Snapshot, retention: &Retention) -> Result<Wri
             written.push(super::optimizer::write(optimizer, &folder.join(OPTIMIZER))?);
             run.write(folder)?;
         }
-        manifest::write(folder, snapshot.step, &written)
+        manifest::write(folder, &origin, &written)
     })?;
-    let not_deleted = folders::prune(output, retention.limit, &retention.keep)?;
+    let not_deleted = folders::prune(output, &retention.run, retention.limit, &retention.keep)?;
     Ok(Written { path, not_deleted })
 }

@@ -44,6 +44,8 @@ use crate::trained::unfreeze;
 
 /// One run of an objective.
 pub(super) struct Run<O: Objective> {
+    /// Tells this run from others in the same folder; stays the same when it goes on.
+    id: String,
     config: Config,
     objective: O,
     feed: Feed<O::Batch>,
@@ -129,6 +131,7 @@ impl<O: Objective> Run<O> {
             .map(|info| info.shape.iter().product::<usize>())
             .sum();
         let run = Self {
+            id: checkpoint::new_run(),
             optimizer: optimizer::build(config, &infos)?,
             schedule: Schedule::new(config, total_steps)?,
             save_every: cadence::saving(config, lengths)?,
@@ -188,6 +191,7 @@ impl<O: Objective> Run<O> {
             best.restore(saved.best.clone());
         }
         self.at = Counters::restore(&saved);
+        self.id = saved.run;
         self.earlier_rows = saved.log;
         Ok(self)
     }
@@ -219,7 +223,11 @@ impl<O: Objective> Run<O> {
             observer,
             started: Instant::now(),
         };
-        for warning in std::mem::take(&mut self.warnings) {
+        let mut warnings = std::mem::take(&mut self.warnings);
+        if self.at.step == 0 {
+            warnings.extend(checkpoint::others(&self.config.output_dir)?);
+        }
+        for warning in warnings {
             out.observer.warned(&warning);
         }
         out.observer.started(&RunPlan {
@@ -446,6 +454,7 @@ impl<O: Objective> Run<O> {
             step: self.at.step,
         };
         let retention = Retention {
+            run: self.id.clone(),
             limit: keys.save_total_limit,
             keep: self.best.iter().filter_map(Best::step).collect(),
         };
@@ -457,6 +466,7 @@ impl<O: Objective> Run<O> {
     fn saved(&self, out: &Outputs<'_>) -> Result<SavedRun> {
         let at = &self.at;
         Ok(SavedRun {
+            run: self.id.clone(),
             step: at.step,
             total_steps: self.total_steps,
             epoch: Exact(at.epoch),

@@ -24,10 +24,20 @@ pub fn write_folder_atomically<E: From<ModelError>>(
         fs::create_dir_all(&temporary).map_err(ModelError::io(&temporary))?;
         fill(&temporary)?;
         sync(&temporary)?;
-        if path.exists() {
-            fs::remove_dir_all(path).map_err(ModelError::io(path))?;
+        let before = path.exists().then(|| temporary.with_extension("old.tmp"));
+        if let Some(before) = &before {
+            fs::rename(path, before).map_err(ModelError::io(path))?;
         }
-        fs::rename(&temporary, path).map_err(ModelError::io(path))?;
+        if let Err(error) = fs::rename(&temporary, path) {
+            if let Some(before) = &before {
+                let _ = fs::rename(before, path);
+            }
+            return Err(ModelError::io(path)(error).into());
+        }
+        if let Some(before) = &before {
+            // The new folder has its name: what is left of the old one only takes room.
+            let _ = fs::remove_dir_all(before);
+        }
         path.parent().into_iter().for_each(sync_folder);
         Ok(())
     };

@@ -79,6 +79,8 @@ impl<O: Objective> Run<O> {
         let kept = (self.at.refused, self.at.rate_scale * LOWER);
         self = self.resume(Resume::read(path, found.skipped)?)?;
         (self.at.refused, self.at.rate_scale) = kept;
+        // What is compared with was taken when the run began.
+        self.start = None;
         let rows = std::mem::take(&mut self.earlier_rows);
         out.history = History::create(&self.config.output_dir, rows)?;
         out.observer.warned(&format!(
