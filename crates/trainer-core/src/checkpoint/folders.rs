@@ -60,21 +60,28 @@ pub(crate) fn newest(output: &Path) -> Result<(Option<PathBuf>, Vec<String>)> {
     Ok((None, skipped))
 }
 
-/// Deletes the oldest checkpoints until `limit` are left; those of the steps in
-/// `keep` stay and count. Only folders that were complete when written are there
-/// to be counted, since an incomplete one never gets its name.
+/// Deletes the oldest checkpoints until `limit` are left; the one that was `written` now
+/// and those of the steps in `keep` stay and count. Steps beyond the written one are of
+/// an earlier run, and so the oldest. A folder of this name that is no complete
+/// checkpoint is neither counted nor touched: somebody else may have made it.
 ///
 /// Returns what could not be deleted, and why.
-pub(crate) fn prune(output: &Path, limit: usize, keep: &[usize]) -> Result<Vec<String>> {
-    let found = all(output)?;
+pub(crate) fn prune(
+    output: &Path,
+    written: usize,
+    limit: usize,
+    keep: &[usize],
+) -> Result<Vec<String>> {
+    let mut found = all(output)?;
+    found.retain(|(_, path)| manifest::is_complete(path));
+    found.sort_by_key(|(step, _)| (*step <= written, *step));
     let mut excess = found.len().saturating_sub(limit.max(1));
-    let newest = found.last().map(|(step, _)| *step);
     let mut failed = Vec::new();
     for (step, path) in found {
         if excess == 0 {
             break;
         }
-        if keep.contains(&step) || Some(step) == newest {
+        if keep.contains(&step) || step == written {
             continue;
         }
         excess -= 1;
@@ -95,7 +102,8 @@ fn delete(path: &Path) -> std::io::Result<()> {
     fs::remove_dir_all(&hidden)
 }
 
-/// Removes what an earlier process left half-written or half-deleted.
+/// Removes what an earlier process left half-written or half-deleted: checkpoints, and
+/// files of the model at the end.
 pub(crate) fn sweep(output: &Path) {
     let Ok(entries) = fs::read_dir(output) else {
         return;
@@ -103,12 +111,28 @@ pub(crate) fn sweep(output: &Path) {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let unfinished = name.starts_with(&format!(".{PREFIX}")) && name.ends_with(".tmp");
-        if name.starts_with(DELETED) || unfinished {
+        if name.starts_with(DELETED) || is_unfinished(&name) {
             // What cannot be removed takes room and does no other harm.
-            let _ = fs::remove_dir_all(entry.path());
+            let _ = match entry.path().is_dir() {
+                true => fs::remove_dir_all(entry.path()),
+                false => fs::remove_file(entry.path()),
+            };
         }
     }
+}
+
+/// `.NAME.PROCESS.tmp`, as [`write_atomically`](trainer_model::write_atomically) and its
+/// like name what is not complete yet.
+fn is_unfinished(name: &str) -> bool {
+    let process = name
+        .strip_prefix('.')
+        .and_then(|name| name.strip_suffix(".tmp"))
+        .and_then(|name| name.rsplit_once('.'));
+    // Another writer of such files puts a counter behind the process.
+    process.is_some_and(|(name, process)| {
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        !name.is_empty() && process.splitn(2, '-').all(is_number)
+    })
 }
 
 #[cfg(test)]
@@ -138,10 +162,39 @@ mod tests {
     #[test]
     fn the_oldest_go_and_the_best_and_the_newest_stay() {
         let output = folder(&[2, 4, 10, 8]);
-        assert_eq!(prune(output.path(), 2, &[2]).unwrap(), Vec::<String>::new());
+        let failed = prune(output.path(), 10, 2, &[2]).unwrap();
+        assert_eq!(failed, Vec::<String>::new());
         assert_eq!(steps(output.path()), [2, 10]);
-        prune(output.path(), 0, &[]).unwrap();
+        prune(output.path(), 10, 0, &[]).unwrap();
         assert_eq!(steps(output.path()), [10]);
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_goes_before_what_was_written_now() {
+        let output = folder(&[5, 10, 90, 100]);
+        prune(output.path(), 10, 3, &[]).unwrap();
+        assert_eq!(steps(output.path()), [5, 10, 100]);
+        prune(output.path(), 10, 1, &[]).unwrap();
+        assert_eq!(steps(output.path()), [10]);
+    }
+
+    #[test]
+    fn incomplete_ones_do_not_count_and_are_left_alone() {
+        let output = folder(&[5, 10, 15]);
+        fs::write(path(output.path(), 10).join("weights"), "ab").unwrap();
+        fs::create_dir(path(output.path(), 7)).unwrap();
+        prune(output.path(), 15, 2, &[]).unwrap();
+        assert_eq!(steps(output.path()), [5, 7, 10, 15]);
+    }
+
+    #[test]
+    fn one_of_another_version_is_named_as_such() {
+        let output = folder(&[5]);
+        let file = path(output.path(), 5).join(manifest::MANIFEST);
+        let text = r#"{"format": 1, "step": 5, "files": [{"name": "a", "bytes": 1, "blake3": ""}]}"#;
+        fs::write(file, text).unwrap();
+        let reason = check(&path(output.path(), 5)).unwrap_err();
+        assert_eq!(reason, "it has layout 1, this version reads 2");
     }
 
     #[test]
@@ -169,8 +222,19 @@ mod tests {
         let output = folder(&[1]);
         fs::create_dir(output.path().join(".checkpoint-2.77.tmp")).unwrap();
         fs::create_dir(output.path().join(".deleted-checkpoint-0")).unwrap();
+        let files = [".model.safetensors.77.tmp", ".tokenizer.json.77-3.tmp"];
+        let others = [".lock", ".notes.tmp", "a.77.tmp", ".a.b-3.tmp"];
+        for name in files.iter().chain(&others) {
+            fs::write(output.path().join(name), "").unwrap();
+        }
         sweep(output.path());
-        let left: Vec<_> = fs::read_dir(output.path()).unwrap().flatten().collect();
-        assert_eq!(left.len(), 1);
+        let left = fs::read_dir(output.path()).unwrap().flatten();
+        let mut left: Vec<_> = left
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        let mut expected = [&others[..], &["checkpoint-1"]].concat();
+        expected.sort_unstable();
+        assert_eq!(left, expected);
     }
 }

@@ -26,6 +26,12 @@ struct Manifest {
     files: Vec<Entry>,
 }
 
+/// What a manifest of any version begins with.
+#[derive(Deserialize)]
+struct Layout {
+    format: u32,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Entry {
     name: String,
@@ -66,24 +72,42 @@ pub(crate) fn write(folder: &Path, step: usize, written: &[WrittenFile]) -> Resu
 
 /// What is wrong with a checkpoint, if anything is.
 pub(crate) fn check(folder: &Path) -> Result<(), String> {
+    for entry in listed(folder)? {
+        let found = Digest::of(&folder.join(&entry.name))
+            .map_err(|error| format!("{}: {error}", entry.name))?;
+        if found.to_string() != entry.xxh3 {
+            return Err(format!("{} is damaged: its hash differs", entry.name));
+        }
+    }
+    Ok(())
+}
+
+/// Whether every file of a checkpoint is there with its size. Reads none of them but
+/// the manifest.
+pub(crate) fn is_complete(folder: &Path) -> bool {
+    listed(folder).is_ok()
+}
+
+/// The files of a checkpoint, each of which is there with its size.
+fn listed(folder: &Path) -> Result<Vec<Entry>, String> {
     let path = folder.join(MANIFEST);
     let text = fs::read_to_string(&path)
         .map_err(|error| format!("it is incomplete: {MANIFEST}: {error}"))?;
-    let manifest: Manifest =
-        serde_json::from_str(&text).map_err(|error| format!("{MANIFEST} is damaged: {error}"))?;
-    if manifest.format != FORMAT {
+    let damaged = |error: serde_json::Error| format!("{MANIFEST} is damaged: {error}");
+    // First, since entries of another layout have other fields.
+    let Layout { format } = serde_json::from_str(&text).map_err(damaged)?;
+    if format != FORMAT {
         return Err(format!(
-            "it has layout {}, this version reads {FORMAT}",
-            manifest.format
+            "it has layout {format}, this version reads {FORMAT}"
         ));
     }
+    let manifest: Manifest = serde_json::from_str(&text).map_err(damaged)?;
     for entry in &manifest.files {
         // A name from a file must not lead out of the folder.
         if Path::new(&entry.name).file_name() != Some(entry.name.as_ref()) {
             return Err(format!("\"{}\" is not a plain file name", entry.name));
         }
-        let path = folder.join(&entry.name);
-        let bytes = fs::metadata(&path)
+        let bytes = fs::metadata(folder.join(&entry.name))
             .map_err(|error| format!("{}: {error}", entry.name))?
             .len();
         if bytes != entry.bytes {
@@ -92,10 +116,6 @@ pub(crate) fn check(folder: &Path) -> Result<(), String> {
                 entry.name, entry.bytes
             ));
         }
-        let found = Digest::of(&path).map_err(|error| format!("{}: {error}", entry.name))?;
-        if found.to_string() != entry.xxh3 {
-            return Err(format!("{} is damaged: its hash differs", entry.name));
-        }
     }
-    Ok(())
+    Ok(manifest.files)
 }

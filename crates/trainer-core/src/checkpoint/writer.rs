@@ -90,6 +90,7 @@ fn write(output: &Path, snapshot: Snapshot, retention: &Retention) -> Result<Wri
         }
         manifest::write(folder, snapshot.step, &written)
     })?;
-    let not_deleted = folders::prune(output, retention.limit, &retention.keep)?;
+    let Retention { limit, keep } = retention;
+    let not_deleted = folders::prune(output, snapshot.step, *limit, keep)?;
     Ok(Written { path, not_deleted })
 }
