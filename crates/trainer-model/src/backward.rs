@@ -298,7 +298,8 @@ impl Found {
         let [v, d] = weight.dims();
         let n = input.ids_bt.shape().num_elements();
         let sum = self.0.remove(&weight.id);
-        let sum = sum.unwrap_or_else(|| Tensor::zeros([v * d], &upstream_btd.device()));
+        // Not `zeros`, which flex makes of bytes and copies for their alignment.
+        let sum = sum.unwrap_or_else(|| Tensor::full([v * d], 0.0, &upstream_btd.device()));
         let sum_vd = sum.reshape([v, d]).select_assign(
             0,
             input.ids_bt.clone().reshape([n]),

@@ -77,14 +77,14 @@ pub(crate) fn latest(output: &Path) -> Result<u64> {
 }
 
 /// Deletes the oldest checkpoints of a run until `limit` are left; those of the steps
-/// in `keep` stay and count. Those of another run, and those that cannot be read, are
-/// nobody's to delete and do not count.
+/// in `keep` stay and count. Those of another run are not this one's to delete, and do not
+/// count; nor does a folder of this name that is no complete checkpoint.
 ///
 /// Returns what could not be deleted, and why.
 pub(crate) fn prune(output: &Path, run: &str, limit: usize, keep: &[usize]) -> Result<Vec<String>> {
     let mut found: Vec<(Origin, PathBuf)> = all(output)?
         .into_iter()
-        .filter_map(|(_, path)| Some((manifest::origin(&path).ok()?, path)))
+        .filter_map(|(_, path)| Some((manifest::complete(&path).ok()?, path)))
         .filter(|(origin, _)| origin.run == run)
         .collect();
     found.sort_by_key(|(origin, _)| origin.written);
@@ -117,7 +117,8 @@ fn delete(path: &Path) -> std::io::Result<()> {
     fs::remove_dir_all(&hidden)
 }
 
-/// Removes what an earlier process left half-written or half-deleted.
+/// Removes what an earlier process left half-written or half-deleted: checkpoints, and
+/// files of the model at the end.
 pub(crate) fn sweep(output: &Path) {
     let Ok(entries) = fs::read_dir(output) else {
         return;
@@ -125,12 +126,28 @@ pub(crate) fn sweep(output: &Path) {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        let unfinished = name.starts_with(&format!(".{PREFIX}")) && name.ends_with(".tmp");
-        if name.starts_with(DELETED) || unfinished {
+        if name.starts_with(DELETED) || is_unfinished(&name) {
             // What cannot be removed takes room and does no other harm.
-            let _ = fs::remove_dir_all(entry.path());
+            let _ = match entry.path().is_dir() {
+                true => fs::remove_dir_all(entry.path()),
+                false => fs::remove_file(entry.path()),
+            };
         }
     }
+}
+
+/// `.NAME.PROCESS.tmp`, as [`write_atomically`](trainer_model::write_atomically) and its
+/// like name what is not complete yet.
+fn is_unfinished(name: &str) -> bool {
+    let process = name
+        .strip_prefix('.')
+        .and_then(|name| name.strip_suffix(".tmp"))
+        .and_then(|name| name.rsplit_once('.'));
+    // Another writer of such files puts a counter behind the process.
+    process.is_some_and(|(name, process)| {
+        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        !name.is_empty() && process.splitn(2, '-').all(is_number)
+    })
 }
 
 #[cfg(test)]
@@ -190,6 +207,27 @@ mod tests {
     }
 
     #[test]
+    fn incomplete_ones_do_not_count_and_are_left_alone() {
+        let output = folder(&[5, 10, 15]);
+        let output = output.path();
+        fs::write(path(output, 10).join("weights"), "ab").unwrap();
+        fs::create_dir(path(output, 7)).unwrap();
+        prune(output, "a", 2, &[]).unwrap();
+        assert_eq!(steps(output), [5, 7, 10, 15]);
+    }
+
+    #[test]
+    fn one_of_another_version_is_named_as_such() {
+        let output = folder(&[5]);
+        let file = path(output.path(), 5).join(manifest::MANIFEST);
+        let text =
+            r#"{"format": 1, "step": 5, "files": [{"name": "a", "bytes": 1, "blake3": ""}]}"#;
+        fs::write(file, text).unwrap();
+        let reason = check(&path(output.path(), 5)).unwrap_err();
+        assert_eq!(reason, "it has layout 1, this version reads 2");
+    }
+
+    #[test]
     fn damaged_checkpoints_are_named_and_passed_over() {
         let output = folder(&[5, 10, 15, 20]);
         fs::write(path(output.path(), 20).join("weights"), "abd").unwrap();
@@ -214,8 +252,19 @@ mod tests {
         let output = folder(&[1]);
         fs::create_dir(output.path().join(".checkpoint-2.77.tmp")).unwrap();
         fs::create_dir(output.path().join(".deleted-checkpoint-0")).unwrap();
+        let files = [".model.safetensors.77.tmp", ".tokenizer.json.77-3.tmp"];
+        let others = [".lock", ".notes.tmp", "a.77.tmp", ".a.b-3.tmp"];
+        for name in files.iter().chain(&others) {
+            fs::write(output.path().join(name), "").unwrap();
+        }
         sweep(output.path());
-        let left: Vec<_> = fs::read_dir(output.path()).unwrap().flatten().collect();
-        assert_eq!(left.len(), 1);
+        let left = fs::read_dir(output.path()).unwrap().flatten();
+        let mut left: Vec<_> = left
+            .map(|entry| entry.file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        let mut expected = [&others[..], &["checkpoint-1"]].concat();
+        expected.sort_unstable();
+        assert_eq!(left, expected);
     }
 }

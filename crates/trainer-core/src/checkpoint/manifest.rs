@@ -40,6 +40,12 @@ pub(crate) struct Origin {
     pub(crate) written: u64,
 }
 
+/// What a manifest of any version begins with.
+#[derive(Deserialize)]
+struct Layout {
+    format: u32,
+}
+
 #[derive(Debug, Serialize, Deserialize)]
 struct Entry {
     name: String,
@@ -106,13 +112,10 @@ pub(crate) fn origin(folder: &Path) -> Result<Origin, String> {
 }
 
 fn read(folder: &Path) -> Result<Manifest, String> {
-    #[derive(Deserialize)]
-    struct Layout {
-        format: u32,
-    }
     let text = fs::read_to_string(folder.join(MANIFEST))
         .map_err(|error| format!("it is incomplete: {MANIFEST}: {error}"))?;
     let damaged = |error: serde_json::Error| format!("{MANIFEST} is damaged: {error}");
+    // First, since entries of another layout have other fields.
     let Layout { format } = serde_json::from_str(&text).map_err(damaged)?;
     if format != FORMAT {
         return Err(format!(
@@ -124,14 +127,31 @@ fn read(folder: &Path) -> Result<Manifest, String> {
 
 /// What is wrong with a checkpoint, if anything is.
 pub(crate) fn check(folder: &Path) -> Result<(), String> {
+    for entry in listed(folder)?.files {
+        let found = Digest::of(&folder.join(&entry.name))
+            .map_err(|error| format!("{}: {error}", entry.name))?;
+        if found.to_string() != entry.xxh3 {
+            return Err(format!("{} is damaged: its hash differs", entry.name));
+        }
+    }
+    Ok(())
+}
+
+/// Where a checkpoint comes from, if every file of it is there with its size. Reads none
+/// of them but the manifest.
+pub(crate) fn complete(folder: &Path) -> Result<Origin, String> {
+    Ok(listed(folder)?.origin)
+}
+
+/// The manifest of a checkpoint, each of whose files is there with its size.
+fn listed(folder: &Path) -> Result<Manifest, String> {
     let manifest = read(folder)?;
     for entry in &manifest.files {
         // A name from a file must not lead out of the folder.
         if Path::new(&entry.name).file_name() != Some(entry.name.as_ref()) {
             return Err(format!("\"{}\" is not a plain file name", entry.name));
         }
-        let path = folder.join(&entry.name);
-        let bytes = fs::metadata(&path)
+        let bytes = fs::metadata(folder.join(&entry.name))
             .map_err(|error| format!("{}: {error}", entry.name))?
             .len();
         if bytes != entry.bytes {
@@ -140,10 +160,6 @@ pub(crate) fn check(folder: &Path) -> Result<(), String> {
                 entry.name, entry.bytes
             ));
         }
-        let found = Digest::of(&path).map_err(|error| format!("{}: {error}", entry.name))?;
-        if found.to_string() != entry.xxh3 {
-            return Err(format!("{} is damaged: its hash differs", entry.name));
-        }
     }
-    Ok(())
+    Ok(manifest)
 }

@@ -15,7 +15,7 @@ use std::path::Path;
 use super::digest::{Digest, Hasher};
 
 /// Beginning and length of what goes past the cache are multiples of it, in the file
-/// and in memory. Disks with larger blocks are not known to exist.
+/// and in memory. A disk with larger blocks refuses them, and gets them the ordinary way.
 const BLOCK: usize = 4096;
 
 /// Bytes that are handed over at a time.
@@ -128,7 +128,10 @@ fn create_past_the_cache(_: &Path) -> Option<File> {
 }
 
 fn is_refusal(error: &Error) -> bool {
-    error.kind() == ErrorKind::InvalidInput
+    matches!(
+        error.kind(),
+        ErrorKind::InvalidInput | ErrorKind::Unsupported
+    )
 }
 
 #[cfg(test)]

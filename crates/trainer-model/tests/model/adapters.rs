@@ -109,6 +109,24 @@ fn files_go_through_unchanged() {
     }
 }
 
+/// Who may read a saved file is what the system gives any new file.
+#[cfg(unix)]
+#[test]
+fn files_have_the_permissions_of_new_ones() {
+    use std::os::unix::fs::PermissionsExt;
+    let base = load(&folder("llama"), &cpu());
+    let (model, adapter) = LoraAdapter::load(base, &recorded("lora")).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    adapter.save(&model, out.path()).unwrap();
+    std::fs::write(out.path().join("new"), "").unwrap();
+    let mode = |name: &str| {
+        let file = out.path().join(name).metadata().unwrap();
+        file.permissions().mode()
+    };
+    assert_eq!(mode("adapter_model.safetensors"), mode("new"));
+    assert_eq!(mode("adapter_config.json"), mode("new"));
+}
+
 /// With dropout, the part of a DoRA map that its magnitude changes drops inputs of the
 /// weight too.
 #[test]
