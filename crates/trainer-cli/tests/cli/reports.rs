@@ -394,6 +394,8 @@ fn a_run_of_trackio_goes_on() {
         rows.lines().map(row).collect()
     };
     let shown = go(&[]);
+    let renamed = "warning: the project of trackio will be `Myglossary`";
+    assert!(shown.contains(renamed), "{shown}");
     assert!(
         shown.contains("`trackio sync --project Myglossary`"),
         "{shown}"
