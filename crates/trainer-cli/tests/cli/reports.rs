@@ -315,6 +315,17 @@ fn runs_of_trackers_go_on() {
     assert_eq!(steps("loss"), ["1", "2", "3", "4"]);
     assert_eq!(steps("eval_loss"), evaluations);
     assert_eq!(fs::read_dir(out.join("runs")).unwrap().count(), 2);
+    // The report is of both parts; its command makes both.
+    let page = text(&out.join("report.html"));
+    assert!(page.contains("went on after step 2"), "{page}");
+    let command = page.split("To run it again").nth(1).unwrap();
+    let (command, _) = command.split_once("</pre>").unwrap();
+    assert!(command.contains("--save_steps=2"), "{command}");
+    assert!(!command.contains("resume"), "{command}");
+    assert_eq!(
+        charts(&page)["charts"][0]["series"][0]["x"],
+        serde_json::json!([1, 2, 3, 4])
+    );
 }
 
 /// trackio has a row for each of metrics.jsonl, also when the run is stopped between
