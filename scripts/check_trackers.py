@@ -1,5 +1,6 @@
 """Reads what a run wrote for TensorBoard, Weights & Biases, MLflow and trackio with
-those programs' own readers, and compares it with metrics.jsonl.
+those programs' own readers, and compares it with metrics.jsonl: each row is there once,
+also where the run went on from a checkpoint.
 
     export TRACKIO_DIR=$PWD/out/trackio
     trainer train run.yaml --output_dir out --use_tensorboard true --use_wandb true \\
@@ -24,6 +25,7 @@ def check_tensorboard(folder, losses):
     events = EventAccumulator(f"{folder}/runs", size_guidance={"scalars": 0})
     events.Reload()
     found = {event.step: event.value for event in events.Scalars("train/loss")}
+    assert len(events.Scalars("train/loss")) == len(found)
     assert found.keys() == losses.keys(), (found, losses)
     assert all(abs(found[step] - losses[step]) < 1e-5 * abs(losses[step]) for step in losses)
     print("TensorBoard:", len(events.Tags()["scalars"]), "curves")
@@ -44,6 +46,7 @@ def check_wandb(folder, losses):
         if kinds[-1] == "history":
             row = {item.key: json.loads(item.value_json) for item in record.history.item}
             if "loss" in row:
+                assert row["train/global_step"] not in found, row
                 found[row["train/global_step"]] = row["loss"]
     assert found == losses, (found, losses)
     assert kinds[:2] == ["header", "run"] and kinds[-1] == "exit", kinds
@@ -61,7 +64,8 @@ def check_mlflow(folder, losses):
     ]
     assert run.info.status == "FINISHED", run.info
     history = store.get_metric_history(run.info.run_id, "loss")
-    assert {metric.step: metric.value for metric in history} == losses
+    found = [(metric.step, metric.value) for metric in history]
+    assert found == list(losses.items()), (found, losses)
     print("MLflow:", len(run.data.metrics), "metrics,", len(run.data.params), "parameters")
 
 

@@ -121,12 +121,13 @@ impl fmt::Display for Fit {
     }
 }
 
-/// Bytes that are free where a folder is, or will be made.
+/// Bytes that are free where a folder is, or will be made; unknown where that is no
+/// disk, such as `/proc`, which says that it has no blocks at all.
 fn free_space(folder: &Path) -> Option<u64> {
     let here = Path::new(".");
     let there = folder.ancestors().find(|it| it.exists()).unwrap_or(here);
     let disk = rustix::fs::statvfs(there).ok()?;
-    Some(disk.f_bavail.saturating_mul(disk.f_frsize))
+    (disk.f_blocks > 0).then(|| disk.f_bavail.saturating_mul(disk.f_frsize))
 }
 
 /// Bytes for people.
@@ -295,4 +296,19 @@ pub(crate) fn advice(config: &Config, file: &Path) -> String {
             "\n--auto_resume_from_checkpoints goes on from the last checkpoint, if there is one";
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_space_is_that_of_a_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let below = folder.path().join("not/there/yet");
+        assert!(free_space(&below).is_some_and(|free| free > 0));
+        if Path::new("/proc/self").exists() {
+            assert_eq!(free_space(Path::new("/proc/nowhere")), None);
+        }
+    }
 }

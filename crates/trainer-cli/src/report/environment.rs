@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
+use trainer_config::{Loaded, Origin};
 use trainer_core::memory;
 
 /// A name and a value for each thing that can change speed or result.
@@ -45,12 +46,23 @@ fn field(path: &str, name: &str, separator: char) -> String {
     value.unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// What was typed, with the environment variables that are part of the
-/// configuration, for a shell.
-pub(crate) fn command() -> String {
+/// Keys that go on with a run: not for one that is to be made again.
+const RESUMING: [(&str, &str); 2] = [
+    ("resume_from_checkpoint", "null"),
+    ("auto_resume_from_checkpoints", "false"),
+];
+
+/// What makes the whole run again, for a shell: what was typed, with the environment
+/// variables that are part of the configuration, but for [`RESUMING`]; where the file
+/// has these, they are taken back.
+pub(crate) fn command(loaded: &Loaded) -> String {
+    let of_variable = |name: &str| {
+        let key = name.strip_prefix("TRAINER__").map(str::to_lowercase);
+        key.filter(|key| !RESUMING.iter().any(|(resuming, _)| resuming == key))
+    };
     let mut variables: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .filter(|(name, _)| name.starts_with("TRAINER__"))
+        .filter(|(name, _)| of_variable(name).is_some())
         .collect();
     variables.sort();
     let variables = variables
@@ -65,9 +77,38 @@ pub(crate) fn command() -> String {
                 .to_owned(),
             _ => word,
         };
-        quoted(&word.to_string_lossy())
+        word.to_string_lossy().into_owned()
     });
-    variables.chain(words).collect::<Vec<_>>().join(" ")
+    let words = from_the_beginning(words.collect());
+    let words = words.iter().map(|word| quoted(word));
+    let keys = &loaded.config.checkpoint;
+    let resumes = [
+        keys.resume_from_checkpoint.is_some(),
+        keys.auto_resume_from_checkpoints,
+    ];
+    let taken_back = RESUMING.iter().zip(resumes).filter_map(|((key, off), on)| {
+        let of_file = matches!(loaded.origins.get(key), Origin::File { .. });
+        (on && of_file).then(|| format!("--{key} {off}"))
+    });
+    let parts: Vec<String> = variables.chain(words).chain(taken_back).collect();
+    parts.join(" ")
+}
+
+/// Words of a command without [`RESUMING`] and their values.
+fn from_the_beginning(words: Vec<String>) -> Vec<String> {
+    let mut kept = Vec::new();
+    let mut words = words.into_iter().peekable();
+    while let Some(word) = words.next() {
+        let flag = word.strip_prefix("--").unwrap_or_default();
+        let (key, value) = flag.split_once('=').unzip();
+        let key = key.unwrap_or(flag);
+        if !RESUMING.iter().any(|(resuming, _)| *resuming == key) {
+            kept.push(word);
+        } else if value.is_none() {
+            words.next_if(|next| !next.starts_with("--"));
+        }
+    }
+    kept
 }
 
 fn quoted(word: &str) -> String {
@@ -80,11 +121,34 @@ fn quoted(word: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::{from_the_beginning, quoted};
 
     #[test]
     fn words_are_quoted_for_a_shell() {
         let got = ["--lr=1e-4", "", "a b", "it's", "$HOME"].map(quoted);
         assert_eq!(got, ["--lr=1e-4", "''", "'a b'", r"'it'\''s'", "'$HOME'"]);
+    }
+
+    #[test]
+    fn a_run_is_made_again_from_its_beginning() {
+        let left = |words: &str| {
+            let words = words.split(' ').map(str::to_owned).collect();
+            from_the_beginning(words).join(" ")
+        };
+        for resuming in [
+            "--auto_resume_from_checkpoints",
+            "--auto_resume_from_checkpoints true",
+            "--auto_resume_from_checkpoints=true",
+            "--resume_from_checkpoint out/checkpoint-5",
+        ] {
+            let words = format!("trainer train a.yaml {resuming} --seed -1");
+            assert_eq!(left(&words), "trainer train a.yaml --seed -1");
+        }
+        let whole = "trainer train a.yaml --save_steps 5";
+        assert_eq!(left(whole), whole);
+        assert_eq!(
+            left(&format!("{whole} --auto_resume_from_checkpoints")),
+            whole
+        );
     }
 }

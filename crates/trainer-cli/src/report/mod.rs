@@ -55,6 +55,8 @@ pub(crate) struct About {
     data: Option<DataShown>,
     /// Parameters that are trained, once the run has begun.
     trained: Option<usize>,
+    /// Steps of the checkpoint that the run went on from.
+    steps_before: usize,
 }
 
 /// What is shown of the training data.
@@ -164,11 +166,12 @@ impl About {
         Self {
             config: loaded.config.clone(),
             resolved: loaded.render(),
-            command: command(),
+            command: command(loaded),
             folder: std::env::current_dir().ok(),
             environment: environment(backend),
             data,
             trained: None,
+            steps_before: 0,
         }
     }
 
@@ -252,6 +255,9 @@ impl About {
         if let Some(trained) = self.trained {
             what.push(format!("{trained} trained parameters"));
         }
+        if self.steps_before > 0 {
+            what.push(format!("went on after step {}", self.steps_before));
+        }
         let [year, month, day, hour, minute, _] = calendar(now() as u64);
         what.push(format!(
             "{year:04}-{month:02}-{day:02} {hour:02}:{minute:02} UTC"
@@ -315,6 +321,7 @@ impl Observer for Reporter {
     fn started(&mut self, plan: &RunPlan) {
         self.started = true;
         self.about.trained = Some(plan.trainable_parameters);
+        self.about.steps_before = plan.steps_done;
     }
 
     fn ended(&mut self, error: Option<&TrainerError>) {

@@ -1,8 +1,8 @@
 "use strict";
-// Draws the charts of a page from the JSON in #data: {runs: [name], charts: [{title,
-// note, series: [{name, color, dash, x: [], y: [], mx: [], my: []}]}]}; mx and my are
-// means of long curves, drawn over them. Drag over a chart to look
-// closer, double click to see all of it again.
+// Draws the charts of a page from the JSON in #data: {charts: [{title, note, series:
+// [{name, color, dash, x: [], y: [], mx: [], my: []}]}]}; mx and my are means of long
+// curves, drawn over them. Drag over a chart to look closer, double click to see all of
+// it again.
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const root = document.getElementById("charts");

@@ -7,7 +7,10 @@ use trainer_core::LogRow;
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Results(Vec<(String, f64)>);
 
-/// Keys of which the last value is a result, and its name.
+/// The key of which the highest value is a result.
+const PEAK: &str = "memory/max_active (GiB)";
+
+/// Keys of which the last value is a result, and its name; of [`PEAK`], the highest.
 const LAST: &[(&str, &str)] = &[
     ("step", "steps"),
     ("epoch", "epochs"),
@@ -20,22 +23,26 @@ const LAST: &[(&str, &str)] = &[
     ("eval_accuracy", "evaluation accuracy"),
     ("tokens/total", "tokens"),
     ("tokens/trainable", "trained tokens"),
-    ("memory/max_active (GiB)", "peak memory (GiB)"),
+    (PEAK, "peak memory (GiB)"),
     ("train_runtime", "seconds"),
 ];
 
 impl Results {
     /// The results of a log.
     pub(crate) fn of(rows: &[LogRow]) -> Self {
-        let last = |key: &str| rows.iter().rev().find_map(|row| row.get(key)?.as_f64());
+        let values = |key: &'static str| rows.iter().filter_map(|row| row.get(key)?.as_f64());
+        let last = |key| match key {
+            // Each process of a run that went on has its own.
+            PEAK => values(key).max_by(f64::total_cmp),
+            key => values(key).next_back(),
+        };
         let mut results: Vec<(String, f64)> = Vec::new();
         for (key, name) in LAST {
             if let Some(value) = last(key) {
                 results.push(((*name).to_owned(), value));
             }
-            let losses = rows.iter().filter_map(|row| row.get("eval_loss")?.as_f64());
             if *key == "eval_loss"
-                && let Some(best) = losses.min_by(f64::total_cmp)
+                && let Some(best) = values(key).min_by(f64::total_cmp)
             {
                 results.push(("best evaluation loss".to_owned(), best));
             }
@@ -112,9 +119,9 @@ mod tests {
     #[test]
     fn the_last_values_and_the_best() {
         let results = Results::of(&rows(json!([
-            {"loss": 2.0, "step": 1},
+            {"loss": 2.0, "step": 1, PEAK: 0.5},
             {"eval_loss": 1.5, "step": 1},
-            {"loss": 1.0, "step": 2},
+            {"loss": 1.0, "step": 2, PEAK: 0.25},
             {"eval_loss": 1.75, "step": 2},
         ])));
         assert_eq!(
@@ -123,7 +130,8 @@ mod tests {
                 ["steps", "2"],
                 ["last training loss", "1"],
                 ["evaluation loss", "1.7500"],
-                ["best evaluation loss", "1.5000"]
+                ["best evaluation loss", "1.5000"],
+                ["peak memory (GiB)", "0.50000"]
             ]
         );
         let other = Results::of(&rows(json!([{"step": 7}])));

@@ -4,6 +4,11 @@
 //! Nothing is sent anywhere: each writes files of its program's format. The files
 //! begin when the run does, so that a run that does not start leaves none; one
 //! that cannot be written to gives a warning and no more rows.
+//!
+//! A run that goes on from a checkpoint goes on in every program: a mark in
+//! `output_dir` ([`Mark`]) says which run that is. What was logged after the checkpoint
+//! is taken back, and what the program lacks of `metrics.jsonl` is added, so that both
+//! have the same rows, each once.
 
 mod mlflow;
 mod tensorboard;
@@ -12,13 +17,15 @@ mod trackio;
 mod wandb;
 mod wire;
 
+use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 use trainer_config::Config;
 use trainer_core::{LogRow, Observer, RunPlan, TrainerError};
+use trainer_model::{ModelError, write_atomically};
 
 use crate::failure::Failure;
 
@@ -77,9 +84,8 @@ impl Observer for Tracker {
     }
 
     fn logged(&mut self, row: &LogRow) {
-        let step = row.get("step").and_then(Value::as_i64).unwrap_or(0);
         if let Some(log) = &mut self.log {
-            let written = log.row(step, row);
+            let written = log.row(step_of(row), row);
             self.check(written);
         }
     }
@@ -116,8 +122,9 @@ pub(crate) fn trackers(config: &Config) -> Result<Vec<Box<dyn Observer>>, Failur
     let mut all = Vec::new();
     if keys.use_tensorboard {
         let output = output.clone();
-        let open = move |_| -> io::Result<Box<dyn Log>> {
-            Ok(Box::new(tensorboard::TensorBoard::create(&output)?))
+        let open = move |steps_done| -> io::Result<Box<dyn Log>> {
+            let log = tensorboard::TensorBoard::create(&output, steps_done)?;
+            Ok(Box::new(log))
         };
         all.push(Tracker::boxed("TensorBoard", Box::new(open)));
     }
@@ -129,8 +136,9 @@ pub(crate) fn trackers(config: &Config) -> Result<Vec<Box<dyn Observer>>, Failur
             id: keys.wandb_run_id.clone(),
         };
         let (run, output) = (run(), output.clone());
-        let open = move |_| -> io::Result<Box<dyn Log>> {
-            Ok(Box::new(wandb::Wandb::create(&output, &names, &run)?))
+        let open = move |steps_done| -> io::Result<Box<dyn Log>> {
+            let log = wandb::Wandb::create(&output, &names, &run, steps_done)?;
+            Ok(Box::new(log))
         };
         all.push(Tracker::boxed("Weights & Biases", Box::new(open)));
     }
@@ -138,19 +146,15 @@ pub(crate) fn trackers(config: &Config) -> Result<Vec<Box<dyn Observer>>, Failur
         let store = keys.mlflow_folder().to_owned();
         let experiment = keys.mlflow_experiment_name.clone();
         let experiment = experiment.unwrap_or_else(|| "Default".to_owned());
-        let run = run();
-        let name = keys
-            .mlflow_run_name
-            .clone()
-            .unwrap_or_else(|| run.name.clone());
-        let open = move |_| -> io::Result<Box<dyn Log>> {
+        let mut run = run();
+        if let Some(name) = &keys.mlflow_run_name {
+            run.name.clone_from(name);
+        }
+        let output = output.clone();
+        let open = move |steps_done| -> io::Result<Box<dyn Log>> {
             let store = Path::new(&store);
-            Ok(Box::new(mlflow::MlFlow::create(
-                store,
-                &experiment,
-                &name,
-                &run,
-            )?))
+            let log = mlflow::MlFlow::create(&output, store, &experiment, &run, steps_done)?;
+            Ok(Box::new(log))
         };
         all.push(Tracker::boxed("MLflow", Box::new(open)));
     }
@@ -196,6 +200,60 @@ fn scalars(row: &LogRow) -> impl Iterator<Item = (&str, f64)> {
     };
     row.iter()
         .filter_map(move |(key, value)| Some((key.as_str(), number((key, value))?)))
+}
+
+/// A file of `output_dir` that says which run of a program the folder is of.
+struct Mark(&'static str);
+
+impl Mark {
+    /// What was written for `folder`, a canonical path. A copy of a folder is not of
+    /// the run that the folder is of.
+    fn read(&self, folder: &Path) -> Option<Value> {
+        let text = fs::read_to_string(folder.join(self.0)).ok()?;
+        let mark: Value = serde_json::from_str(&text).ok()?;
+        let is_here = mark["output_dir"].as_str() == Some(&*folder.to_string_lossy());
+        is_here.then_some(mark)
+    }
+
+    /// Writes an object, and which folder it is for.
+    fn write(&self, folder: &Path, mut mark: Value) -> io::Result<()> {
+        mark["output_dir"] = folder.to_string_lossy().into();
+        replace(&folder.join(self.0), &format!("{mark:#}\n"))
+    }
+}
+
+/// Writes a file that holds its old text until it has the new.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    write_atomically(path, |temporary| {
+        fs::write(temporary, text).map_err(|source| ModelError::Io {
+            path: path.to_owned(),
+            source,
+        })
+    })
+    .map_err(io::Error::other)
+}
+
+/// The log of a run up to the checkpoint that it goes on from.
+fn logged(output: &Path) -> io::Result<Vec<LogRow>> {
+    let path = output.join("metrics.jsonl");
+    let text = fs::read_to_string(&path).map_err(at(&path))?;
+    let rows: serde_json::Result<Vec<LogRow>> = text.lines().map(serde_json::from_str).collect();
+    rows.map_err(|error| at(&path)(io::Error::from(error)))
+}
+
+/// The step of a row.
+fn step_of(row: &LogRow) -> i64 {
+    row.get("step").and_then(Value::as_i64).unwrap_or(0)
+}
+
+/// Whether numbers are the same but for what reading them may round.
+fn same(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-12 * a.abs().max(b.abs())
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error + use<> {
+    let path: PathBuf = path.to_owned();
+    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Seconds since 1970.
@@ -247,6 +305,22 @@ mod tests {
         assert_eq!(calendar(951_782_399), [2000, 2, 28, 23, 59, 59]);
         assert_eq!(calendar(951_782_400), [2000, 2, 29, 0, 0, 0]);
         assert_eq!(calendar(1_893_456_000), [2030, 1, 1, 0, 0, 0]);
+    }
+
+    /// A run of a folder that was copied or moved is another one.
+    #[test]
+    fn the_mark_is_of_its_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let (home, copy) = (folder.path().join("a"), folder.path().join("b"));
+        fs::create_dir_all(&home).unwrap();
+        fs::create_dir_all(&copy).unwrap();
+        let mark = Mark("mark.json");
+        let home = fs::canonicalize(&home).unwrap();
+        mark.write(&home, serde_json::json!({"run_id": "x"}))
+            .unwrap();
+        assert_eq!(mark.read(&home).unwrap()["run_id"], "x");
+        fs::copy(home.join("mark.json"), copy.join("mark.json")).unwrap();
+        assert_eq!(mark.read(&fs::canonicalize(&copy).unwrap()), None);
     }
 
     #[test]

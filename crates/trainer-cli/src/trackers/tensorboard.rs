@@ -16,8 +16,9 @@ pub(super) struct TensorBoard {
 }
 
 impl TensorBoard {
-    /// Begins a new file; a run that goes on from a checkpoint adds one.
-    pub(super) fn create(output: &Path) -> io::Result<Self> {
+    /// Begins a new file; a run that goes on after `steps_done` steps adds one, which
+    /// takes back what the files before it say of later steps.
+    pub(super) fn create(output: &Path, steps_done: usize) -> io::Result<Self> {
         let folder = output.join("runs");
         fs::create_dir_all(&folder)?;
         let seconds = now();
@@ -33,6 +34,14 @@ impl TensorBoard {
                 .double(1, seconds)
                 .text(3, "brain.Event:2"),
         )?;
+        if steps_done > 0 {
+            // A `SessionLog` of status START.
+            let restart = Message::default().integer(1, 1);
+            let event = Message::default()
+                .double(1, seconds)
+                .integer(2, steps_done as i64 + 1);
+            board.write(event.message(7, &restart))?;
+        }
         Ok(board)
     }
 

@@ -17,10 +17,11 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 use serde_json::{Value, json};
 use trainer_core::LogRow;
-use trainer_model::{ModelError, write_atomically};
 
 use super::wire::crc32;
-use super::{Ending, Log, Run, calendar, drawn_id, hub_name, now, scalars};
+use super::{
+    Ending, Log, Mark, Run, at, calendar, drawn_id, hub_name, logged, now, scalars, step_of,
+};
 
 /// Tables and indexes of trackio that a run without media, traces and artifacts needs.
 const TABLES: &str = "
@@ -46,7 +47,7 @@ const INSERT: &str = "INSERT OR REPLACE INTO metrics \
     (timestamp, run_id, run_name, step, metrics, log_id, space_id) VALUES (?, ?, ?, ?, ?, ?, ?)";
 
 /// Which run a folder is of, so that a training that goes on there continues it.
-const MARK: &str = "trackio.json";
+const MARK: Mark = Mark("trackio.json");
 
 /// How long another process may keep the database before a row is put off.
 const PATIENCE: Duration = Duration::from_millis(100);
@@ -105,7 +106,8 @@ impl Trackio {
             open(&path).map_err(|error| failed(&path, &error))?
         };
         let folder = fs::canonicalize(output)?;
-        let known = (steps_done > 0).then(|| read_mark(&folder)).flatten();
+        let mark = (steps_done > 0).then(|| MARK.read(&folder)).flatten();
+        let known = mark.and_then(|mark| mark["run_id"].as_str().map(str::to_owned));
         let name = names.name.as_deref().filter(|name| !name.is_empty());
         let mut trackio = Self {
             path,
@@ -118,12 +120,19 @@ impl Trackio {
         trackio
             .begin(run, steps_done)
             .map_err(|error| failed(&trackio.path, &error))?;
-        write_mark(&folder, &names.project, &trackio)?;
+        MARK.write(
+            &folder,
+            json!({
+                "database": trackio.path.to_string_lossy(),
+                "project": names.project,
+                "run_id": trackio.id,
+                "run_name": trackio.name,
+            }),
+        )?;
         if steps_done > 0 {
             // Those of a run that had no tracker, or that trackio could not take.
-            let log = folder.join("metrics.jsonl");
-            for line in fs::read_to_string(&log).map_err(at(&log))?.lines() {
-                trackio.wait(&serde_json::from_str(line)?);
+            for row in logged(&folder)? {
+                trackio.wait(&row);
             }
             trackio.write_missing()?;
         }
@@ -180,7 +189,7 @@ impl Trackio {
 
     /// Adds a row to those that are not written yet.
     fn wait(&mut self, row: &LogRow) {
-        let step = row.get("step").and_then(Value::as_i64).unwrap_or(0);
+        let step = step_of(row);
         let mut metrics: LogRow = scalars(row)
             .map(|(key, _)| (hub_name(key), row[key].clone()))
             .collect();
@@ -332,10 +341,6 @@ fn open(path: &Path) -> rusqlite::Result<Connection> {
     Ok(connection)
 }
 
-fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error {
-    move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-}
-
 fn failed(path: &Path, error: &rusqlite::Error) -> io::Error {
     let text = error.to_string();
     let hint = match text.contains("no such column") || text.contains("has no column") {
@@ -346,34 +351,6 @@ fn failed(path: &Path, error: &rusqlite::Error) -> io::Error {
         false => "",
     };
     io::Error::other(format!("{}: {text}{hint}", path.display()))
-}
-
-/// The id of the run that a folder is of. A copy of a folder is not of the run that
-/// the folder is of.
-fn read_mark(folder: &Path) -> Option<String> {
-    let text = fs::read_to_string(folder.join(MARK)).ok()?;
-    let mark: Value = serde_json::from_str(&text).ok()?;
-    let is_here = mark["output_dir"].as_str() == Some(&*folder.to_string_lossy());
-    let id = mark["run_id"].as_str().filter(|_| is_here)?;
-    Some(id.to_owned())
-}
-
-fn write_mark(folder: &Path, project: &str, run: &Trackio) -> io::Result<()> {
-    let mark = json!({
-        "output_dir": folder.to_string_lossy(),
-        "database": run.path.to_string_lossy(),
-        "project": project,
-        "run_id": run.id,
-        "run_name": run.name,
-    });
-    let path = folder.join(MARK);
-    write_atomically(&path, |temporary| {
-        fs::write(temporary, format!("{mark:#}\n")).map_err(|source| ModelError::Io {
-            path: path.clone(),
-            source,
-        })
-    })
-    .map_err(io::Error::other)
 }
 
 /// A time in seconds since 1970 as Python writes it.
@@ -458,20 +435,6 @@ mod tests {
             .query_row(count, [], |row| row.get(0))
             .unwrap();
         assert_eq!(count, 2);
-    }
-
-    /// A run of a folder that was copied or moved is another one.
-    #[test]
-    fn the_mark_is_of_its_folder() {
-        let folder = tempfile::tempdir().unwrap();
-        let (home, copy) = (folder.path().join("a"), folder.path().join("b"));
-        fs::create_dir_all(&home).unwrap();
-        fs::create_dir_all(&copy).unwrap();
-        let log = Trackio::create_in(&home, &home, &names(), &run(), 0).unwrap();
-        let folder = fs::canonicalize(&home).unwrap();
-        assert_eq!(read_mark(&folder), Some(log.id));
-        fs::copy(home.join(MARK), copy.join(MARK)).unwrap();
-        assert_eq!(read_mark(&fs::canonicalize(&copy).unwrap()), None);
     }
 
     #[test]

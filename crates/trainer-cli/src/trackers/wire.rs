@@ -60,6 +60,44 @@ impl Message {
     }
 }
 
+/// The texts, bytes and messages of a message, with their fields; ends where `bytes`
+/// are no message any more.
+pub(super) fn parts(mut bytes: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
+    std::iter::from_fn(move || {
+        loop {
+            let tag = take_varint(&mut bytes)?;
+            let length = match tag & 7 {
+                0 => {
+                    take_varint(&mut bytes)?;
+                    continue;
+                }
+                1 => 8,
+                2 => usize::try_from(take_varint(&mut bytes)?).ok()?,
+                5 => 4,
+                _ => return None,
+            };
+            let (part, rest) = bytes.split_at_checked(length)?;
+            bytes = rest;
+            if tag & 7 == 2 {
+                return Some((u32::try_from(tag >> 3).ok()?, part));
+            }
+        }
+    })
+}
+
+fn take_varint(bytes: &mut &[u8]) -> Option<u64> {
+    let mut value = 0;
+    for place in 0..10 {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        value |= u64::from(byte & 0x7F) << (7 * place);
+        if *byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}
+
 /// CRC-32C, as TFRecord files use it.
 const CASTAGNOLI: [u32; 256] = table(0x82F6_3B78);
 /// CRC-32 of zlib.
@@ -124,5 +162,23 @@ mod tests {
         let outer = Message::default().message(3, &inner);
         assert_eq!(outer.0, [0x1a, 0x03, 0x08, 0x96, 0x01]);
         assert_eq!(Message::default().integer(1, -1).0.len(), 11);
+    }
+
+    #[test]
+    fn messages_are_read_again() {
+        let inner = Message::default().text(300, "b");
+        let message = Message::default()
+            .integer(1, -1)
+            .double(2, 0.5)
+            .text(3, "a")
+            .float(4, 0.5)
+            .message(5, &inner)
+            .bytes();
+        let read: Vec<_> = parts(&message).collect();
+        assert_eq!(read, [(3, &b"a"[..]), (5, &inner.0)]);
+        assert_eq!(parts(&inner.0).collect::<Vec<_>>(), [(300, &b"b"[..])]);
+        for cut in 0..message.len() {
+            assert!(parts(&message[..cut]).count() < 2);
+        }
     }
 }

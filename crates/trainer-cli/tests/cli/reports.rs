@@ -259,6 +259,75 @@ fn a_run_is_written_for_trackers() {
     assert_eq!(text(&run.join("params/max_steps")), "4");
 }
 
+/// Weights & Biases, MLflow and TensorBoard go on with the run that is resumed.
+#[test]
+fn runs_of_trackers_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, store) = (folder.path().join("out"), folder.path().join("mlruns"));
+    let folders = |folder: &Path| -> Vec<std::path::PathBuf> {
+        let paths = fs::read_dir(folder).unwrap().map(|it| it.unwrap().path());
+        paths.filter(|path| path.is_dir()).collect()
+    };
+    let steps = |name: &str| -> Vec<String> {
+        let experiments = folders(&store);
+        let runs = folders(&experiments[0]);
+        assert_eq!((experiments.len(), runs.len()), (1, 1));
+        assert!(text(&runs[0].join("meta.yaml")).contains("\nstatus: 3\n"));
+        let lines = text(&runs[0].join("metrics").join(name));
+        let step = |line: &str| line.rsplit(' ').next().unwrap().to_owned();
+        lines.lines().map(step).collect()
+    };
+    // Rows of wandb are found by a key that each has once.
+    let rows = || -> usize {
+        let runs = folders(&out.join("wandb"));
+        assert_eq!(runs.len(), 1);
+        let files = fs::read_dir(&runs[0]).unwrap().map(|it| it.unwrap().path());
+        let file = files
+            .into_iter()
+            .find(|it| it.extension().is_some_and(|it| it == "wandb"));
+        let bytes = fs::read(file.unwrap()).unwrap();
+        let key = b"_timestamp";
+        bytes.windows(key.len()).filter(|it| it == key).count()
+    };
+    let go = |extra: &[&str]| {
+        let store = format!("--mlflow_tracking_uri={}", store.display());
+        let keys = [
+            "--use_wandb",
+            "--use_mlflow",
+            "--use_tensorboard",
+            "--save_strategy=steps",
+            "--save_steps=2",
+            &store,
+        ];
+        let output = run(&out, &[&keys, extra].concat());
+        let shown = stderr(&output);
+        assert!(output.status.success(), "{shown}");
+        assert!(!shown.contains("nothing more is written"), "{shown}");
+    };
+    go(&[]);
+    let logged = || text(&out.join("metrics.jsonl")).lines().count();
+    let (before, evaluations) = (rows(), steps("eval_loss"));
+    assert_eq!(before, logged());
+    assert_eq!(steps("loss"), ["1", "2", "3", "4"]);
+    fs::remove_dir_all(out.join("checkpoint-4")).unwrap();
+    go(&["--auto_resume_from_checkpoints=true"]);
+    assert_eq!((rows(), logged()), (before, before));
+    assert_eq!(steps("loss"), ["1", "2", "3", "4"]);
+    assert_eq!(steps("eval_loss"), evaluations);
+    assert_eq!(fs::read_dir(out.join("runs")).unwrap().count(), 2);
+    // The report is of both parts; its command makes both.
+    let page = text(&out.join("report.html"));
+    assert!(page.contains("went on after step 2"), "{page}");
+    let command = page.split("To run it again").nth(1).unwrap();
+    let (command, _) = command.split_once("</pre>").unwrap();
+    assert!(command.contains("--save_steps=2"), "{command}");
+    assert!(!command.contains("resume"), "{command}");
+    assert_eq!(
+        charts(&page)["charts"][0]["series"][0]["x"],
+        serde_json::json!([1, 2, 3, 4])
+    );
+}
+
 /// trackio has a row for each of metrics.jsonl, also when the run is stopped between
 /// two checkpoints and goes on; a training that begins anew is a run of its own.
 #[test]
@@ -336,6 +405,8 @@ fn a_run_of_trackio_goes_on() {
         rows.lines().map(row).collect()
     };
     let shown = go(&[]);
+    let renamed = "warning: the project of trackio will be `Myglossary`";
+    assert!(shown.contains(renamed), "{shown}");
     assert!(
         shown.contains("`trackio sync --project Myglossary`"),
         "{shown}"

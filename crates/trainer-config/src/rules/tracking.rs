@@ -74,6 +74,19 @@ impl Rules<'_> {
                  do (`_system`, `_configs`, `_traces`, `_artifacts` and so on); write another one",
             );
         }
+        if let Some(name) = &keys.trackio_project_name
+            && *name != project
+        {
+            let label = self.value("trackio_project_name", "is not what trackio calls it");
+            self.report(
+                Diagnostic::warning(format!("the project of trackio will be `{project}`")),
+                [label],
+                &format!(
+                    "trackio keeps letters, digits, `-` and `_` of a name and drops the rest; \
+                     write `{project}`, or another name"
+                ),
+            );
+        }
         if let Some(space) = keys.trackio_space() {
             let label = self.key("trackio_space_id", "takes effect later");
             self.report(

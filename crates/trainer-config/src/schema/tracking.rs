@@ -19,7 +19,8 @@ pub struct TrackingConfig {
     pub wandb_entity: Option<String>,
     /// Name of the run in Weights & Biases.
     pub wandb_name: Option<String>,
-    /// Id of the run in Weights & Biases; drawn when absent.
+    /// Id of the run in Weights & Biases; drawn when absent. A run that goes on from a
+    /// checkpoint keeps its id.
     pub wandb_run_id: Option<String>,
     /// `offline` (the default) or `disabled`.
     pub wandb_mode: Option<WandbMode>,
