@@ -43,6 +43,7 @@ use crate::{DataError, PreferenceObjective, PreparedPreferences, Tokenizer};
 use atomic::io;
 use entry::{NotWritten, Stored};
 pub use explain::{Explanation, explain_cache};
+pub(crate) use key::content_of;
 pub use key::{Difference, Fingerprint};
 use record::Record;
 pub use samples::{PreparedData, Samples};
