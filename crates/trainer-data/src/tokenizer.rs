@@ -10,6 +10,7 @@
 
 mod escape;
 mod fast;
+mod files;
 mod gguf;
 mod probes;
 mod stream;
@@ -18,7 +19,7 @@ mod words;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use serde_json::{Map, Value};
@@ -28,24 +29,17 @@ use trainer_config::{Config, SpecialTokens};
 use crate::DataError;
 use crate::error::nearest;
 use fast::Fast;
+use files::{Files, json_bytes, json_value, object_bytes, write, write_object};
 pub use gguf::GgufVocabulary;
 pub use stream::TextStream;
-use vocabulary::{Changed, Changes, Files, QWEN2_TOKEN, implied};
+use vocabulary::{Changed, Changes, QWEN2_TOKEN, implied};
 
 const MODEL: &str = "tokenizer.json";
 const CONFIG: &str = "tokenizer_config.json";
 const SPECIAL: &str = "special_tokens_map.json";
 const TEMPLATE: &str = "chat_template.jinja";
 const ADDED: &str = "added_tokens.json";
-
-/// Files that some tokenizers have beside `tokenizer.json`.
-const EXTRA: [&str; 5] = [
-    ADDED,
-    "vocab.json",
-    "merges.txt",
-    "vocab.txt",
-    "tokenizer.model",
-];
+const MODEL_CONFIG: &str = "config.json";
 
 /// The parts that special tokens play, and the variables of chat templates.
 const ROLES: [&str; 4] = ["bos_token", "eos_token", "pad_token", "unk_token"];
@@ -60,22 +54,20 @@ pub struct Encoded {
     pub offsets: Vec<Range<usize>>,
 }
 
-/// Bytes of a `tokenizer.json`, and an `added_tokens.json` where there is one.
-type ChangedFiles = (Vec<u8>, Option<Map<String, Value>>);
-
 /// A tokenizer, its special tokens and its chat template.
 #[derive(Debug)]
 pub struct Tokenizer {
-    folder: PathBuf,
+    /// Those that are saved as they are here: as they were read, but for the
+    /// vocabulary where that is not the folder's.
+    files: Files,
+    /// Hash and size of the folder's files that decide on tokens.
+    contents: Vec<(&'static str, String)>,
     inner: tokenizers::Tokenizer,
     /// Gives the same tokens as `inner` in less time, where there is such a way.
     fast: Option<Fast>,
     vocab_size: usize,
     config: Map<String, Value>,
     special: Option<Map<String, Value>>,
-    /// `tokenizer.json` and `added_tokens.json`, where the vocabulary is not the
-    /// folder's.
-    changed: Option<ChangedFiles>,
     /// Tokens that the folder's vocabulary lacks.
     new_tokens: Vec<(String, u32)>,
     /// Whether special tokens play a part that nothing but the family gives them.
@@ -142,9 +134,10 @@ impl Tokenizer {
             });
         }
         let path = folder.join(MODEL);
-        let bytes = read(&path)?.ok_or_else(|| DataError::Tokenizer {
+        let mut files = Files::read(folder)?;
+        let bytes = files.get(MODEL).ok_or_else(|| DataError::Tokenizer {
             path: folder.to_owned(),
-            message: if folder.join("tokenizer.model").exists() {
+            message: if files.get("tokenizer.model").is_some() {
                 "there is a tokenizer.model (SentencePiece) but no tokenizer.json; save the tokenizer with a recent transformers to get one".to_owned()
             } else {
                 "there is no tokenizer.json".to_owned()
@@ -156,31 +149,36 @@ impl Tokenizer {
                 message: error.to_string(),
             })
         };
-        let mut inner = parse(&bytes)?;
-        let mut config = object(&folder.join(CONFIG))?.unwrap_or_default();
-        let mut special = object(&folder.join(SPECIAL))?;
-        let model = object(&folder.join("config.json"))?;
+        let mut inner = parse(bytes)?;
+        let mut config = files.object(CONFIG)?.unwrap_or_default();
+        let mut special = files.object(SPECIAL)?;
+        let model = files::read(&folder.join(MODEL_CONFIG))?
+            .map(|bytes| files::object(&folder.join(MODEL_CONFIG), &bytes))
+            .transpose()?;
+        let contents = files.contents();
         let own = implied(changes.special, model.as_ref(), &config, special.as_ref());
         let changes = Changes {
             special: own.as_ref().unwrap_or(changes.special),
             ..changes
         };
-        let (mut changed, mut new_tokens) = (None, Vec::new());
+        let mut new_tokens = Vec::new();
         if changes.any(|text| inner.token_to_id(text)) {
-            let files = Files {
-                model: json_value(&path, &bytes)?,
+            let json = vocabulary::Files {
+                model: json_value(&path, bytes)?,
                 config: &mut config,
                 special: special.as_mut(),
                 folder,
             };
             let id_of = |text: &str| inner.token_to_id(text);
             let size = inner.get_vocab_size(false);
-            if let Some(Changed { model, new }) = vocabulary::apply(files, changes, id_of, size)? {
+            if let Some(Changed { model, new }) = vocabulary::apply(json, changes, id_of, size)? {
                 let bytes = json_bytes(&path, &model)?;
                 inner = parse(&bytes)?;
-                let listed = object(&folder.join(ADDED))?;
-                let listed = listed.map(|old| relisted(old, &new, changes.overrides));
-                changed = Some((bytes, listed));
+                files.replace(MODEL, bytes);
+                if let Some(old) = files.object(ADDED)? {
+                    let listed = relisted(old, &new, changes.overrides);
+                    files.replace(ADDED, object_bytes(&folder.join(ADDED), &listed)?);
+                }
                 new_tokens = new;
             }
         }
@@ -189,10 +187,11 @@ impl Tokenizer {
         untruncated.map_err(|error| encode_error(&*error))?;
         keep_whitespace_offsets(&mut inner);
 
-        let chat_template = match read(&folder.join(TEMPLATE))? {
-            Some(bytes) => Some(utf8(&folder.join(TEMPLATE), bytes)?),
-            None => template_of(config.get("chat_template")),
-        };
+        let chat_template = files.text(TEMPLATE)?;
+        let chat_template = chat_template.or_else(|| template_of(config.get("chat_template")));
+        // Both are kept as objects, to which `save` adds.
+        files.remove(CONFIG);
+        files.remove(SPECIAL);
 
         let mut overrides = Map::new();
         let mut tokens = [None, None, None, None];
@@ -217,13 +216,13 @@ impl Tokenizer {
             .max()
             .map_or(0, |id| id as usize + 1);
         Ok(Self {
-            folder: folder.to_owned(),
+            files,
+            contents,
             fast: Fast::new(&inner),
             inner,
             vocab_size,
             config,
             special,
-            changed,
             new_tokens,
             implied: own.is_some(),
             tokens,
@@ -370,7 +369,14 @@ impl Tokenizer {
     /// The folder it was loaded from.
     #[must_use]
     pub fn folder(&self) -> &Path {
-        &self.folder
+        self.files.folder()
+    }
+
+    /// The files that decide on tokens, each by name with hash and size, as they
+    /// were when they were loaded.
+    pub(crate) fn contents(&self) -> impl Iterator<Item = (&str, &str)> {
+        let contents = self.contents.iter();
+        contents.map(|(name, content)| (*name, content.as_str()))
     }
 
     /// Part and text of the special tokens: (`bos_token`, `<s>`), ...
@@ -382,24 +388,14 @@ impl Tokenizer {
     }
 
     /// Writes the tokenizer's files into a folder, which exists, so that
-    /// transformers loads them from there: the originals, with the special
-    /// tokens and the chat template that were set here.
+    /// transformers loads them from there: the originals as they were when they
+    /// were loaded, with the special tokens and the chat template that were set here.
     ///
     /// # Errors
     /// [`DataError::Io`].
     pub fn save(&self, folder: impl AsRef<Path>) -> Result<(), DataError> {
         let folder = folder.as_ref();
-        for name in [MODEL, TEMPLATE].into_iter().chain(EXTRA) {
-            if let Some(bytes) = read(&self.folder.join(name))? {
-                write(&folder.join(name), &bytes)?;
-            }
-        }
-        if let Some((model, listed)) = &self.changed {
-            write(&folder.join(MODEL), model)?;
-            if let Some(listed) = listed {
-                write_object(&folder.join(ADDED), listed)?;
-            }
-        }
+        self.files.write(folder)?;
         let mut config = self.config.clone();
         config.extend(self.overrides.clone());
         if let (Some(template), true) = (&self.chat_template, self.new_template) {
@@ -489,76 +485,4 @@ fn encode_error(error: &(dyn std::error::Error + Send + Sync)) -> DataError {
     DataError::Encode {
         message: error.to_string(),
     }
-}
-
-fn read(path: &Path) -> Result<Option<Vec<u8>>, DataError> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(DataError::Io {
-            action: "read",
-            path: path.to_owned(),
-            source,
-        }),
-    }
-}
-
-fn utf8(path: &Path, bytes: Vec<u8>) -> Result<String, DataError> {
-    String::from_utf8(bytes).map_err(|error| {
-        let valid = error.utf8_error().valid_up_to();
-        let before = &error.as_bytes()[..valid];
-        let start = before
-            .iter()
-            .rposition(|b| *b == b'\n')
-            .map_or(0, |i| i + 1);
-        DataError::InvalidUtf8 {
-            path: path.to_owned(),
-            line: before.iter().filter(|b| **b == b'\n').count() + 1,
-            byte: valid - start + 1,
-        }
-    })
-}
-
-fn json_value(path: &Path, bytes: &[u8]) -> Result<Value, DataError> {
-    serde_json::from_slice(bytes).map_err(|error| DataError::Tokenizer {
-        path: path.to_owned(),
-        message: error.to_string(),
-    })
-}
-
-/// Indented, as the tokenizers library writes it.
-fn json_bytes(path: &Path, value: &Value) -> Result<Vec<u8>, DataError> {
-    serde_json::to_vec_pretty(value).map_err(|error| DataError::Tokenizer {
-        path: path.to_owned(),
-        message: error.to_string(),
-    })
-}
-
-fn object(path: &Path) -> Result<Option<Map<String, Value>>, DataError> {
-    let Some(bytes) = read(path)? else {
-        return Ok(None);
-    };
-    let parsed = serde_json::from_slice(&bytes);
-    parsed.map(Some).map_err(|error| DataError::Tokenizer {
-        path: path.to_owned(),
-        message: error.to_string(),
-    })
-}
-
-fn write(path: &Path, bytes: &[u8]) -> Result<(), DataError> {
-    std::fs::write(path, bytes).map_err(|source| DataError::Io {
-        action: "write",
-        path: path.to_owned(),
-        source,
-    })
-}
-
-fn write_object(path: &Path, object: &Map<String, Value>) -> Result<(), DataError> {
-    let mut bytes = serde_json::to_vec_pretty(object).map_err(|error| DataError::Io {
-        action: "write",
-        path: path.to_owned(),
-        source: error.into(),
-    })?;
-    bytes.push(b'\n');
-    write(path, &bytes)
 }

@@ -180,15 +180,6 @@ const NO_INFLUENCE: &[&str] = &[
     "output_dir",
 ];
 
-/// Files of a tokenizer folder that decide on tokens. The chat template counts
-/// by its text, wherever it comes from.
-const TOKENIZER_FILES: [&str; 4] = [
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-];
-
 /// The inputs of a preparation, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -232,11 +223,8 @@ impl Fingerprint {
     ) -> Result<Self, DataError> {
         let mut inputs = settings(config);
         inputs.insert("engine".to_owned(), ENGINE.to_owned());
-        for name in TOKENIZER_FILES {
-            let path = tokenizer.folder().join(name);
-            if path.is_file() {
-                inputs.insert(format!("tokenizer {name}"), hash_file(&path)?);
-            }
+        for (name, content) in tokenizer.contents() {
+            inputs.insert(format!("tokenizer {name}"), content.to_owned());
         }
         if tokenizer.is_implied() {
             inputs.insert("tokenizer family".to_owned(), "qwen2".to_owned());
@@ -417,7 +405,7 @@ impl<W> Hashed<W> {
 
     /// Hash and size of everything so far, as [`hash_file`] gives them.
     pub(super) fn content(&self) -> String {
-        format!("{} ({} bytes)", short(&self.hasher.finalize()), self.size)
+        content(&self.hasher.finalize(), self.size)
     }
 }
 
@@ -444,6 +432,15 @@ pub(super) fn hash_file(path: &Path) -> Result<String, DataError> {
     )
     .map_err(io("read", path))?;
     Ok(hashed.content())
+}
+
+/// Hash and size of bytes, as [`hash_file`] gives them.
+pub(crate) fn content_of(bytes: &[u8]) -> String {
+    content(&blake3::hash(bytes), bytes.len() as u64)
+}
+
+fn content(hash: &blake3::Hash, size: u64) -> String {
+    format!("{} ({size} bytes)", short(hash))
 }
 
 fn short(hash: &blake3::Hash) -> String {

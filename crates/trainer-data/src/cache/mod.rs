@@ -38,10 +38,12 @@ use seqprep::Sample;
 use trainer_config::Config;
 
 use crate::pipeline::{Kind, Purpose};
+use crate::preference::of_kind;
 use crate::{DataError, PreferenceObjective, PreparedPreferences, Tokenizer};
 use atomic::io;
 use entry::{NotWritten, Stored};
 pub use explain::{Explanation, explain_cache};
+pub(crate) use key::content_of;
 pub use key::{Difference, Fingerprint};
 use record::Record;
 pub use samples::{PreparedData, Samples};
@@ -121,17 +123,7 @@ pub fn find_prepared_preferences(
         let stored = find::<K>(config, tokenizer, objective)?;
         stored.map(|stored| stored.preferences(wrap)).transpose()
     }
-    match objective {
-        PreferenceObjective::Kto => found(config, tokenizer, objective, Preferences::Kto),
-        PreferenceObjective::ProcessRewardModel => {
-            found(config, tokenizer, objective, Preferences::Steps)
-        }
-        PreferenceObjective::Pairwise
-        | PreferenceObjective::Orpo
-        | PreferenceObjective::RewardModel => {
-            found(config, tokenizer, objective, Preferences::Pairs)
-        }
-    }
+    of_kind!(found(config, tokenizer, objective))
 }
 
 /// The entry of a configuration, if there is one.
@@ -174,17 +166,7 @@ pub fn prepare_preferences_cached(
     tokenizer: &Tokenizer,
     objective: PreferenceObjective,
 ) -> Result<(PreparedPreferences, CacheOutcome), DataError> {
-    match objective {
-        PreferenceObjective::Kto => preferences(config, tokenizer, objective, Preferences::Kto),
-        PreferenceObjective::ProcessRewardModel => {
-            preferences(config, tokenizer, objective, Preferences::Steps)
-        }
-        PreferenceObjective::Pairwise
-        | PreferenceObjective::Orpo
-        | PreferenceObjective::RewardModel => {
-            preferences(config, tokenizer, objective, Preferences::Pairs)
-        }
-    }
+    of_kind!(preferences(config, tokenizer, objective))
 }
 
 fn preferences<K: Kind<Purpose = PreferenceObjective> + Record>(

@@ -25,6 +25,27 @@ use crate::pipeline::{self, Kind, Purpose};
 use crate::prepare::in_pool;
 use crate::{DataError, Ledger, Tokenizer};
 
+/// Calls a function that is generic over the kind of samples, with the kind that an
+/// objective learns from, and what makes [`Preferences`] of them as a further argument.
+macro_rules! of_kind {
+    ($call:ident($config:ident, $tokenizer:ident, $objective:ident)) => {{
+        use seqprep::Preferences;
+        use $crate::PreferenceObjective;
+        match $objective {
+            PreferenceObjective::Kto => $call($config, $tokenizer, $objective, Preferences::Kto),
+            PreferenceObjective::ProcessRewardModel => {
+                $call($config, $tokenizer, $objective, Preferences::Steps)
+            }
+            PreferenceObjective::Pairwise
+            | PreferenceObjective::Orpo
+            | PreferenceObjective::RewardModel => {
+                $call($config, $tokenizer, $objective, Preferences::Pairs)
+            }
+        }
+    }};
+}
+pub(crate) use of_kind;
+
 /// What the samples are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PreferenceObjective {
@@ -90,20 +111,10 @@ pub fn prepare_preferences(
     tokenizer: &Tokenizer,
     objective: PreferenceObjective,
 ) -> Result<PreparedPreferences, DataError> {
-    in_pool(config, || match objective {
-        PreferenceObjective::Kto => of_kind(config, tokenizer, objective, Preferences::Kto),
-        PreferenceObjective::ProcessRewardModel => {
-            of_kind(config, tokenizer, objective, Preferences::Steps)
-        }
-        PreferenceObjective::Pairwise
-        | PreferenceObjective::Orpo
-        | PreferenceObjective::RewardModel => {
-            of_kind(config, tokenizer, objective, Preferences::Pairs)
-        }
-    })?
+    in_pool(config, || of_kind!(collect(config, tokenizer, objective)))?
 }
 
-fn of_kind<K: Kind<Purpose = PreferenceObjective>>(
+fn collect<K: Kind<Purpose = PreferenceObjective>>(
     config: &Config,
     tokenizer: &Tokenizer,
     objective: PreferenceObjective,

@@ -10,7 +10,8 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::{CONFIG, MODEL, ROLES, TEMPLATE, Tokenizer, json_bytes, json_value, read, write};
+use super::files::{json_bytes, json_value, write};
+use super::{CONFIG, MODEL, ROLES, TEMPLATE, Tokenizer};
 use crate::DataError;
 
 /// What a space is in vocabularies of SentencePiece.
@@ -116,11 +117,8 @@ impl Tokenizer {
     /// A tokenizer that GGUF has no description of, or that has more tokens than
     /// rows.
     pub fn to_gguf(&self, rows: usize) -> Result<GgufVocabulary, DataError> {
-        let path = self.folder.join(MODEL);
-        let json = match &self.changed {
-            Some((bytes, _)) => json_value(&path, bytes)?,
-            None => json_value(&path, &read(&path)?.unwrap_or_default())?,
-        };
+        let path = self.folder().join(MODEL);
+        let json = json_value(&path, self.files.get(MODEL).unwrap_or_default())?;
         let wrong = |message: &str| error(&path, message);
         let model = &json["model"];
         let vocabulary = match &model["vocab"] {

@@ -1,8 +1,11 @@
 //! Tokenizer folders: special tokens, offsets, and the way back to disk.
 
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+
 use serde_json::{Value, json};
 use trainer_config::{Config, SpecialTokens};
-use trainer_data::{TextStream, Tokenizer};
+use trainer_data::{Fingerprint, TextStream, Tokenizer};
 
 use crate::support::{Lab, SPECIAL};
 
@@ -109,6 +112,55 @@ fn a_saved_folder_loads_the_same() {
         std::fs::read(out.path().join("tokenizer.json")).unwrap(),
         std::fs::read(lab.path().join("tokenizer.json")).unwrap()
     );
+}
+
+/// Training takes hours, in which the folder may change or vanish.
+#[test]
+fn what_is_saved_is_what_was_loaded() {
+    let lab = Lab::new("</s>");
+    let files = [
+        ("merges.txt", "a b"),
+        ("added_tokens.json", r#"{"<unk>": 267}"#),
+        ("special_tokens_map.json", r#"{"unk_token": "<unk>"}"#),
+        ("chat_template.jinja", "{{ 2 }}"),
+    ];
+    for (name, text) in files {
+        lab.write(name, text);
+    }
+    let (plain, config) = (
+        lab.tokenizer(),
+        vocabulary(&lab, json!({"tokens": ["<tool>"]})),
+    );
+    let extended = Tokenizer::from_config(&config).unwrap();
+    let saved = |tokenizer: &Tokenizer| {
+        let out = tempfile::tempdir().unwrap();
+        tokenizer.save(out.path()).unwrap();
+        let entries = std::fs::read_dir(out.path()).unwrap().map(|entry| {
+            let path = entry.unwrap().path();
+            let name = path.file_name().unwrap().to_owned();
+            (name, std::fs::read(path).unwrap())
+        });
+        entries.collect::<BTreeMap<_, _>>()
+    };
+    let keys = Config::default();
+    let state = || {
+        let tokenizers = [&plain, &extended];
+        tokenizers.map(|tokenizer| {
+            let key = Fingerprint::new(&keys, tokenizer).unwrap().key();
+            let gguf = tokenizer.to_gguf(300).map_err(|error| error.to_string());
+            (saved(tokenizer), key, gguf)
+        })
+    };
+    let before = state();
+    assert_eq!(before[0].0.len(), 6);
+    assert_eq!(before[0].0[OsStr::new("merges.txt")], b"a b");
+
+    for name in ["tokenizer.json", "merges.txt", "added_tokens.json"] {
+        lab.write(name, "{}");
+    }
+    assert!(before == state(), "changed files");
+    std::fs::remove_dir_all(lab.path()).unwrap();
+    assert!(before == state(), "no folder");
 }
 
 #[test]
