@@ -85,8 +85,7 @@ pub struct Backward<T> {
 ///
 /// `loss` makes of the hidden states, `[b, t, d]`, as the head of `model` takes them,
 /// a loss, `[1]`, and whatever else is wanted. It is called once. Where the
-/// configuration asks for it, the load-balancing loss of the experts is added
-/// ([`Decoder::hidden_and_balance`]).
+/// configuration asks for it, the load-balancing loss of the experts is added.
 ///
 /// Where the loss depends on no parameter that is trained, there is no gradient.
 #[must_use]

@@ -220,15 +220,9 @@ impl Decoder {
         self.layers_of(self.embed(input), input, None, None)
     }
 
-    /// As [`hidden`](Self::hidden), with the load-balancing loss of the experts,
-    /// `[1]`, times its coefficient, where the configuration asks for one.
-    #[must_use]
-    pub fn hidden_and_balance(&self, input: &ModelInput) -> (Tensor<3>, Option<Tensor<1>>) {
-        self.hidden_of_vectors(self.vectors(input), input)
-    }
-
-    /// As [`hidden_and_balance`](Self::hidden_and_balance), from the
-    /// [vectors](Self::vectors) of the tokens.
+    /// As [`hidden`](Self::hidden), from the [vectors](Self::vectors) of the tokens, with
+    /// the load-balancing loss of the experts, `[1]`, times its coefficient, where the
+    /// configuration asks for one.
     pub(crate) fn hidden_of_vectors(
         &self,
         vectors_btd: Tensor<3>,
@@ -399,13 +393,6 @@ impl CausalLm {
     #[must_use]
     pub fn hidden(&self, input: &ModelInput) -> Tensor<3> {
         self.for_head(self.model.hidden(input))
-    }
-
-    /// As [`hidden`](Self::hidden), with [`Decoder::hidden_and_balance`]'s loss.
-    #[must_use]
-    pub fn hidden_and_balance(&self, input: &ModelInput) -> (Tensor<3>, Option<Tensor<1>>) {
-        let (hidden_btd, balance) = self.model.hidden_and_balance(input);
-        (self.for_head(hidden_btd), balance)
     }
 
     /// As [`hidden`](Self::hidden), continuing after the cached tokens.

@@ -7,7 +7,6 @@
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::prelude::*;
-use burn::tensor::Gradients;
 
 /// One parameter of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -217,17 +216,6 @@ pub struct ParameterGradients {
 }
 
 impl ParameterGradients {
-    /// Takes the gradients of a backward pass.
-    #[must_use]
-    pub fn take<M: Module>(model: &M, gradients: &mut Gradients) -> Self {
-        let mut collect = Collect {
-            gradients,
-            flat: Vec::new(),
-        };
-        model.visit(&mut collect);
-        Self { flat: collect.flat }
-    }
-
     /// Adds another set, such as that of the next micro-batch.
     pub fn add(&mut self, other: Self) {
         if self.flat.is_empty() {
@@ -247,18 +235,6 @@ impl ParameterGradients {
         for gradient in self.flat.iter_mut() {
             *gradient = gradient.take().map(|gradient| gradient * factor);
         }
-    }
-}
-
-struct Collect<'a> {
-    gradients: &'a mut Gradients,
-    flat: Vec<Option<Tensor<1>>>,
-}
-
-impl ModuleVisitor for Collect<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let gradient = param.val().grad_remove(self.gradients);
-        self.flat.push(gradient.map(Tensor::flatten_all));
     }
 }
 

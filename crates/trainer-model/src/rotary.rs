@@ -165,8 +165,7 @@ impl RopeTables {
     }
 
     /// Rotates the leading dimensions of queries or keys by their positions.
-    #[must_use]
-    pub fn rotate(&self, x_bthk: Tensor<4>) -> Tensor<4> {
+    pub(crate) fn rotate(&self, x_bthk: Tensor<4>) -> Tensor<4> {
         let (cos_bt1r, sin_bt1r) = (self.cos_bt1r.clone(), self.sin_bt1r.clone());
         in_f32(x_bthk, |x_bthk| ops::rope(x_bthk, cos_bt1r, sin_bt1r))
     }

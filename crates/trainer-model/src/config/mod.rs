@@ -6,8 +6,8 @@
 //!
 //! Invariants of a [`ModelConfig`]: no count is zero, the key-value heads
 //! divide the query heads, the rotated part of a head is even (rotary embeddings
-//! pair its halves), there is one [`LayerConfig`] a layer, and every size product
-//! fits in memory's address space.
+//! pair its halves), there is one [`LayerConfig`] a layer, and the numbers of all
+//! weights can be counted without overflow.
 
 mod reader;
 mod rope;
@@ -34,6 +34,10 @@ const MAX_LAYERS: usize = 1 << 12;
 
 /// Most accepted experts of all layers together, for the same reason.
 const MAX_EXPERTS: usize = 1 << 16;
+
+/// Most accepted numbers of a model: their bytes, and those of all that training keeps
+/// beside them, can be added up.
+const MAX_NUMBERS: u128 = 1 << 44;
 
 /// Shape and constants of a decoder model.
 #[derive(Debug, Clone, PartialEq)]
@@ -394,7 +398,31 @@ impl ModelConfig {
                 ));
             }
         }
+        let numbers = self.most_numbers();
+        if numbers > MAX_NUMBERS {
+            let message = format!(
+                "with the other sizes of this file, {} makes a model of up to {numbers} numbers, \
+                 more than {MAX_NUMBERS}; is one of them damaged?",
+                self.hidden_size
+            );
+            return Err(read.error("hidden_size", message));
+        }
         Ok(())
+    }
+
+    /// No fewer numbers than all weights have: every vector of the stream's width, and
+    /// some more for biases and norms.
+    fn most_numbers(&self) -> u128 {
+        let wide = |sizes: &[usize]| sizes.iter().map(|&size| size as u128).product::<u128>();
+        let attention = 2 * wide(&[self.num_attention_heads, self.head_dim])
+            + 2 * wide(&[self.num_key_value_heads, self.head_dim]);
+        let experts = self.experts.as_ref();
+        let experts = experts.map_or(0, |e| wide(&[e.count, 3 * e.intermediate_size + 1]));
+        let mlp = 3 * wide(&[self.intermediate_size]);
+        let layer = attention + mlp + experts;
+        let outer = 2 * wide(&[self.vocab_size]) + wide(&[self.num_labels]);
+        // Two more of the stream's width for what is no matrix.
+        (wide(&[self.num_hidden_layers]) * layer + outer) * (wide(&[self.hidden_size]) + 2)
     }
 
     /// Gives every layer whose entry of `kinds` is true a sliding window.

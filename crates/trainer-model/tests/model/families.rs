@@ -130,6 +130,10 @@ fn layers_differ_as_the_file_says() {
 fn values_that_cannot_be_used_are_errors() {
     let cases = [
         (
+            json!({"model_type": "llama", "hidden_size": 1 << 24, "head_dim": 1 << 24}),
+            "hidden_size: with the other sizes of this file, 16777216 makes a model of up to",
+        ),
+        (
             json!({"model_type": "llama", "num_attention_heads": 0}),
             "num_attention_heads: expected a whole number",
         ),

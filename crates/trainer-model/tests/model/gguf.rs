@@ -289,13 +289,23 @@ fn damaged_gguf_models_are_errors() {
         (changed(heads, &3_u32.to_le_bytes()), "num_key_value_heads"),
         (changed(layers, &[0xFF, 0xFF, 0xFF, 0]), "num_hidden_layers"),
         (changed(query - 8, b"X"), "has no counterpart in the model"),
+        // A tensor twice; a layer more than the model has, and layers fewer.
+        (
+            changed(find("blk.1.attn_q.weight") - 15, b"0"),
+            "tensor blk.0.attn_q.weight is described twice",
+        ),
+        (changed(layers, &1_u32.to_le_bytes()), "has no counterpart"),
+        (
+            changed(layers, &9_u32.to_le_bytes()),
+            "there is no tensor blk.2.",
+        ),
         (
             changed(query + 20, &99_u32.to_le_bytes()),
             "number format 99 of ggml; supported: F32",
         ),
         (
             changed(heads, &8_u32.to_le_bytes()),
-            "which is not 8 heads of 16",
+            "the model that the file describes needs [64, 128]",
         ),
         (
             good[..good.len() - 64].to_vec(),

@@ -8,7 +8,7 @@ use trainer_model::{
     linear_cross_entropy, lora_linear, plain, rms_norm, rope, swiglu,
 };
 
-use crate::{cpu, folder, load};
+use crate::{cpu, folder, load, take};
 
 /// The same value by Burn's own operations.
 fn plain_cross_entropy(x_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<1, Int>) -> Tensor<1> {
@@ -363,7 +363,7 @@ fn sums(model: &CausalLm, row: &Row, width: usize) -> (f64, ParameterGradients) 
     let loss = model.loss_sum(hidden_btd, &targets);
     let mut gradients = loss.backward();
     let value = f64::from(loss.into_scalar::<f32>());
-    (value, ParameterGradients::take(model, &mut gradients))
+    (value, take(model, &mut gradients))
 }
 
 /// Asserts that the gradient of each parameter agrees to `tolerance` of its norm.

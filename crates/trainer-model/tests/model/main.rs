@@ -22,12 +22,36 @@ use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 
-use burn::module::Module;
-use burn::tensor::Device;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Gradients, Tensor};
 use trainer_model::{
     Activations, CausalLm, ModelConfig, ParameterGradients, Targets, Tokens, backward,
     load_causal_lm, visit_values,
 };
+
+/// The gradients of a backward pass as Burn gives them, which is not the way of
+/// [`backward`]: the two check one another.
+fn take<M: Module>(model: &M, gradients: &mut Gradients) -> ParameterGradients {
+    struct Take<'a> {
+        gradients: &'a mut Gradients,
+        flat: Vec<Option<Tensor<1>>>,
+    }
+    impl ModuleVisitor for Take<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let gradient = param.val().grad_remove(self.gradients);
+            self.flat.push(gradient.map(|gradient| {
+                let n = gradient.shape().num_elements();
+                gradient.reshape([n])
+            }));
+        }
+    }
+    let mut take = Take {
+        gradients,
+        flat: Vec::new(),
+    };
+    model.visit(&mut take);
+    ParameterGradients { flat: take.flat }
+}
 
 /// Folder of a model of the parity set.
 fn folder(name: &str) -> PathBuf {

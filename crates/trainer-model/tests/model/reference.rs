@@ -6,9 +6,9 @@ use std::path::Path;
 
 use burn::tensor::Device;
 use serde_json::Value;
-use trainer_model::{CausalLm, ParameterGradients, Targets, Tokens, parameters};
+use trainer_model::{CausalLm, Targets, Tokens, parameters};
 
-use crate::{folder, load};
+use crate::{folder, load, take};
 
 const LOGIT_TOLERANCE: f64 = 1e-5;
 const GRADIENT_TOLERANCE: f64 = 1e-4;
@@ -158,7 +158,7 @@ pub(crate) fn gradients_agree(name: &str, case: &Case) {
     );
 
     let mut gradients = loss.backward();
-    let gradients = ParameterGradients::take(&case.model, &mut gradients);
+    let gradients = take(&case.model, &mut gradients);
     let mut squares: BTreeMap<String, f64> = BTreeMap::new();
     for (info, gradient) in parameters(&case.model).iter().zip(gradients.flat) {
         if !info.trainable {

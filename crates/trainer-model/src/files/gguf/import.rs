@@ -1,8 +1,9 @@
 //! From a GGUF file to a folder in Hugging Face's layout.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use burn::tensor::Device;
 use serde_json::{Map, Value, json};
 
 use super::GgufValue;
@@ -10,9 +11,11 @@ use super::export::slowing;
 use super::families::{FAMILIES, Family, Heads, reorder, turned_heads};
 use super::read::Reader;
 use crate::config::ModelConfig;
+use crate::decoder::CausalLm;
 use crate::error::Result;
 use crate::files::layout::GENERATION;
 use crate::files::save::{SaveOptions, WeightsWriter, write_json};
+use crate::parameters::parameters;
 
 /// An open GGUF file of a model that this crate knows.
 pub struct GgufImport {
@@ -71,10 +74,15 @@ impl GgufImport {
     /// tensors become plain ones. One tensor at a time is in memory.
     ///
     /// # Errors
-    /// Tensors that the model does not have or of another shape; what the file
-    /// system reports.
+    /// Tensors that are missing, that the model does not have, or of another shape; what
+    /// the file system reports.
     pub fn write(mut self, folder: &Path, options: impl Into<SaveOptions>) -> Result<()> {
         let options = options.into();
+        let mut missing: BTreeMap<String, Vec<usize>> =
+            parameters(&CausalLm::new(&self.config, &Device::default()))
+                .into_iter()
+                .map(|info| (info.name, info.shape))
+                .collect();
         let mut names = Vec::new();
         let mut described = Vec::new();
         for (name, tensor) in &self.reader.tensors {
@@ -86,18 +94,29 @@ impl GgufImport {
                 self.reader
                     .damaged(format!("tensor {name} has no counterpart in the model"))
             })?;
-            if let Some(heads) = turned_heads(&hf)
-                && tensor.shape.first() != Some(&(self.heads(heads) * self.config.head_dim))
-            {
-                return Err(self.reader.damaged(format!(
-                    "tensor {name} is {:?}, which is not {} heads of {}",
-                    tensor.shape,
-                    self.heads(heads),
-                    self.config.head_dim
-                )));
+            // Removed, so that no second tensor stands for the same one.
+            match missing.remove(&hf) {
+                Some(shape) if shape == tensor.shape => {}
+                Some(shape) => {
+                    return Err(self.reader.damaged(format!(
+                        "tensor {name} is {:?}, the model that the file describes needs {shape:?}",
+                        tensor.shape
+                    )));
+                }
+                None => {
+                    return Err(self.reader.damaged(format!(
+                        "tensor {name} has no counterpart in the model that the file describes"
+                    )));
+                }
             }
             names.push((name.clone(), hf.clone()));
             described.push((hf, tensor.shape.clone()));
+        }
+        if let Some((hf, shape)) = missing.first_key_value() {
+            let name = self.family.gguf_name(hf).unwrap_or_else(|| hf.clone());
+            return Err(self
+                .reader
+                .damaged(format!("there is no tensor {name} {shape:?}")));
         }
         let mut config = self.config.raw.clone();
         config.insert("dtype".into(), Value::from(options.dtype.torch_name()));
