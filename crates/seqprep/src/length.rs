@@ -107,21 +107,32 @@ impl LengthCounts {
     }
 }
 
-/// Decides on a row of `len` tokens. A minimum of 0 stands for the default.
-fn outcome(len: usize, sequence_len: usize, min_sequence_len: usize) -> LengthOutcome {
+/// What the length rules say of a sample whose sequences have `shortest` to `longest`
+/// tokens, which has nothing to train if `empty`. The limits are the
+/// longest and the shortest that is kept; a shortest of 0 stands for the default.
+pub(crate) fn outcome(
+    empty: bool,
+    shortest: usize,
+    longest: usize,
+    (sequence_len, min_sequence_len): (usize, usize),
+) -> LengthOutcome {
     let min = match min_sequence_len {
         0 => DEFAULT_MIN_SEQUENCE_LEN,
         min => min,
     };
-    if len == 0 {
+    if empty {
         LengthOutcome::Empty
-    } else if len < min {
+    } else if shortest < min {
         LengthOutcome::TooShort
-    } else if len > sequence_len {
+    } else if longest > sequence_len {
         LengthOutcome::TooLong
     } else {
         LengthOutcome::Kept
     }
+}
+
+fn of_length(len: usize, sequence_len: usize, min_sequence_len: usize) -> LengthOutcome {
+    outcome(len == 0, len, len, (sequence_len, min_sequence_len))
 }
 
 /// Keeps a sample of `min_sequence_len..=sequence_len` tokens, drops others.
@@ -133,7 +144,7 @@ pub fn drop_long_seq(
     sequence_len: usize,
     min_sequence_len: usize,
 ) -> LengthOutcome {
-    outcome(sample.len(), sequence_len, min_sequence_len)
+    of_length(sample.len(), sequence_len, min_sequence_len)
 }
 
 /// [`drop_long_seq`] of each sample, in order.
@@ -160,10 +171,10 @@ pub fn truncate(
     sequence_len: usize,
     min_sequence_len: usize,
 ) -> LengthOutcome {
-    match outcome(sample.len(), sequence_len, min_sequence_len) {
+    match of_length(sample.len(), sequence_len, min_sequence_len) {
         // A cut row must itself be within the limits.
         LengthOutcome::TooLong
-            if outcome(sequence_len, sequence_len, min_sequence_len).is_kept() =>
+            if of_length(sequence_len, sequence_len, min_sequence_len).is_kept() =>
         {
             let removed = sample.len() - sequence_len;
             sample.input_ids.truncate(sequence_len);

@@ -7,7 +7,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::length::{DEFAULT_MIN_SEQUENCE_LEN, LengthOutcome};
+use crate::length::{LengthOutcome, outcome};
 use crate::sample::{IGNORE_INDEX, Sample};
 
 /// A prompt and two answers to it.
@@ -168,24 +168,6 @@ pub fn truncate_answer(answer: &mut Vec<u32>, room: usize, end: usize) -> usize 
     let end = end.min(room).min(length);
     answer.drain(room - end..length - end);
     length - room
-}
-
-fn outcome(empty: bool, shortest: usize, longest: usize, limits: (usize, usize)) -> LengthOutcome {
-    let (sequence_len, min) = limits;
-    let min = if min == 0 {
-        DEFAULT_MIN_SEQUENCE_LEN
-    } else {
-        min
-    };
-    if empty {
-        LengthOutcome::Empty
-    } else if shortest < min {
-        LengthOutcome::TooShort
-    } else if longest > sequence_len {
-        LengthOutcome::TooLong
-    } else {
-        LengthOutcome::Kept
-    }
 }
 
 /// Keeps a pair of which both sequences have `min_sequence_len..=sequence_len`

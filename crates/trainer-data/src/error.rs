@@ -386,8 +386,7 @@ pub enum DataError {
 
 impl DataError {
     /// Whether one row is at fault, and the rows after it can still be read.
-    #[must_use]
-    pub fn is_of_one_row(&self) -> bool {
+    pub(crate) fn is_of_one_row(&self) -> bool {
         matches!(
             self,
             Self::InvalidUtf8 { .. }
@@ -429,6 +428,7 @@ pub(crate) fn kind(value: &serde_json::Value) -> &'static str {
         V::Bool(_) => "a boolean",
         V::Number(_) => "a number",
         V::String(_) => "text",
+        V::Array(values) if values.is_empty() => "an empty list",
         V::Array(_) => "a list",
         V::Object(_) => "an object",
     }

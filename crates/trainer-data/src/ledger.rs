@@ -17,7 +17,7 @@ use crate::DataError;
 use crate::cache::atomic::write_atomically;
 
 /// Name of the file that the account is saved under.
-pub const LEDGER_FILE: &str = "data_ledger.json";
+pub(crate) const LEDGER_FILE: &str = "data_ledger.json";
 
 /// Samples and their tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -144,7 +144,7 @@ impl DatasetLedger {
     }
 
     /// Counts a sample that was kept as dropped after all.
-    pub fn unkeep(&mut self, reason: DropReason, tokens: usize, trained: usize) {
+    pub(crate) fn unkeep(&mut self, reason: DropReason, tokens: usize, trained: usize) {
         self.kept.samples = self.kept.samples.saturating_sub(1);
         self.kept.tokens = self.kept.tokens.saturating_sub(tokens);
         self.trained_tokens = self.trained_tokens.saturating_sub(trained);

@@ -45,17 +45,14 @@ mod template;
 mod tokenizer;
 
 pub use cache::{
-    CacheOutcome, Difference, Explanation, Fingerprint, PreparedData, Samples, TokenFile,
-    explain_cache, find_prepared, find_prepared_preferences, prepare_cached,
-    prepare_preferences_cached,
+    CacheOutcome, Difference, Explanation, Fingerprint, PreparedData, Samples, explain_cache,
+    find_prepared, find_prepared_preferences, prepare_cached, prepare_preferences_cached,
 };
 pub use error::{DataError, Place};
 pub use export::export_jsonl;
-pub use ledger::{
-    Count, DatasetLedger, DropReason, LEDGER_FILE, Ledger, SkipReason, SplitCount, Totals,
-};
+pub use ledger::{Count, DatasetLedger, DropReason, Ledger, SkipReason, SplitCount, Totals};
 pub use preference::{PreferenceObjective, PreparedPreferences, prepare_preferences};
-pub use prepare::{Plan, Prepared, prepare, prepare_into};
+pub use prepare::{Prepared, prepare};
 pub use saved::save_to_disk;
 pub use strategy::ChatPrompts;
 pub use template::ChatTemplate;

@@ -16,8 +16,9 @@ use trainer_config::{Config, Dataset, ExcessLength};
 
 use crate::ledger::{DatasetLedger, DropReason, Ledger, SkipReason};
 use crate::order::Order;
+use crate::prepare::Plan;
 use crate::source::{self, Record, Row, Selection};
-use crate::{DataError, Place, Plan, Tokenizer};
+use crate::{DataError, Place, Tokenizer};
 
 /// Most rows in a chunk.
 const CHUNK_ROWS: usize = 2048;

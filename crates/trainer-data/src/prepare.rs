@@ -23,16 +23,16 @@ pub struct Prepared {
     pub ledger: Ledger,
 }
 
-/// Which samples a run uses, in which order: indices into the samples that
-/// [`prepare_into`] gave away, counted from 0.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
+/// Which samples a run uses, in which order: indices into the samples that the
+/// [`pipeline`](crate::pipeline) gave away, counted from 0.
+#[derive(Debug)]
+pub(crate) struct Plan {
     /// What is trained on, in order. A sample may stand here several times.
-    pub train: Vec<u32>,
+    pub(crate) train: Vec<u32>,
     /// What is evaluated on, in order; may be empty.
-    pub eval: Vec<u32>,
+    pub(crate) eval: Vec<u32>,
     /// The account of every row and token.
-    pub ledger: Ledger,
+    pub(crate) ledger: Ledger,
 }
 
 /// Reads and tokenizes the data sets of a configuration.
@@ -53,21 +53,6 @@ pub fn prepare(config: &Config, tokenizer: &Tokenizer) -> Result<Prepared, DataE
         eval,
         ledger,
     })
-}
-
-/// As [`prepare`], but hands each sample to `sink` as soon as it is made, in the
-/// order of the files, and returns which of them are used in which order. Thus
-/// memory does not depend on the amount of data, apart from some 20 bytes a
-/// sample.
-///
-/// # Errors
-/// As [`prepare`], and those of `sink`.
-pub fn prepare_into(
-    config: &Config,
-    tokenizer: &Tokenizer,
-    sink: &mut (dyn FnMut(Sample) -> Result<(), DataError> + Send),
-) -> Result<Plan, DataError> {
-    in_pool(config, || pipeline::run(config, tokenizer, (), sink))?
 }
 
 /// Runs `work` on the threads that the configuration asks for.

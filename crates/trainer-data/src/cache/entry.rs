@@ -16,8 +16,9 @@ use super::samples::{PreparedData, Samples};
 use super::tokens::{TokenFile, TokenWriter, read_varint, varint};
 use crate::ledger::LEDGER_FILE;
 use crate::pipeline::{self, Kind};
+use crate::prepare::Plan;
 use crate::prepare::in_pool;
-use crate::{DataError, Ledger, Plan, PreparedPreferences, Tokenizer};
+use crate::{DataError, Ledger, PreparedPreferences, Tokenizer};
 
 const MANIFEST: &str = "manifest.json";
 const SAMPLES: &str = "samples.tokens";

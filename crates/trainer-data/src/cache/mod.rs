@@ -47,7 +47,6 @@ pub(crate) use key::content_of;
 pub use key::{Difference, Fingerprint};
 use record::Record;
 pub use samples::{PreparedData, Samples};
-pub use tokens::TokenFile;
 
 /// Where the samples of a run came from.
 #[derive(Debug)]

@@ -90,11 +90,10 @@ impl<W: Write, R: Record> TokenWriter<W, R> {
 
 /// The samples of a file, read by their place.
 #[derive(Debug)]
-pub struct TokenFile<R = Sample> {
+pub(super) struct TokenFile<R = Sample> {
     file: File,
     entries: Vec<Entry>,
     end: u64,
-    tokens: u64,
     largest_id: u32,
     kind: PhantomData<fn() -> R>,
 }
@@ -106,17 +105,13 @@ struct Entry {
     tokens: u32,
 }
 
-#[expect(
-    private_bounds,
-    reason = "the kinds of samples are those of this crate"
-)]
 impl<R: Record> TokenFile<R> {
     /// Opens a file and reads its index.
     ///
     /// # Errors
     /// What the file system reports, and `InvalidData` where the file is cut or
     /// another format.
-    pub fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
         let mut file = File::open(path)?;
         let size = file.metadata()?.len();
         let mut magic = [0; 8];
@@ -145,7 +140,6 @@ impl<R: Record> TokenFile<R> {
         // memory than the file has bytes.
         let mut entries = Vec::with_capacity(usize::try_from(count).unwrap_or(0).min(index.len()));
         let mut place = R::MAGIC.len() as u64;
-        let mut total = 0;
         for _ in 0..count {
             let word = read_varint(&mut index)?;
             let extra = match word & FLAGS {
@@ -160,7 +154,6 @@ impl<R: Record> TokenFile<R> {
                 .checked_add(size)
                 .and_then(|p| p.checked_add(extra))
                 .ok_or_else(cut)?;
-            total += count;
         }
         if place != end || !index.is_empty() {
             return Err(cut());
@@ -169,39 +162,23 @@ impl<R: Record> TokenFile<R> {
             file,
             entries,
             end,
-            tokens: total,
             largest_id,
             kind: PhantomData,
         })
     }
 
     /// Number of samples.
-    #[must_use]
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.entries.len()
     }
 
-    /// True when there is no sample.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    /// Number of tokens in all samples.
-    #[must_use]
-    pub fn tokens(&self) -> u64 {
-        self.tokens
-    }
-
     /// The largest token id in any sample; 0 where there is no token.
-    #[must_use]
-    pub fn largest_id(&self) -> u32 {
+    pub(super) fn largest_id(&self) -> u32 {
         self.largest_id
     }
 
     /// Number of tokens of a sample, or `None` past the last; reads nothing.
-    #[must_use]
-    pub fn length(&self, index: usize) -> Option<usize> {
+    pub(super) fn length(&self, index: usize) -> Option<usize> {
         Some((self.entries.get(index)?.tokens >> 2) as usize)
     }
 
@@ -210,7 +187,7 @@ impl<R: Record> TokenFile<R> {
     /// # Errors
     /// What the file system reports, `InvalidInput` past the last sample, and
     /// `InvalidData` where the file is damaged.
-    pub fn get(&self, index: usize) -> io::Result<R> {
+    pub(super) fn get(&self, index: usize) -> io::Result<R> {
         let outside = || io::Error::new(io::ErrorKind::InvalidInput, "no such sample");
         let entry = *self.entries.get(index).ok_or_else(outside)?;
         let next = self.entries.get(index + 1).map_or(self.end, |e| e.place);
@@ -434,7 +411,6 @@ mod tests {
             prop_assert_eq!(file.len(), samples.len());
             let ids = samples.iter().flat_map(|s| &s.input_ids);
             prop_assert_eq!(file.largest_id(), ids.copied().max().unwrap_or(0));
-            prop_assert_eq!(file.tokens(), samples.iter().map(|s| s.len() as u64).sum::<u64>());
             for (index, sample) in samples.iter().enumerate().rev() {
                 prop_assert_eq!(file.length(index), Some(sample.len()));
                 prop_assert_eq!(&file.get(index).unwrap(), sample);

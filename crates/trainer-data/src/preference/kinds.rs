@@ -89,9 +89,14 @@ impl Kind for PreferencePair {
         pair.margin = match row.columns.get("margin") {
             None | Some(Value::Null) => None,
             Some(value) => {
-                let margin = value.as_f64().filter(|margin| margin.is_finite());
+                let margin = value.as_f64().map(|margin| margin as f32);
                 let margin = margin.ok_or_else(|| row.wrong_type("margin", "a number", value))?;
-                Some(margin as f32)
+                if !margin.is_finite() {
+                    let message = format!("`margin` is {value}, beyond what 32 bits hold (3.4e38)");
+                    let at = row.at.clone();
+                    return Err(DataError::Row { at, message });
+                }
+                Some(margin)
             }
         };
         Ok(vec![(pair, 0)])

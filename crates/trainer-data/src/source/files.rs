@@ -11,6 +11,7 @@ use serde_json::Value;
 use trainer_config::{Dataset, DatasetFormat, PromptStrategy, SplitSpec};
 
 use super::input::Packing;
+use super::json;
 use super::splits::split_of;
 use super::{DataFile, Format};
 use crate::DataError;
@@ -555,7 +556,7 @@ fn read_json(path: &Path) -> Result<Value, DataError> {
         path: path.to_owned(),
         line: error.line(),
         column: error.column().max(1),
-        message: error.to_string(),
+        message: json::message(&error, "the `datasets` library writes it whole"),
     })
 }
 

@@ -83,7 +83,7 @@ pub(super) fn row(at: Place, line: usize, column: usize, bytes: &[u8]) -> Result
 }
 
 /// serde_json's message without its own position, and what the file should be.
-fn message(error: &serde_json::Error, expected: &str) -> String {
+pub(super) fn message(error: &serde_json::Error, expected: &str) -> String {
     let text = error.to_string();
     let text = text
         .rsplit_once(" at line ")

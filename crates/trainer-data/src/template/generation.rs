@@ -14,11 +14,10 @@ pub(super) const OPEN: &str = "__generation_open";
 /// Variable printed where a block closes.
 pub(super) const CLOSE: &str = "__generation_close";
 
-/// The template with its generation blocks rewritten, and whether it has any.
-pub(super) fn rewrite(source: &str) -> (String, bool) {
+/// The template with its generation blocks rewritten.
+pub(super) fn rewrite(source: &str) -> String {
     let mut out = String::with_capacity(source.len());
     let mut rest = source;
-    let mut found = false;
     while let Some(start) = rest.find("{%") {
         let Some((inner, after)) = rest[start + 2..].split_once("%}") else {
             break;
@@ -42,11 +41,10 @@ pub(super) fn rewrite(source: &str) -> (String, bool) {
                 continue;
             }
         }
-        found = true;
         rest = after;
     }
     out.push_str(rest);
-    (out, found)
+    out
 }
 
 #[cfg(test)]
@@ -57,18 +55,11 @@ mod tests {
     fn tags_keep_their_outer_sides() {
         assert_eq!(
             rewrite("a {%- generation +%} b {% endgeneration -%} c {{ '{%' }}"),
-            (
-                "a {%- if true %}{{ __generation_open }}{% if true +%} b {% endif %}{{ __generation_close }}{% endif -%} c {{ '{%' }}"
-                    .to_owned(),
-                true
-            )
+            "a {%- if true %}{{ __generation_open }}{% if true +%} b {% endif %}{{ __generation_close }}{% endif -%} c {{ '{%' }}"
         );
         for text in ["{%}", "{%}%}", "{% generation", "{%%}"] {
-            assert_eq!(rewrite(text), (text.to_owned(), false));
+            assert_eq!(rewrite(text), text);
         }
-        assert_eq!(
-            rewrite("{% if generation %}x"),
-            ("{% if generation %}x".to_owned(), false)
-        );
+        assert_eq!(rewrite("{% if generation %}x"), "{% if generation %}x");
     }
 }

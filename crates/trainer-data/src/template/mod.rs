@@ -28,7 +28,6 @@ pub struct ChatTemplate {
     name: String,
     source: String,
     environment: Environment<'static>,
-    generation_blocks: bool,
 }
 
 impl ChatTemplate {
@@ -46,15 +45,13 @@ impl ChatTemplate {
         for (token, text) in tokens {
             environment.add_global(token.to_owned(), text.to_owned());
         }
-        let (rewritten, generation_blocks) = generation::rewrite(source);
         environment
-            .add_template_owned("chat", rewritten)
+            .add_template_owned("chat", generation::rewrite(source))
             .map_err(|error| syntax(name, &error))?;
         Ok(Self {
             name: name.to_owned(),
             source: source.to_owned(),
             environment,
-            generation_blocks,
         })
     }
 
@@ -210,12 +207,6 @@ impl ChatTemplate {
     #[must_use]
     pub fn source(&self) -> &str {
         &self.source
-    }
-
-    /// Whether `{% generation %}` blocks say what the assistant generates.
-    #[must_use]
-    pub fn has_generation_blocks(&self) -> bool {
-        self.generation_blocks
     }
 }
 

@@ -3,18 +3,7 @@
 use serde_json::{Value, json};
 use trainer_config::{Config, Dataset, PromptStrategy};
 
-use crate::support::{Lab, config};
-
-/// The message for a file with these bytes.
-fn file(name: &str, bytes: impl AsRef<[u8]>) -> String {
-    let lab = Lab::new("</s>");
-    let dataset = Dataset {
-        path: lab.write(name, bytes),
-        strategy: Some(PromptStrategy::Completion),
-        ..Dataset::default()
-    };
-    lab.message(&lab.prepare(&config(dataset)).unwrap_err())
-}
+use crate::support::{Lab, config, message_of_file as file};
 
 /// The message for these rows.
 fn rows(strategy: PromptStrategy, rows: &[Value], change: impl FnOnce(&mut Config)) -> String {

@@ -7,17 +7,7 @@ use serde_json::{Value, json};
 use trainer_config::{Dataset, MalformedRows, PromptStrategy};
 use trainer_data::SkipReason;
 
-use crate::support::{Lab, config};
-
-fn message(name: &str, bytes: impl AsRef<[u8]>) -> String {
-    let lab = Lab::new("</s>");
-    let dataset = Dataset {
-        path: lab.write(name, bytes),
-        strategy: Some(PromptStrategy::Completion),
-        ..Dataset::default()
-    };
-    lab.message(&lab.prepare(&config(dataset)).unwrap_err())
-}
+use crate::support::{Lab, config, message_of_file as message};
 
 fn gzip(write: impl FnOnce(&mut dyn Write)) -> Vec<u8> {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());

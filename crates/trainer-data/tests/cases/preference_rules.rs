@@ -195,6 +195,12 @@ fn what_does_not_fit() {
             "`margin` has to be a number, not text",
         ),
         (
+            "passthrough.default",
+            O::Pairwise,
+            json!({"prompt": "P", "chosen": "C", "rejected": "R", "margin": -1e39}),
+            "`margin` is -1e+39, beyond what 32 bits hold (3.4e38)",
+        ),
+        (
             "chatml.argilla_chat",
             O::Pairwise,
             json!({"chosen": talk("P", "C"), "rejected": talk("Q", "R")}),
@@ -210,7 +216,7 @@ fn what_does_not_fit() {
             "chatml.argilla_chat",
             O::Pairwise,
             json!({"chosen": [], "rejected": []}),
-            "`chosen` has to be a list of messages that ends with the answer, not a list",
+            "`chosen` has to be a list of messages that ends with the answer, not an empty list",
         ),
         (
             "chatml.ultra",

@@ -224,6 +224,11 @@ fn saved_data_sets_are_read() {
         read("sets/train", None),
         "data set sets/train/state.json: `../x.arrow` is no name of a file beside it"
     );
+    lab.write("sets/train/state.json", "{");
+    assert_eq!(
+        read("sets/train", None),
+        "sets/train/state.json, line 1, column 1: the JSON ends too early (EOF while parsing an object); the `datasets` library writes it whole"
+    );
     lab.write("sets/train/state.json", "{}");
     assert_eq!(
         read("sets/train", None),

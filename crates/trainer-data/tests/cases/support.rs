@@ -79,6 +79,17 @@ impl Lab {
     }
 }
 
+/// The message for a file of texts with these bytes.
+pub(crate) fn message_of_file(name: &str, bytes: impl AsRef<[u8]>) -> String {
+    let lab = Lab::new("</s>");
+    let dataset = Dataset {
+        path: lab.write(name, bytes),
+        strategy: Some(PromptStrategy::Completion),
+        ..Dataset::default()
+    };
+    lab.message(&lab.prepare(&config(dataset)).unwrap_err())
+}
+
 /// Rows in file order, no split.
 pub(crate) fn config(dataset: Dataset) -> Config {
     Config {
