@@ -25,9 +25,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value};
 use trainer_config::Config;
 use trainer_core::{LogRow, Observer, RunPlan, TrainerError};
-use trainer_model::{ModelError, write_atomically};
 
 use crate::failure::Failure;
+use crate::report::save;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,13 +232,7 @@ impl Mark {
 
 /// Writes a file that holds its old text until it has the new.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    write_atomically(path, |temporary| {
-        fs::write(temporary, text).map_err(|source| ModelError::Io {
-            path: path.to_owned(),
-            source,
-        })
-    })
-    .map_err(io::Error::other)
+    save(path, text).map_err(io::Error::other)
 }
 
 /// The log of a run up to the checkpoint that it goes on from.
