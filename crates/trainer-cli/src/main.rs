@@ -41,9 +41,6 @@ fn main() -> ExitCode {
     trainer_core::keep_freed_memory();
     match args::Cli::parse().command.run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("{error}");
-            error.exit_code()
-        }
+        Err(failure) => failure.report(),
     }
 }

@@ -24,6 +24,9 @@ pub trait Observer {
     fn stepped(&mut self, _step: &StepReport) {}
     /// A row was logged: training values, an evaluation, or the summary.
     fn logged(&mut self, _row: &LogRow) {}
+    /// The run went back to the checkpoint after so many steps: `metrics.jsonl` has the
+    /// rows up to there again, and later ones are logged anew.
+    fn went_back(&mut self, _step: usize) {}
     /// A checkpoint is complete.
     fn saved(&mut self, _checkpoint: &Path) {}
     /// Something went wrong that does not stop the run.
@@ -80,6 +83,10 @@ impl Observer for Several {
 
     fn logged(&mut self, row: &LogRow) {
         self.0.iter_mut().for_each(|one| one.logged(row));
+    }
+
+    fn went_back(&mut self, step: usize) {
+        self.0.iter_mut().for_each(|one| one.went_back(step));
     }
 
     fn saved(&mut self, checkpoint: &Path) {

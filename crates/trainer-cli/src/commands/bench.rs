@@ -1,6 +1,7 @@
 //! `trainer bench`: how fast a configuration trains, and where the time goes.
 
 use std::fmt::Write as _;
+use std::io::{Write as _, stdout};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
@@ -40,11 +41,15 @@ pub(crate) fn run(arguments: &Bench) -> Result<(), Failure> {
     }
     let loaded = load_layers(&arguments.run.config, overrides)?;
     let folder = Scratch::new();
-    let config = timed(loaded.config, warmup + steps, folder.0.clone());
+    let config = timed(
+        loaded.config,
+        warmup.saturating_add(steps),
+        folder.0.clone(),
+    );
     let measured = measure(&config, warmup, shown)?;
     match shown.json {
-        true => println!("{}", measured.json()),
-        false => print!("{}", measured.table()),
+        true => writeln!(stdout(), "{}", measured.json())?,
+        false => write!(stdout(), "{}", measured.table())?,
     }
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `trainer check`: is the file right, what is in force, does it fit into memory, and
 //! how long will it take?
 
+use std::io::{Write as _, stdout};
 use std::path::PathBuf;
 
 use trainer_config::Loaded;
@@ -16,11 +17,11 @@ use crate::session::{find_prepared, load_layers, load_tokenizer};
 pub(crate) fn run(arguments: &Check) -> Result<(), Failure> {
     let ([probed], overrides) = arguments.run.flags(["probe"])?;
     let loaded = load_layers(&arguments.run.config, overrides)?;
-    print!("{}", loaded.render());
+    write!(stdout(), "{}", loaded.render())?;
     // Comments, so that all of it is a configuration still.
     match Fit::of(&loaded.config) {
         Ok(fit) => {
-            print!("{fit}");
+            write!(stdout(), "{fit}")?;
             if let Some(warning) = fit.warning() {
                 eprint!("{warning}");
             }
@@ -29,10 +30,11 @@ pub(crate) fn run(arguments: &Check) -> Result<(), Failure> {
         Err(failure) => {
             let text = failure.to_string();
             let text = text.strip_prefix("error: ").unwrap_or(&text);
-            println!(
+            writeln!(
+                stdout(),
                 "\n# Memory is not estimated: {}",
                 text.replace('\n', "\n# ")
-            );
+            )?;
         }
     }
     if arguments.probe || probed.is_some() {
@@ -56,11 +58,12 @@ fn probe(mut loaded: Loaded) -> Result<(), Failure> {
     };
     let found = ready(&loaded, quiet)?.trainer.probe()?;
     let accumulation = loaded.config.gradient_accumulation_steps;
-    println!(
+    writeln!(
+        stdout(),
         "\n# Probe: {} micro-batches, after one to warm up",
         found.timed
-    );
-    let line = |what: &str, value: String| println!("#   {what:<16} {value}");
+    )?;
+    let line = |what: &str, value: String| writeln!(stdout(), "#   {what:<16} {value}");
     line(
         "steps",
         format!(
@@ -68,32 +71,32 @@ fn probe(mut loaded: Loaded) -> Result<(), Failure> {
             grouped(found.total_steps),
             if accumulation == 1 { "" } else { "es" }
         ),
-    );
+    )?;
     line(
         "tokens",
         format!("about {}", grouped(found.total_tokens.round() as usize)),
-    );
+    )?;
     line(
         "micro-batch",
         format!(
             "{:.3} s for {:.0} tokens",
             found.batch_seconds, found.tokens
         ),
-    );
-    line("optimizer step", format!("{:.3} s", found.step_seconds));
+    )?;
+    line("optimizer step", format!("{:.3} s", found.step_seconds))?;
     line(
         "speed",
         format!("{:.0} tokens/s", found.tokens_per_second()),
-    );
+    )?;
     line(
         "whole run",
         format!(
             "about {}, evaluations and checkpoints left out",
             clock(found.total_seconds())
         ),
-    );
+    )?;
     if let Some(resident) = memory::resident() {
-        line("peak memory", size(resident.peak));
+        line("peak memory", size(resident.peak))?;
     }
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `trainer compare`: the curves of several runs in one page.
 
+use std::io::{Write as _, stdout};
 use std::path::{Path, PathBuf};
 
 use crate::failure::Failure;
@@ -8,6 +9,11 @@ use crate::report;
 pub(crate) fn run(runs: &[PathBuf], out: &Path) -> Result<(), Failure> {
     let page = report::comparison(runs)?;
     report::save(out, &page)?;
-    println!("{} runs compared in {}", runs.len(), out.display());
+    writeln!(
+        stdout(),
+        "{} runs compared in {}",
+        runs.len(),
+        out.display()
+    )?;
     Ok(())
 }

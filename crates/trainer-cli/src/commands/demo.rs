@@ -1,6 +1,7 @@
 //! `trainer demo`: fine-tunes the model in `examples/` on its glossary and shows
 //! what that did to its answers.
 
+use std::io::{Write as _, stdout};
 use std::path::Path;
 use std::time::Instant;
 
@@ -55,23 +56,24 @@ pub(crate) fn run(folder: &Path) -> Result<(), Failure> {
         trained.ok_or_else(|| Failure::new("error: the example trains no language model"))?;
     let answers_after = answers(&config, &trained, &tokenizer, &held_back)?;
 
-    println!("\nQuestions in words that were not trained on:");
+    writeln!(stdout(), "\nQuestions in words that were not trained on:")?;
     for (question, (before, after)) in shown.iter().zip(answers_before.iter().zip(&answers_after)) {
-        println!("\n  {}", question.text);
-        println!("    before: {}", one_line(before));
-        println!("    after:  {}", one_line(after));
+        writeln!(stdout(), "\n  {}", question.text)?;
+        writeln!(stdout(), "    before: {}", one_line(before))?;
+        writeln!(stdout(), "    after:  {}", one_line(after))?;
     }
     let exact = held_back
         .iter()
         .zip(&answers_after)
         .filter(|(question, answer)| question.answer.trim() == answer.trim())
         .count();
-    println!(
+    writeln!(
+        stdout(),
         "\n{exact} of {} held-back rewordings answered exactly, {:.0} s in all. The model has \
          learned these sentences by heart; it knows nothing else.",
         held_back.len(),
         started.elapsed().as_secs_f64()
-    );
+    )?;
     Ok(())
 }
 

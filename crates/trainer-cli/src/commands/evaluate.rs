@@ -1,5 +1,6 @@
 //! `trainer evaluate`: loss and perplexity on the evaluation data.
 
+use std::io::{Write as _, stdout};
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -40,7 +41,7 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
             "evaluated in {:.1} s",
             started.elapsed().as_secs_f64()
         ));
-        print(&row, shown.json);
+        print(&row, shown.json)?;
         return Ok(());
     }
     let trained = load_trained_model(&config, &device, shown)?;
@@ -56,27 +57,32 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
         if !sets.is_empty() {
             all.insert("datasets".into(), Value::Object(sets));
         }
-        println!("{}", Value::Object(all));
+        writeln!(stdout(), "{}", Value::Object(all))?;
         return Ok(());
     }
     let wide = rows.iter().map(|(name, _)| name.chars().count()).max();
     let wide = wide.unwrap_or(0).max("data set".len());
-    println!(
+    writeln!(
+        stdout(),
         "{:<wide$}  {:>10}  {:>10}  {:>14}",
-        "data set", "loss", "perplexity", "loss per token"
-    );
+        "data set",
+        "loss",
+        "perplexity",
+        "loss per token"
+    )?;
     for (name, row) in &rows {
         let value = |key: &str| {
             row.get(key)
                 .and_then(Value::as_f64)
                 .map_or(String::new(), number)
         };
-        println!(
+        writeln!(
+            stdout(),
             "{name:<wide$}  {:>10}  {:>10}  {:>14}",
             value("eval_loss"),
             value("eval_ppl"),
             value("eval_loss_per_token")
-        );
+        )?;
     }
     Ok(())
 }
@@ -104,17 +110,18 @@ fn preferences(config: &Config, device: &Device, shown: Shown) -> Result<LogRow,
 }
 
 /// Values by name, without their prefix.
-fn print(row: &LogRow, json: bool) {
+fn print(row: &LogRow, json: bool) -> std::io::Result<()> {
     if json {
-        println!("{}", Value::Object(row.clone()));
-        return;
+        writeln!(stdout(), "{}", Value::Object(row.clone()))?;
+        return Ok(());
     }
     for (key, value) in row {
         let name = key.strip_prefix("eval_").unwrap_or(key);
         if let (Some(value), false) = (value.as_f64(), name.ends_with("_per_second")) {
-            println!("{name:<20}  {:>10}", number(value));
+            writeln!(stdout(), "{name:<20}  {:>10}", number(value))?;
         }
     }
+    Ok(())
 }
 
 fn no_data() -> Failure {

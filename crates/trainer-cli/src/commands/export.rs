@@ -1,6 +1,7 @@
 //! `trainer export` and `trainer import`: models as GGUF files, and back.
 
 use std::collections::HashMap;
+use std::io::{Write as _, stdout};
 use std::path::Path;
 
 use trainer_data::GgufVocabulary;
@@ -39,7 +40,7 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     for note in export_gguf(&trained.model, &export, Path::new(&file))? {
         eprintln!("note: {note}");
     }
-    println!("{file}");
+    writeln!(stdout(), "{file}")?;
     Ok(())
 }
 
@@ -68,7 +69,7 @@ pub(crate) fn import(file: &Path, folder: &Path, dtype: &str) -> Result<(), Fail
     let config = model.config();
     let (kind, layers) = (config.model_type.clone(), config.num_hidden_layers);
     model.write(folder, dtype)?;
-    println!("{}: {kind}, {layers} layers", folder.display());
+    writeln!(stdout(), "{}: {kind}, {layers} layers", folder.display())?;
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 //! `trainer preprocess`: data sets to tokens, without a model.
 
+use std::io::{Write as _, stdout};
 use std::path::Path;
 
 use trainer_config::Task;
@@ -28,14 +29,14 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let outcome = match config.preference.task() {
         Task::Sft => {
             let (prepared, outcome) = load_samples(&config, &tokenizer)?;
-            println!("{}", prepared.ledger);
+            writeln!(stdout(), "{}", prepared.ledger)?;
             if let Some(path) = export {
                 trainer_data::export_jsonl(&prepared.train, Path::new(&path))?;
-                println!("{} rows written to {path}", prepared.train.len());
+                writeln!(stdout(), "{} rows written to {path}", prepared.train.len())?;
             }
             if let Some(folder) = saved {
                 trainer_data::save_to_disk(&prepared.train, Path::new(&folder))?;
-                println!("{} rows saved to {folder}", prepared.train.len());
+                writeln!(stdout(), "{} rows saved to {folder}", prepared.train.len())?;
             }
             outcome
         }
@@ -48,13 +49,13 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
                 )));
             }
             let (prepared, outcome) = load_preferences(&config, &tokenizer)?;
-            println!("{}", prepared.ledger);
+            writeln!(stdout(), "{}", prepared.ledger)?;
             outcome
         }
     };
     match outcome {
         CacheOutcome::Loaded { entry } | CacheOutcome::Stored { entry, .. } => {
-            println!("prepared data in {}", entry.display());
+            writeln!(stdout(), "prepared data in {}", entry.display())?;
             Ok(())
         }
         CacheOutcome::NotStored { error } => Err(error.into()),

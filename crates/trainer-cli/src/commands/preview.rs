@@ -1,6 +1,6 @@
 //! `trainer preview`: rows of the first epoch as the model will see them.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _, stdout};
 
 use seqprep::Sample;
 use trainer_config::Config;
@@ -41,14 +41,14 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
         let title = format!("Preview of {}", run.config.display());
         std::fs::write(&path, to_html(&title, &rows, &report))
             .map_err(|error| Failure::new(format!("error: cannot write {path}: {error}")))?;
-        println!("{} rows written to {path}", rows.len());
+        writeln!(stdout(), "{} rows written to {path}", rows.len())?;
         return Ok(());
     }
     let style = TextStyle {
-        color: std::io::stdout().is_terminal() && wants_color(),
+        color: stdout().is_terminal() && wants_color(),
         tokens: tokens.is_some(),
     };
-    print!("{}", to_text(&rows, &report, style));
+    write!(stdout(), "{}", to_text(&rows, &report, style))?;
     Ok(())
 }
 

@@ -1,8 +1,10 @@
 //! `trainer schema`.
 
+use std::io::{Write as _, stdout};
+
 use crate::failure::Failure;
 
 pub(crate) fn run() -> Result<(), Failure> {
-    println!("{:#}", trainer_config::json_schema());
+    writeln!(stdout(), "{:#}", trainer_config::json_schema())?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `trainer completions` and `trainer man`.
 
-use std::io;
+use std::io::{Write as _, stdout};
 
 use clap::CommandFactory;
 
@@ -8,7 +8,10 @@ use crate::args::Cli;
 use crate::failure::Failure;
 
 pub(crate) fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
-    clap_complete::generate(shell, &mut Cli::command(), "trainer", &mut io::stdout());
+    // Into memory, which takes all of it: `generate` panics where a write fails.
+    let mut text = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "trainer", &mut text);
+    stdout().write_all(&text)?;
     Ok(())
 }
 
@@ -16,12 +19,12 @@ pub(crate) fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
 pub(crate) fn manual() -> Result<(), Failure> {
     let mut command = Cli::command();
     command.build();
-    clap_mangen::Man::new(command.clone()).render(&mut io::stdout())?;
+    clap_mangen::Man::new(command.clone()).render(&mut stdout())?;
     for sub in command
         .get_subcommands()
         .filter(|sub| sub.get_name() != "help")
     {
-        clap_mangen::Man::new(sub.clone()).render(&mut io::stdout())?;
+        clap_mangen::Man::new(sub.clone()).render(&mut stdout())?;
     }
     Ok(())
 }

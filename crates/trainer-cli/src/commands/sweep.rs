@@ -4,6 +4,7 @@
 //! takes no other with it.
 
 use std::fs;
+use std::io::{Write as _, stdout};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -166,8 +167,8 @@ fn finish(output: &Path, count: usize, done: &[Done], json_wanted: bool) -> Resu
         report::save(&output.join("sweep.html"), &report::comparison(&folders)?)?;
     }
     match json_wanted {
-        true => print!("{text}"),
-        false => print!("{}", table(done)),
+        true => write!(stdout(), "{text}")?,
+        false => write!(stdout(), "{}", table(done))?,
     }
     let ended = |how| done.iter().filter(|run| run.ended == how).count();
     if done.len() < count || ended(Ended::Stopped) > 0 {

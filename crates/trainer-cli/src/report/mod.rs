@@ -25,7 +25,7 @@ use trainer_config::{Config, Loaded};
 use trainer_core::{BatchOptions, LogRow, Observer, RunPlan, SAMPLES, TrainerError};
 use trainer_data::preview::{PreviewReport, PreviewRow, Roles, rows_to_html};
 use trainer_data::{Ledger, Samples, Tokenizer};
-use trainer_model::write_atomically;
+use trainer_model::{ModelError, write_atomically};
 
 use crate::failure::Failure;
 use crate::progress::samples;
@@ -484,12 +484,11 @@ pub(crate) fn read_log(folder: &Path) -> Result<RunLog, Failure> {
 }
 
 /// Writes a text, whole or not at all.
-pub(crate) fn save(path: &Path, text: &str) -> Result<(), Failure> {
+pub(crate) fn save(path: &Path, text: &str) -> Result<(), ModelError> {
     write_atomically(path, |temporary| {
-        fs::write(temporary, text).map_err(|source| trainer_model::ModelError::Io {
+        fs::write(temporary, text).map_err(|source| ModelError::Io {
             path: path.to_path_buf(),
             source,
         })
-    })?;
-    Ok(())
+    })
 }

@@ -25,9 +25,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value};
 use trainer_config::Config;
 use trainer_core::{LogRow, Observer, RunPlan, TrainerError};
-use trainer_model::{ModelError, write_atomically};
 
 use crate::failure::Failure;
+use crate::report::save;
 
 /// How a run ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +81,14 @@ impl Observer for Tracker {
     fn started(&mut self, plan: &RunPlan) {
         let opened = (self.open)(plan.steps_done).map(|log| self.log = Some(log));
         self.check(opened);
+    }
+
+    /// As where another process goes on from the checkpoint.
+    fn went_back(&mut self, step: usize) {
+        if self.log.take().is_some() {
+            let opened = (self.open)(step).map(|log| self.log = Some(log));
+            self.check(opened);
+        }
     }
 
     fn logged(&mut self, row: &LogRow) {
@@ -224,13 +232,7 @@ impl Mark {
 
 /// Writes a file that holds its old text until it has the new.
 fn replace(path: &Path, text: &str) -> io::Result<()> {
-    write_atomically(path, |temporary| {
-        fs::write(temporary, text).map_err(|source| ModelError::Io {
-            path: path.to_owned(),
-            source,
-        })
-    })
-    .map_err(io::Error::other)
+    save(path, text).map_err(io::Error::other)
 }
 
 /// The log of a run up to the checkpoint that it goes on from.
@@ -321,6 +323,46 @@ mod tests {
         assert_eq!(mark.read(&home).unwrap()["run_id"], "x");
         fs::copy(home.join("mark.json"), copy.join("mark.json")).unwrap();
         assert_eq!(mark.read(&fs::canonicalize(&copy).unwrap()), None);
+    }
+
+    /// Rows, and where the files were opened anew.
+    #[derive(Default, Clone)]
+    struct Opened(std::rc::Rc<std::cell::RefCell<Vec<i64>>>);
+
+    impl Log for Opened {
+        fn row(&mut self, step: i64, _row: &LogRow) -> io::Result<()> {
+            self.0.borrow_mut().push(step);
+            Ok(())
+        }
+
+        fn ended(&mut self, _ending: Ending) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// A run that goes back to a checkpoint is written like one that another process
+    /// resumes.
+    #[test]
+    fn a_run_that_goes_back_is_opened_again() {
+        let opened = Opened::default();
+        let log = opened.clone();
+        let open = move |steps_done: usize| -> io::Result<Box<dyn Log>> {
+            log.0.borrow_mut().push(-(steps_done as i64));
+            Ok(Box::new(log.clone()))
+        };
+        let mut tracker = Tracker::boxed("a program", Box::new(open));
+        tracker.started(&RunPlan {
+            total_steps: 4,
+            steps_done: 0,
+            samples: None,
+            eval_samples: 0,
+            trainable_parameters: 1,
+        });
+        let row = |step: i64| LogRow::from_iter([("step".to_owned(), step.into())]);
+        tracker.logged(&row(3));
+        tracker.went_back(2);
+        tracker.logged(&row(3));
+        assert_eq!(*opened.0.borrow(), [0, 3, -2, 3]);
     }
 
     #[test]

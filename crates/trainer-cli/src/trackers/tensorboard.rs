@@ -22,12 +22,14 @@ impl TensorBoard {
         let folder = output.join("runs");
         fs::create_dir_all(&folder)?;
         let seconds = now();
+        // Another of this process in the same second has the next number.
+        let number = fs::read_dir(&folder)?.count();
         let name = format!(
-            "events.out.tfevents.{seconds:.0}.trainer.{}.0",
+            "events.out.tfevents.{seconds:.0}.trainer.{}.{number}",
             std::process::id()
         );
         let mut board = Self {
-            file: File::create(folder.join(name))?,
+            file: File::create_new(folder.join(name))?,
         };
         board.write(
             Message::default()

@@ -124,7 +124,7 @@ impl State {
                 let seconds = elapsed.as_secs_f64() / taken as f64;
                 format!(
                     ", left {}",
-                    clock(seconds * (self.total - self.done) as f64)
+                    clock(seconds * self.total.saturating_sub(self.done) as f64)
                 )
             }
         };

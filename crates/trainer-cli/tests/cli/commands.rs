@@ -15,6 +15,26 @@ fn the_committed_schema_is_the_current_one() {
     );
 }
 
+/// `trainer schema | head -1` is no error, and no panic.
+#[test]
+fn a_reader_may_have_read_enough() {
+    for arguments in [&["schema"][..], &["completions", "bash"], &["man"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_trainer"))
+            .args(arguments)
+            .stdout(writer)
+            .output()
+            .unwrap();
+        assert!(
+            output.status.success(),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+        assert_eq!(stderr(&output), "", "{arguments:?}");
+    }
+}
+
 #[test]
 fn every_example_is_valid_and_names_the_schema() {
     let mut checked = 0;

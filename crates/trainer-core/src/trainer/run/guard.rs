@@ -83,6 +83,7 @@ impl<O: Objective> Run<O> {
         self.start = None;
         let rows = std::mem::take(&mut self.earlier_rows);
         out.history = History::create(&self.config.output_dir, rows)?;
+        out.observer.went_back(self.at.step);
         out.observer.warned(&format!(
             "{what}; going back to step {}, with {} of the learning rate",
             self.at.step, self.at.rate_scale
@@ -190,11 +191,16 @@ mod tests {
     struct Seen {
         steps: Vec<(usize, f64)>,
         warnings: Vec<String>,
+        returns: Vec<usize>,
     }
 
     impl Observer for Seen {
         fn stepped(&mut self, step: &StepReport) {
             self.steps.push((step.step, step.learning_rate));
+        }
+
+        fn went_back(&mut self, step: usize) {
+            self.returns.push(step);
         }
 
         fn warned(&mut self, message: &str) {
@@ -287,6 +293,7 @@ mod tests {
             (5, 0.25),
         ];
         assert_eq!(seen.steps, taken);
+        assert_eq!(seen.returns, [2, 2]);
         let error = run(NonFinitePolicy::Rollback, 3, &mut Seen::default()).unwrap_err();
         assert!(
             matches!(error, TrainerError::NonFinite { step: 4, .. }),
