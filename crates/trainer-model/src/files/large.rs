@@ -157,7 +157,7 @@ mod tests {
             let mut all = Vec::new();
             for size in sizes {
                 let size = if whole_blocks { size.next_multiple_of(BLOCK) } else { size };
-                let piece: Vec<u8> = (0..size).map(|i| ((all.len() + i) * 31 >> 3) as u8).collect();
+                let piece: Vec<u8> = (0..size).map(|i| (((all.len() + i) * 31) >> 3) as u8).collect();
                 file.append(&piece).unwrap();
                 all.extend(piece);
             }
