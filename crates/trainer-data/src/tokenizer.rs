@@ -390,6 +390,8 @@ impl Tokenizer {
     /// Writes the tokenizer's files into a folder, which exists, so that
     /// transformers loads them from there: the originals as they were when they
     /// were loaded, with the special tokens and the chat template that were set here.
+    /// Files of a tokenizer that was saved there before and that this one lacks are
+    /// removed.
     ///
     /// # Errors
     /// [`DataError::Io`].

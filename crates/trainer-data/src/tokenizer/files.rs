@@ -34,7 +34,7 @@ impl Files {
     /// All files that are there.
     pub(super) fn read(folder: &Path) -> Result<Self, DataError> {
         let mut files = Vec::new();
-        for name in [MODEL, CONFIG, SPECIAL, TEMPLATE].into_iter().chain(EXTRA) {
+        for name in names() {
             if let Some(bytes) = read(&folder.join(name))? {
                 files.push((name, bytes));
             }
@@ -90,10 +90,30 @@ impl Files {
         DECIDING.into_iter().filter_map(content).collect()
     }
 
-    /// Writes all of them into a folder.
+    /// Writes all of them into a folder, and removes what another tokenizer has left
+    /// there: its files would be loaded with these.
     pub(super) fn write(&self, folder: &Path) -> Result<(), DataError> {
+        for name in names().filter(|name| self.get(name).is_none()) {
+            remove(&folder.join(name))?;
+        }
         let mut files = self.files.iter();
         files.try_for_each(|(name, bytes)| write(&folder.join(name), bytes))
+    }
+}
+
+/// All files that a tokenizer may consist of.
+fn names() -> impl Iterator<Item = &'static str> {
+    [MODEL, CONFIG, SPECIAL, TEMPLATE].into_iter().chain(EXTRA)
+}
+
+fn remove(path: &Path) -> Result<(), DataError> {
+    match std::fs::remove_file(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(DataError::Io {
+            action: "remove",
+            path: path.to_owned(),
+            source,
+        }),
+        _ => Ok(()),
     }
 }
 

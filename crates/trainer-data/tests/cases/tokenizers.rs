@@ -155,6 +155,14 @@ fn what_is_saved_is_what_was_loaded() {
     assert_eq!(before[0].0.len(), 6);
     assert_eq!(before[0].0[OsStr::new("merges.txt")], b"a b");
 
+    // Another tokenizer was saved there before.
+    let out = tempfile::tempdir().unwrap();
+    std::fs::write(out.path().join("vocab.txt"), "a").unwrap();
+    std::fs::write(out.path().join("notes.txt"), "a").unwrap();
+    plain.save(out.path()).unwrap();
+    assert!(!out.path().join("vocab.txt").exists());
+    assert!(out.path().join("notes.txt").exists());
+
     for name in ["tokenizer.json", "merges.txt", "added_tokens.json"] {
         lab.write(name, "{}");
     }
