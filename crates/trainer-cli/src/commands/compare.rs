@@ -9,11 +9,10 @@ use crate::report;
 pub(crate) fn run(runs: &[PathBuf], out: &Path) -> Result<(), Failure> {
     let page = report::comparison(runs)?;
     report::save(out, &page)?;
-    writeln!(
-        stdout(),
-        "{} runs compared in {}",
-        runs.len(),
-        out.display()
-    )?;
+    let count = match runs.len() {
+        1 => "1 run".to_owned(),
+        n => format!("{n} runs"),
+    };
+    writeln!(stdout(), "{count} compared in {}", out.display())?;
     Ok(())
 }
