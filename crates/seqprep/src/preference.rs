@@ -171,7 +171,7 @@ pub fn truncate_answer(answer: &mut Vec<u32>, room: usize, end: usize) -> usize 
 }
 
 /// Keeps a pair of which both sequences have `min_sequence_len..=sequence_len`
-/// tokens. A `min_sequence_len` of 0 stands for [`DEFAULT_MIN_SEQUENCE_LEN`].
+/// tokens. A `min_sequence_len` of 0 stands for [`DEFAULT_MIN_SEQUENCE_LEN`](crate::DEFAULT_MIN_SEQUENCE_LEN).
 pub fn drop_long_pair(
     pair: &PreferencePair,
     sequence_len: usize,
@@ -202,7 +202,7 @@ pub fn truncate_pair(
 }
 
 /// Keeps a sample of `min_sequence_len..=sequence_len` tokens. A
-/// `min_sequence_len` of 0 stands for [`DEFAULT_MIN_SEQUENCE_LEN`].
+/// `min_sequence_len` of 0 stands for [`DEFAULT_MIN_SEQUENCE_LEN`](crate::DEFAULT_MIN_SEQUENCE_LEN).
 pub fn drop_long_kto(
     sample: &KtoSample,
     sequence_len: usize,
