@@ -486,16 +486,12 @@ fn two_runs_in_one_folder_keep_their_checkpoints_apart() {
     let output = command(&out, &anew).output().unwrap();
     let message = stderr(&output);
     assert!(output.status.success(), "{message}");
-    assert!(
-        message.contains("holds checkpoints of an earlier run"),
-        "{message}"
-    );
+    let told = message.contains("checkpoints of an earlier run");
+    assert!(told, "{message}");
     assert_eq!(steps(&out), [4, 6]);
     let expected = result(&out);
-    run(
-        &out,
-        &[&anew[..], &["--auto_resume_from_checkpoints=true"]].concat(),
-    );
+    let again = [&anew[..], &["--auto_resume_from_checkpoints=true"]].concat();
+    run(&out, &again);
     assert!(result(&out) == expected);
 }
 

@@ -71,7 +71,11 @@ pub(crate) fn find(output: &Path, named: Option<&Path>, newest: bool) -> Result<
             });
         }
     }
-    folders::check(path).map_err(|message| TrainerError::Checkpoint {
+    let usable = match path.is_dir() {
+        true => folders::check(path),
+        false => Err("there is no such folder".to_owned()),
+    };
+    usable.map_err(|message| TrainerError::Checkpoint {
         path: path.to_path_buf(),
         message: format!("{message}; name another one, or none to begin anew"),
     })?;
