@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
+use crate::layers::PREPARED_FOLDER;
+
 /// What a value must be. A null is allowed everywhere: it means the default.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Shape {
@@ -187,6 +189,9 @@ pub fn json_schema() -> Value {
 fn full_schema() -> Value {
     let mut schema = schemars::schema_for!(crate::Config).to_value();
     without_default(&mut schema);
+    if let Some(folder) = schema.pointer_mut("/properties/dataset_prepared_path/default") {
+        *folder = PREPARED_FOLDER.into();
+    }
     for entry in ["Dataset", "PretrainingDataset", "LrGroup"] {
         if let Some(entry) = schema.pointer_mut(&format!("/$defs/{entry}")) {
             without_default(entry);

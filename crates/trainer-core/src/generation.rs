@@ -13,7 +13,7 @@ use trainer_config::Config;
 use trainer_model::{CausalLm, GenerationOptions, Sampling};
 
 use crate::error::{Result, TrainerError};
-use crate::trainer::TrainerTokenizer;
+use crate::tokenizer::TrainerTokenizer;
 
 /// Longest sample in tokens where the configuration names none; that of Axolotl.
 const LONGEST_SAMPLE: usize = 50;

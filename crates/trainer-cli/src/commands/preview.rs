@@ -59,7 +59,7 @@ fn planned(
     count: usize,
 ) -> Result<(Vec<PreviewRow>, PreviewReport), Failure> {
     let samples = load_samples(config, tokenizer)?.0.train;
-    let options = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0));
+    let options = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0))?;
     let (pad_to, packed) = (options.collate.pad_to, options.packing.is_some());
     let lengths: Vec<usize> = (0..samples.len())
         .filter_map(|index| samples.length(index))
@@ -92,7 +92,7 @@ fn streamed(
     tokenizer: &Tokenizer,
     count: usize,
 ) -> Result<(Vec<PreviewRow>, PreviewReport), Failure> {
-    let options = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0));
+    let options = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0))?;
     let taken: Vec<Vec<Sample>> = open_stream(config, None)?
         .take(STREAM_ROWS.max(count))
         .collect::<Result<_, DataError>>()?;

@@ -202,7 +202,8 @@ pub(crate) struct Data {
     stream: Opened,
 }
 
-/// A stream that the trainer opens, where a checkpoint says.
+/// A stream that the trainer opens where a checkpoint says: at the beginning of the run,
+/// and wherever it goes back.
 type Opened = Rc<RefCell<Option<Rc<RefCell<SampleStream>>>>>;
 
 /// Rows of a stream, whose account is looked at when the run is over.
@@ -264,6 +265,8 @@ impl Data {
         let opened = Opened::default();
         let (place, owned) = (Rc::clone(&opened), config.clone());
         let open: OpenStream = Box::new(move |cursor| {
+            // One that was read before ends here, with what it read ahead.
+            *place.borrow_mut() = None;
             let cursor = cursor.map(serde_json::from_value).transpose()?;
             let stream = open_stream(&owned, cursor).map_err(|error| error.to_string())?;
             for file in stream.modified() {

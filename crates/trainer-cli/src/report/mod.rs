@@ -81,7 +81,7 @@ impl DataShown {
         let lengths: Vec<usize> = (0..count)
             .map(|at| samples.length(at).unwrap_or(0))
             .collect();
-        let mut collate = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0)).collate;
+        let mut collate = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0))?.collate;
         collate.pad_to = PadTo::Longest;
         let mut rows = Vec::new();
         for (index, sample) in samples.iter().take(SHOWN_SAMPLES).enumerate() {
