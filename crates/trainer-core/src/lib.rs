@@ -34,6 +34,6 @@ pub use schedule::{Schedule, warmup_steps};
 pub use tokenizer::{IdTokenizer, TrainerTokenizer};
 pub use trained::unfreeze;
 pub use trainer::{
-    AnyModel, CausalTrainer, PreferenceTrainer, Probe, Trained, Trainer,
-    check_settings, evaluate_preferences, evaluate_samples, save_options, setup_trainer,
+    AnyModel, CausalTrainer, PreferenceTrainer, Probe, Trained, Trainer, check_settings,
+    evaluate_preferences, evaluate_samples, save_options, setup_trainer,
 };

@@ -10,6 +10,7 @@ mod generation;
 mod parity;
 mod preferences;
 mod reports;
+mod rollback;
 mod training;
 mod trajectories;
 

@@ -201,7 +201,10 @@ mod tests {
     #[test]
     fn harmless_keys_exist() {
         let keys = config_texts(&Config::default());
-        let absent: Vec<_> = HARMLESS.iter().filter(|key| !keys.contains_key(**key)).collect();
+        let absent: Vec<_> = HARMLESS
+            .iter()
+            .filter(|key| !keys.contains_key(**key))
+            .collect();
         assert!(absent.is_empty(), "{absent:?}");
     }
 

@@ -18,8 +18,8 @@ use crate::batches::Batches;
 use crate::checkpoint::{self, SaveModel, SavedRun};
 use crate::feed::{Feed, OpenStream, PackedRows, RowStream};
 use crate::history::{LogRow, Observer, StepReport};
-use crate::trainer::objective::{Accumulated, Precision, StepSeed};
 use crate::tokenizer::IdTokenizer;
+use crate::trainer::objective::{Accumulated, Precision, StepSeed};
 use crate::trainer::run::save::nonfinite_parameter;
 
 /// What happens in a run. Steps are counted from 1.
@@ -149,6 +149,7 @@ impl Lab {
             lr_scheduler: trainer_config::LrScheduler::Constant,
             logging_steps: Some(1),
             eval_steps: Some(1.0),
+            eval_on_start: false,
             max_steps: Some(5),
             curriculum_sampling: true,
             checkpoint: CheckpointConfig {
