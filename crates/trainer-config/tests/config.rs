@@ -368,6 +368,8 @@ fn without_a_file_the_command_line_is_enough() {
             base_model: "m".into(),
             learning_rate: 1.0,
             datasets: config.datasets.clone(),
+            // Of files alone: a program's default keeps nothing.
+            dataset_prepared_path: Some("last_run_prepared".into()),
             ..Config::default()
         }
     );

@@ -36,12 +36,4 @@ fn defaults_of_a_program_keep_nothing() {
     let loaded = load_str("run.yaml", FILE).unwrap().config;
     let folder = loaded.dataset_prepared_path.as_deref();
     assert_eq!(folder, Some(Path::new("last_run_prepared")));
-    assert_eq!(
-        Config {
-            dataset_prepared_path: None,
-            ..loaded
-        }
-        .sequence_len,
-        2048
-    );
 }

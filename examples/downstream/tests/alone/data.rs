@@ -14,7 +14,7 @@ fn rows_become_samples() {
     let config = Config {
         base_model: base_model(),
         datasets: vec![Dataset {
-            path: file.to_string_lossy().into_owned(),
+            path: file,
             strategy: Some(PromptStrategy::ChatTemplate),
             ..Dataset::default()
         }],
