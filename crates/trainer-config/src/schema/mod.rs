@@ -120,8 +120,7 @@ pub struct Config {
     /// Which of the `dataset_shard_num` parts is used, from 0.
     pub dataset_shard_idx: Option<usize>,
     /// Folder in which prepared data sets are kept and found again; an empty text
-    /// (`""`) turns that off. A configuration that is made in Rust keeps none where it
-    /// names no folder.
+    /// (`""`) turns that off.
     pub dataset_prepared_path: Option<PathBuf>,
     /// Shuffle each data set before they are concatenated.
     pub shuffle_before_merging_datasets: bool,
@@ -337,6 +336,8 @@ impl Default for Config {
             dataset_num_proc: None,
             dataset_shard_num: None,
             dataset_shard_idx: None,
+            // A file's default is a folder (`layers::defaults`); a program writes nothing
+            // where it did not say so.
             dataset_prepared_path: None,
             shuffle_before_merging_datasets: false,
             shuffle_merged_datasets: true,
