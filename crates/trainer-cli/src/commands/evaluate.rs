@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use trainer_config::{Config, Dataset, Task};
 use trainer_core::{LogRow, evaluate_preferences, evaluate_samples};
 use trainer_data::Tokenizer;
-use trainer_model::CausalLm;
+use trainer_model::{CausalLm, is_adapter};
 
 use crate::args::{Evaluate, Shown};
 use crate::failure::Failure;
@@ -19,15 +19,17 @@ use crate::session::{
     is_streamed, load_base_model, load_layers, load_preferences, load_samples, load_tokenizer,
     load_trained_any, load_trained_model, select_device, test_config,
 };
+use crate::vocabulary::{pad_id, vocabulary_of};
 
 pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
     let ([model], overrides) = arguments.run.flags(["model"])?;
     let (shown, overrides) = arguments.shown.with(overrides);
     let mut config = load_layers(&arguments.run.config, overrides)?.config;
     if let Some(folder) = model.map(PathBuf::from).or_else(|| arguments.model.clone()) {
-        if !folder.join("config.json").is_file() {
+        if !folder.join("config.json").is_file() && !is_adapter(&folder) {
             return Err(Failure::new(format!(
-                "error: --model: {} holds no model (no config.json)",
+                "error: --model: {} holds no model (no config.json) and no adapter (no \
+                 adapter_config.json)",
                 folder.display()
             )));
         }
@@ -37,6 +39,7 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
     let started = Instant::now();
     if config.preference.task() != Task::Sft {
         let row = preferences(&config, &device, shown)?;
+        check_finite("evaluation", &row)?;
         shown.note(format!(
             "evaluated in {:.1} s",
             started.elapsed().as_secs_f64()
@@ -46,6 +49,9 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
     }
     let trained = load_trained_model(&config, &device, shown)?;
     let rows = evaluate(&config, &trained.tokenizer, &trained.model)?;
+    for (name, row) in &rows {
+        check_finite(name, row)?;
+    }
     shown.note(format!(
         "evaluated in {:.1} s",
         started.elapsed().as_secs_f64()
@@ -99,7 +105,7 @@ fn preferences(config: &Config, device: &Device, shown: Shown) -> Result<LogRow,
         true => Some(load_base_model(config, &load_tokenizer(config)?, device)?.valid()),
         false => None,
     };
-    let pad_id = trained.tokenizer.pad_id().unwrap_or(0);
+    let pad_id = pad_id(&trained.tokenizer, vocabulary_of(&trained.model));
     Ok(evaluate_preferences(
         config,
         eval,
@@ -124,6 +130,19 @@ fn print(row: &LogRow, json: bool) -> std::io::Result<()> {
     Ok(())
 }
 
+/// A loss that is not finite is no result.
+fn check_finite(name: &str, row: &LogRow) -> Result<(), Failure> {
+    // JSON has no other numbers: what is none is null.
+    let is_number = |value: &Value| value.as_f64().is_some_and(f64::is_finite);
+    match row.get("eval_loss") {
+        Some(loss) if !is_number(loss) => Err(Failure::new(format!(
+            "error: the loss on the data set {name} is not finite: the model gives probabilities \
+             that are no numbers, or weights too large for its number format"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn no_data() -> Failure {
     Failure::new(
         "error: there is no evaluation data: set test_datasets or val_set_size, in the file or as \
@@ -137,7 +156,7 @@ fn evaluate(
     tokenizer: &Tokenizer,
     model: &CausalLm,
 ) -> Result<Vec<(String, LogRow)>, Failure> {
-    let pad_id = tokenizer.pad_id().unwrap_or(0);
+    let pad_id = pad_id(tokenizer, model.config().vocab_size);
     let on = |samples| evaluate_samples(config, samples, model, pad_id);
     let Some(tests) = &config.test_datasets else {
         let samples = match is_streamed(config) || config.val_set_size == 0.0 {
