@@ -4,78 +4,65 @@
 use std::path::Path;
 
 use trainer_config::Config;
+use trainer_data::DataError;
 use trainer_model::{LoraConfig, hub_name, is_adapter};
 
 use crate::failure::Failure;
 
-/// Checks that the folders of models, tokenizers and adapters are there and hold what their
-/// keys ask for, as far as names tell.
-pub(crate) fn check(config: &Config) -> Result<(), Failure> {
-    let adapter = config.adapters.lora_model_dir.as_deref();
-    for (key, folder) in [
-        ("base_model", Some(config.base_model.as_path())),
-        ("tokenizer_config", config.tokenizer_config.as_deref()),
-        ("lora_model_dir", adapter),
-    ] {
-        if let Some(folder) = folder
-            && !folder.exists()
-        {
-            return Err(Failure::new(missing(key, folder)));
-        }
+/// Checks the folder of the tokenizer.
+pub(crate) fn check_tokenizer(config: &Config) -> Result<(), Failure> {
+    match &config.tokenizer_config {
+        Some(folder) => exists("tokenizer_config", folder),
+        None => check_base(config),
     }
-    if is_adapter(&config.base_model) && !config.reinit_weights {
-        return Err(Failure::new(adapter_as_base(&config.base_model)));
+}
+
+/// Checks the folders of the model and of the adapter that it begins with.
+pub(crate) fn check_model(config: &Config) -> Result<(), Failure> {
+    check_base(config)?;
+    match &config.adapters.lora_model_dir {
+        Some(folder) => exists("lora_model_dir", folder),
+        None => Ok(()),
     }
-    Ok(())
+}
+
+fn check_base(config: &Config) -> Result<(), Failure> {
+    let folder = &config.base_model;
+    exists("base_model", folder)?;
+    // The settings of a model are enough where its weights are drawn.
+    let settings = config.reinit_weights && folder.join("config.json").is_file();
+    match is_adapter(folder) && !settings {
+        true => Err(Failure::new(adapter_as_base(folder))),
+        false => Ok(()),
+    }
+}
+
+fn exists(key: &str, folder: &Path) -> Result<(), Failure> {
+    match folder.exists() {
+        true => Ok(()),
+        false => Err(Failure::new(missing(key, folder))),
+    }
 }
 
 /// What to do about a folder that is not there.
 fn missing(key: &str, folder: &Path) -> String {
-    let shown = folder.display();
+    let (what, of_what) = match key {
+        "tokenizer_config" => ("tokenizer", "tokenizer folder"),
+        "lora_model_dir" => ("adapter", "adapter folder"),
+        _ => ("model", "model folder"),
+    };
     let Some(name) = hub_name(folder) else {
-        return format!("error: {key}: there is no folder {shown}{}", near(folder));
+        return format!("error: {key}: {}", DataError::missing(of_what, folder));
     };
     let (_, last) = name.rsplit_once('/').unwrap_or_default();
-    let what = match key {
-        "tokenizer_config" => "tokenizer",
-        "lora_model_dir" => "adapter",
-        _ => "model",
-    };
     format!(
-        "error: {key}: there is no folder {shown}
+        "error: {key}: there is no folder {}
   = note: it has the form of the name of a {what} on the Hugging Face hub. Models are not \
-  downloaded: `{key}` is a folder here
+downloaded: `{key}` is a folder here
   = help: `hf download {name} --local-dir models/{last}` gets it; then write \
-  `{key}: models/{last}`"
+`{key}: models/{last}`",
+        folder.display()
     )
-}
-
-/// The folders that are beside one that is not.
-fn near(folder: &Path) -> String {
-    let parent = match folder.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let entries = std::fs::read_dir(parent).into_iter().flatten().flatten();
-    let mut names: Vec<String> = entries
-        .filter(|entry| entry.path().is_dir())
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .filter(|name| !name.starts_with('.'))
-        .collect();
-    names.sort();
-    match (parent.is_dir(), names.as_slice()) {
-        (false, _) => format!(", nor {}", parent.display()),
-        (true, []) => format!("; there are no folders in {}", parent.display()),
-        (true, names) => {
-            let some: Vec<&str> = names.iter().take(8).map(String::as_str).collect();
-            let more = if names.len() > some.len() { ", ..." } else { "" };
-            format!(
-                "; in {} there are {}{more}",
-                parent.display(),
-                some.join(", ")
-            )
-        }
-    }
 }
 
 /// What to do about an adapter in the place of a model.
@@ -89,8 +76,8 @@ fn adapter_as_base(folder: &Path) -> String {
     format!(
         "error: base_model: {shown} holds an adapter, which is no model by itself
   = help: to use it, write the model that it was trained on{base}, as `base_model`, with \
-  `adapter: lora` and `lora_model_dir: {shown}`; `trainer merge-lora` with such a configuration \
-  makes one model of the two"
+`adapter: lora` and `lora_model_dir: {shown}`; `trainer merge-lora` with such a configuration \
+makes one model of the two"
     )
 }
 
@@ -114,8 +101,8 @@ mod tests {
             }
         }
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let message = missing("base_model", &here.join("nothing"));
+        let message = missing("base_model", &here.join("test"));
         assert!(!message.contains("download"), "{message}");
-        assert!(message.contains("there are src, tests"), "{message}");
+        assert!(message.ends_with("did you mean tests?"), "{message}");
     }
 }

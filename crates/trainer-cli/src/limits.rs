@@ -69,7 +69,9 @@ impl Trained {
         }
         let saved = match model.raise_position_limit(positions) {
             true => format!("saved models say {positions}"),
-            false => "saved models keep the number, from which their RoPE scaling counts".to_owned(),
+            false => {
+                "saved models keep the number, from which their RoPE scaling counts".to_owned()
+            }
         };
         eprintln!(
             "warning: {what} is {positions}, more than max_position_embeddings of the model, {limit}: \

@@ -45,7 +45,7 @@ pub(crate) fn load_layers(file: &Path, overrides: Overrides) -> Result<Loaded, F
 /// The tokenizer of a configuration, with the chat template it names: what is
 /// saved beside the model is what the model was trained with.
 pub(crate) fn load_tokenizer(config: &Config) -> Result<Tokenizer, Failure> {
-    folders::check(config)?;
+    folders::check_tokenizer(config)?;
     let mut tokenizer = Tokenizer::from_config(config)?;
     if config.chat_template.is_some() {
         let template = ChatTemplate::resolve(config, None, &tokenizer)?;
@@ -177,17 +177,18 @@ pub(crate) fn load_model(
 }
 
 /// A model with the adapter that the configuration asks for.
-fn with_adapter<M: Pretrained>(
-    config: &Config,
-    model: M,
-) -> Result<(M, Option<Adapter>), Failure> {
+fn with_adapter<M: Pretrained>(config: &Config, model: M) -> Result<(M, Option<Adapter>), Failure> {
     let (model, adapter) = Adapter::attach(config, model)?;
     let (model, _) = unfreeze(config, model)?;
     Ok((model, adapter))
 }
 
 /// The settings of the model that a configuration starts from.
-fn base_config(config: &Config, overrides: Option<&Map<String, Value>>) -> Result<ModelConfig, Failure> {
+fn base_config(
+    config: &Config,
+    overrides: Option<&Map<String, Value>>,
+) -> Result<ModelConfig, Failure> {
+    folders::check_model(config)?;
     let folder = &config.base_model;
     let mut found = ModelConfig::from_folder(folder, overrides)?;
     let unknown = found.unknown_settings();
@@ -288,6 +289,7 @@ pub(crate) fn shapes_for_training(
     tokenizer: &Tokenizer,
     device: &Device,
 ) -> Result<(AnyModel, Option<Adapter>), Failure> {
+    folders::check_model(config)?;
     let device = device.clone().autodiff();
     let mut config = config.clone();
     if config.adapters.lora_model_dir.is_none() {
@@ -475,7 +477,9 @@ pub(crate) fn merged_reward(
 ) -> Result<Merged<RewardModel>, Failure> {
     let config = &unquantized(config);
     let Some((task, labels)) = head_of(config) else {
-        return Err(Failure::new("error: this configuration trains no reward model"));
+        return Err(Failure::new(
+            "error: this configuration trains no reward model",
+        ));
     };
     let mut base = load_base_reward(config, tokenizer, device, task, labels)?;
     Trained::of_finished(config, tokenizer).raise(&mut base.model);

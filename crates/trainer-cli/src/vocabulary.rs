@@ -15,7 +15,11 @@ use trainer_model::{
 use crate::failure::Failure;
 
 /// A model with a row for every token, and all weights drawn.
-pub(crate) fn fitted<M: Vocabulary>(config: &Config, tokenizer: &Tokenizer, model: M) -> Result<M, Failure> {
+pub(crate) fn fitted<M: Vocabulary>(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    model: M,
+) -> Result<M, Failure> {
     let model = fit_vocabulary(config, tokenizer, model)?;
     // Random weights are drawn now and in order, so that the seed decides each.
     Ok(model.materialize())
@@ -174,7 +178,11 @@ impl UntrainedTokens {
             for id in part.ids {
                 let text = new.iter().find(|(_, other)| *other == id);
                 let text = text.map_or_else(String::new, |(text, _)| text.clone());
-                tokens.entry(id).or_insert((text, Vec::new())).1.push(part.part);
+                tokens
+                    .entry(id)
+                    .or_insert((text, Vec::new()))
+                    .1
+                    .push(part.part);
             }
         }
         Ok(Self {
@@ -248,8 +256,8 @@ impl UntrainedTokens {
         }
         for index in 0..samples.len() {
             let sample = samples.sample(index);
-            let sample = sample
-                .map_err(|error| format!("sample {index} of the {what} data: {error}"))?;
+            let sample =
+                sample.map_err(|error| format!("sample {index} of the {what} data: {error}"))?;
             self.check_ids(what, &sample.input_ids)?;
         }
         Ok(())
@@ -267,9 +275,9 @@ impl UntrainedTokens {
                 check(&sample.prompt)?;
                 check(&sample.completion)
             }),
-            Preferences::Steps(samples) => {
-                samples.iter().try_for_each(|sample| check(&sample.input_ids))
-            }
+            Preferences::Steps(samples) => samples
+                .iter()
+                .try_for_each(|sample| check(&sample.input_ids)),
         }
     }
 }

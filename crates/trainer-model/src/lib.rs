@@ -19,6 +19,8 @@ mod ops;
 mod parameters;
 mod precision;
 mod pretrained;
+#[cfg(test)]
+mod properties;
 mod quantized;
 mod reward;
 mod rotary;
@@ -41,9 +43,9 @@ pub use families::supported;
 pub use feed_forward::{FeedForward, FusedMlp, NumberedMlp, SparseMoe, SplitMlp};
 pub use files::{
     Digest, GgufExport, GgufImport, GgufType, GgufValue, SaveDtype, SaveOptions, WrittenFile,
-    check_saved, export_gguf, has_own_head, has_score, has_weights,
-    hub_name, is_adapter, load_causal_lm, load_reward_model, open_gguf, save_model,
-    write_atomically, write_folder_atomically, write_tensors,
+    check_saved, export_gguf, has_own_head, has_score, has_weights, hub_name, is_adapter,
+    load_causal_lm, load_reward_model, open_gguf, save_model, write_atomically,
+    write_folder_atomically, write_tensors,
 };
 pub use finite::check_finite;
 pub use generate::{Finish, Generated, GenerationOptions, Sampling};

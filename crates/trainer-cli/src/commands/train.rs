@@ -8,8 +8,8 @@ use seqprep::Sample;
 use serde_json::Value;
 use trainer_config::{Config, Loaded, Task};
 use trainer_core::{
-    AnyModel, EvalData, Observer, OpenStream, RowStream, Several, TrainData, Trained, Trainer, TrainerError,
-    check_settings, setup_trainer,
+    AnyModel, EvalData, Observer, OpenStream, RowStream, Several, TrainData, Trained, Trainer,
+    TrainerError, check_settings, setup_trainer,
 };
 use trainer_data::stream::SampleStream;
 use trainer_data::{CacheOutcome, Ledger, Tokenizer};
@@ -103,14 +103,7 @@ pub(crate) fn ready(loaded: &Loaded, shown: Shown) -> Result<Ready, Failure> {
     let about = About::new(loaded, &backend, data.shown.take());
     let tokenizer = Arc::new(SavedTokenizer::new(tokenizer, &model));
     let trainer = setup_trainer(
-        config,
-        data.train,
-        data.eval,
-        model,
-        tokenizer,
-        None,
-        reference,
-        adapter,
+        config, data.train, data.eval, model, tokenizer, None, reference, adapter,
     )?;
     Ok(Ready {
         trainer,

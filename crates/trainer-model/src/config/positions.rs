@@ -54,7 +54,10 @@ fn keep(settings: &mut Map<String, Value>, old: usize, outer: Option<&Value>) {
         return;
     }
     let given = |settings: &Map<String, Value>, key: &str| {
-        settings.get(key).and_then(Value::as_f64).filter(|x| *x > 0.0)
+        settings
+            .get(key)
+            .and_then(Value::as_f64)
+            .filter(|x| *x > 0.0)
     };
     let original = given(settings, ORIGINAL).or_else(|| outer.and_then(Value::as_f64));
     let original = original.unwrap_or_else(|| {
@@ -71,6 +74,9 @@ fn keep(settings: &mut Map<String, Value>, old: usize, outer: Option<&Value>) {
     };
     let factor = put("factor", old as f64 / original);
     if kind != "yarn" {
-        put("attention_factor", super::rope::long_attention(factor, original));
+        put(
+            "attention_factor",
+            super::rope::long_attention(factor, original),
+        );
     }
 }

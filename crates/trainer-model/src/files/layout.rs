@@ -47,7 +47,9 @@ pub(crate) const ADAPTER: &str = "adapter_config.json";
 /// Whether a folder has weights of a model.
 #[must_use]
 pub fn has_weights(folder: &Path) -> bool {
-    [SINGLE, INDEX].iter().any(|name| folder.join(name).is_file())
+    [SINGLE, INDEX]
+        .iter()
+        .any(|name| folder.join(name).is_file())
 }
 
 /// Whether a folder holds an adapter and no model.

@@ -131,7 +131,9 @@ fn in_parts(out: &mut [f32], columns: usize, f: impl Fn(usize, &mut [f32]) + Syn
 
 /// The largest magnitude; NaN where a number is not finite, which would pass for less.
 fn peak(values: &[f32]) -> f32 {
-    let most = values.iter().fold(0.0_f32, |most, value| most.max(value.abs()));
+    let most = values
+        .iter()
+        .fold(0.0_f32, |most, value| most.max(value.abs()));
     match values.iter().all(|value| value.is_finite()) {
         true => most,
         false => f32::NAN,
@@ -204,7 +206,10 @@ mod tests {
             values[150] = wrong;
             for quantization in [Quantization::Nf4, Quantization::Int8] {
                 let matrix = QuantizedMatrix::new(&values, [3, 100], quantization);
-                assert!(matrix.rows(1, 1).iter().all(|x| x.is_nan()), "{quantization:?}");
+                assert!(
+                    matrix.rows(1, 1).iter().all(|x| x.is_nan()),
+                    "{quantization:?}"
+                );
             }
         }
     }

@@ -299,7 +299,9 @@ impl Described<'_> {
             .values(ROPE_FREQS)
             .map_err(|error| error.to_string())?;
         if length != Some(turned / 2) {
-            return Err(format!("{ROPE_FREQS} does not have a factor for each frequency"));
+            return Err(format!(
+                "{ROPE_FREQS} does not have a factor for each frequency"
+            ));
         }
         // The published ones: 8 and 32, 8192; others for models made like them.
         for (factor, shift) in [8.0, 32.0, 16.0, 4.0, 2.0]
