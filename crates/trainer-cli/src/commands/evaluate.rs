@@ -134,12 +134,12 @@ fn print(row: &LogRow, json: bool) -> std::io::Result<()> {
 fn check_finite(name: &str, row: &LogRow) -> Result<(), Failure> {
     // JSON has no other numbers: what is none is null.
     let is_number = |value: &Value| value.as_f64().is_some_and(f64::is_finite);
-    match row.get("eval_loss") {
-        Some(loss) if !is_number(loss) => Err(Failure::new(format!(
-            "error: the loss on the data set {name} is not finite: the model gives probabilities \
-             that are no numbers, or weights too large for its number format"
+    match row.get("eval_loss").is_some_and(is_number) {
+        true => Ok(()),
+        false => Err(Failure::new(format!(
+            "error: the loss on the data set {name} is not finite: numbers of the model are too large \
+             for what it computes in, or a step has gone wrong before it was saved"
         ))),
-        _ => Ok(()),
     }
 }
 

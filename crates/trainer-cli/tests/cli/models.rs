@@ -210,7 +210,13 @@ fn numbers_that_are_not_finite() {
     }
     // Of a model too, and numbers that only become so on the way.
     let run = Run::new("llama");
-    run.change(|model| map_values(model, |_, value| value * 1e25));
+    run.change(|model| {
+        let head = trainer_model::parameters(&model).len() - 1;
+        map_values(model, |index, value| match index == head {
+            true => value * 1e20 * 3e19,
+            false => value,
+        })
+    });
     let said = run.fails("evaluate", &["--val_set_size=2"]);
     assert!(
         said.contains("the loss on the data set evaluation is not finite"),
@@ -254,7 +260,7 @@ fn tokens_that_nothing_trains() {
                 json!({"system": "s", "question": "a", "chosen": text, "rejected": "b"}).to_string()
             },
         ),
-        (json!({"val_set_size": 1}), &row),
+        (json!({"val_set_size": 2}), &row),
     ];
     for (keys, row) in kinds {
         let run = Run::new("qwen2")
@@ -353,7 +359,7 @@ fn rows_that_are_longer_than_the_model() {
     let run = long().set(json!({
         "rl": "dpo", "datasets": [{"path": "rows.jsonl", "type": "chatml.intel"}],
     }));
-    let answer = "one two three four five six seven ".repeat(8);
+    let answer = "one two three four five six seven ".repeat(4);
     run.write(
         "rows.jsonl",
         json!({"system": "s", "question": "a", "chosen": answer, "rejected": "b"}).to_string(),
