@@ -233,6 +233,9 @@ fn numbers_that_are_not_finite() {
     }
 }
 
+/// A row of data with this text in it.
+type Writes<'a> = &'a dyn Fn(&str) -> String;
+
 /// Tokens beyond the embedding stop a run only if the data has them.
 #[test]
 fn tokens_that_nothing_trains() {
@@ -240,7 +243,7 @@ fn tokens_that_nothing_trains() {
     let row = |text: &str| json!({"instruction": "a", "input": "", "output": text}).to_string();
     let told = |text: &str| json!({"text": text}).to_string();
     let sft = |kind: &str| json!({"datasets": [{"path": "rows.jsonl", "type": kind}]});
-    let kinds: Vec<(Value, &dyn Fn(&str) -> String)> = vec![
+    let kinds: Vec<(Value, Writes<'_>)> = vec![
         (sft("alpaca"), &row),
         (json!({"sample_packing": true}), &row),
         (json!({"load_in_8bit": true}), &row),

@@ -7,6 +7,9 @@
 //! Jacobi's rotations solve. A full decomposition would take a time that grows with
 //! the cube of a model's width, for a few of its vectors.
 //!
+//! What these take is 150 lines. The crates that have them cost a first build 19 s
+//! (nalgebra 0.35) and 93 s (faer 0.24) of processor time.
+//!
 //! Shape suffixes: `o` outputs, `i` inputs, `k` vectors of the subspace, `r` rank.
 
 use burn::prelude::*;

@@ -70,7 +70,10 @@ fn weights_of_adapters() {
         ("lora", format!("{layer}.lora_B.weight")),
         ("dora", format!("{layer}.lora_magnitude_vector")),
         ("olora", format!("{layer}.lora_B.weight")),
-        ("modules", "base_model.model.model.layers.0.self_attn.o_proj.weight".to_owned()),
+        (
+            "modules",
+            "base_model.model.model.layers.0.self_attn.o_proj.weight".to_owned(),
+        ),
     ] {
         let target = edit::copy_of(&recorded(adapter));
         let path = target.path().join("adapter_model.safetensors");
