@@ -37,7 +37,8 @@ fn check_base(config: &Config) -> Result<(), Failure> {
     }
 }
 
-fn exists(key: &str, folder: &Path) -> Result<(), Failure> {
+/// Checks that the folder that a key or flag names is there.
+pub(crate) fn exists(key: &str, folder: &Path) -> Result<(), Failure> {
     match folder.exists() {
         true => Ok(()),
         false => Err(Failure::new(missing(key, folder))),

@@ -5,7 +5,7 @@
 
 use seqprep::{Preferences, SampleSource};
 use trainer_config::Config;
-use trainer_core::{AnyModel, TrainData};
+use trainer_core::{AnyModel, EvalData, TrainData};
 use trainer_data::Tokenizer;
 use trainer_model::Decoder;
 
@@ -81,25 +81,35 @@ impl Trained {
 }
 
 /// Raises the limit of a model that is to be trained, and says so of evaluations too.
-pub(crate) fn raise(config: &Config, data: &TrainData, model: &mut AnyModel) {
-    let decoder = match model {
+pub(crate) fn raise(config: &Config, data: &TrainData, eval: &EvalData, model: &mut AnyModel) {
+    let decoder = decoder(model);
+    Trained::of(config, data).raise(decoder);
+    let longest = match eval {
+        EvalData::Samples(samples) => longest(samples.as_ref()),
+        EvalData::Preferences(samples) => longest_preference(samples),
+    };
+    warn_of_evaluation(longest, decoder.config().max_positions);
+}
+
+fn decoder(model: &mut AnyModel) -> &mut Decoder {
+    match model {
         AnyModel::Causal(model) => &mut model.model,
         AnyModel::Reward(model) => &mut model.model,
-    };
-    Trained::of(config, data).raise(decoder);
-    let limit = decoder.config().max_positions;
-    if let Some(length) = config.eval_sequence_len
-        && length > limit
-        && config.eval_sample_packing != Some(true)
-    {
+    }
+}
+
+/// Says that evaluation data has documents of more positions than the model is made for.
+pub(crate) fn warn_of_evaluation(longest: usize, limit: usize) {
+    if longest > limit {
         eprintln!(
-            "warning: eval_sequence_len is {length}, more than max_position_embeddings of the model, \
-             {limit}"
+            "warning: a document of the evaluation data has {longest} tokens, more than \
+             max_position_embeddings of the model, {limit}: it was not made for so many positions"
         );
     }
 }
 
-/// Checks that no model is silently taken beyond its limit where its data is not read.
+/// Raises the limit of the model beneath an adapter to what the adapter was trained on, as
+/// far as the configuration tells.
 pub(crate) fn raise_by_keys(config: &Config, model: &mut Decoder) {
     if let Some(trained) = Trained::by_keys(config) {
         model.raise_position_limit(trained.positions);
@@ -111,7 +121,7 @@ fn longest(samples: &dyn SampleSource) -> usize {
     lengths.max().unwrap_or(0)
 }
 
-fn longest_preference(samples: &Preferences) -> usize {
+pub(crate) fn longest_preference(samples: &Preferences) -> usize {
     let longest = match samples {
         Preferences::Pairs(samples) => samples.iter().map(|sample| sample.len()).max(),
         Preferences::Kto(samples) => samples.iter().map(|sample| sample.len()).max(),

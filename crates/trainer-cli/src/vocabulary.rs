@@ -13,6 +13,7 @@ use trainer_model::{
 };
 
 use crate::failure::Failure;
+use crate::session::head_of;
 
 /// A model with a row for every token, and all weights drawn.
 pub(crate) fn fitted<M: Vocabulary>(
@@ -118,7 +119,7 @@ fn fit_vocabulary<M: Vocabulary>(
             .as_ref()
             .is_some_and(PromptStrategy::is_chat)
     };
-    if config.datasets.iter().any(chats) {
+    if config.datasets.iter().any(chats) && head_of(config).is_none() {
         // So that other programs end an answer where it was trained to end.
         model
             .decoder()

@@ -6,14 +6,17 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Device;
+use seqprep::Sample;
 use serde_json::{Map, Value};
 use trainer_config::{Config, Dataset, Task};
-use trainer_core::{LogRow, evaluate_preferences, evaluate_samples};
+use trainer_core::{AnyModel, LogRow, evaluate_preferences, evaluate_samples};
 use trainer_data::Tokenizer;
 use trainer_model::{CausalLm, is_adapter};
 
 use crate::args::{Evaluate, Shown};
 use crate::failure::Failure;
+use crate::folders;
+use crate::limits::{longest_preference, warn_of_evaluation};
 use crate::report::number;
 use crate::session::{
     is_streamed, load_base_model, load_layers, load_preferences, load_samples, load_tokenizer,
@@ -26,6 +29,7 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
     let (shown, overrides) = arguments.shown.with(overrides);
     let mut config = load_layers(&arguments.run.config, overrides)?.config;
     if let Some(folder) = model.map(PathBuf::from).or_else(|| arguments.model.clone()) {
+        folders::exists("--model", &folder)?;
         if !folder.join("config.json").is_file() && !is_adapter(&folder) {
             return Err(Failure::new(format!(
                 "error: --model: {} holds no model (no config.json) and no adapter (no \
@@ -105,6 +109,8 @@ fn preferences(config: &Config, device: &Device, shown: Shown) -> Result<LogRow,
         true => Some(load_base_model(config, &load_tokenizer(config)?, device)?.valid()),
         false => None,
     };
+    let limit = limit_of(&trained.model);
+    warn_of_evaluation(longest_preference(&eval), limit);
     let pad_id = pad_id(&trained.tokenizer, vocabulary_of(&trained.model));
     Ok(evaluate_preferences(
         config,
@@ -128,6 +134,13 @@ fn print(row: &LogRow, json: bool) -> std::io::Result<()> {
         }
     }
     Ok(())
+}
+
+fn limit_of(model: &AnyModel) -> usize {
+    match model {
+        AnyModel::Causal(model) => model.config().max_positions,
+        AnyModel::Reward(model) => model.config().max_positions,
+    }
 }
 
 /// A loss that is not finite is no result.
@@ -157,7 +170,12 @@ fn evaluate(
     model: &CausalLm,
 ) -> Result<Vec<(String, LogRow)>, Failure> {
     let pad_id = pad_id(tokenizer, model.config().vocab_size);
-    let on = |samples| evaluate_samples(config, samples, model, pad_id);
+    let limit = model.config().max_positions;
+    let on = |samples: Vec<Sample>| {
+        let longest = samples.iter().map(Sample::len).max();
+        warn_of_evaluation(longest.unwrap_or(0), limit);
+        evaluate_samples(config, samples, model, pad_id)
+    };
     let Some(tests) = &config.test_datasets else {
         let samples = match is_streamed(config) || config.val_set_size == 0.0 {
             true => Vec::new(),

@@ -121,7 +121,7 @@ pub(crate) fn fit_together(
     model: &mut AnyModel,
     data: &mut Data,
 ) -> Result<(), Failure> {
-    limits::raise(config, &data.train, model);
+    limits::raise(config, &data.train, &data.eval, model);
     let untrained = UntrainedTokens::of(config, tokenizer, model)?;
     untrained.check(&data.train, &data.eval)?;
     *data.untrained.borrow_mut() = untrained;

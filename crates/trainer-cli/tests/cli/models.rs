@@ -358,6 +358,17 @@ fn rows_that_are_longer_than_the_model() {
         let opened = open_gguf(&run.path("m.gguf")).unwrap();
         assert_eq!(opened.config().max_positions, 96);
     }
+    // Evaluation beyond the limit, which training has not raised.
+    let run = long().set(json!({"sequence_len": 32, "eval_sequence_len": 64}));
+    let run = run.set(json!({"test_datasets": [{"path": "test.jsonl", "type": "completion"}]}));
+    run.write("test.jsonl", fs::read(run.path("rows.jsonl")).unwrap());
+    for verb in ["train", "evaluate"] {
+        let said = run.run(verb, &[]);
+        assert!(
+            said.contains("document of the evaluation data has 64 tokens"),
+            "{said}"
+        );
+    }
     // Preferences, and a scaling that counts from the limit.
     let run = long().set(json!({
         "rl": "dpo", "datasets": [{"path": "rows.jsonl", "type": "chatml.intel"}],
@@ -425,6 +436,51 @@ fn adapters_are_exported_as_merged_models() {
         run.run("export", &from);
         assert!(imported("from.gguf") == imported("m.gguf"), "{keys}");
     }
+}
+
+/// An adapter of a reward model is merged with it, head and all.
+#[test]
+fn adapters_of_reward_models_are_merged() {
+    let folder = tempfile::tempdir().unwrap();
+    let [out, merged] = ["out", "merged"].map(|name| folder.path().join(name));
+    let run = |verb: &str, extra: &[&str]| {
+        let out = format!("--output_dir={}", out.display());
+        let mut arguments = vec![verb, "cases/reward-model.yaml", &out];
+        arguments.extend([
+            "--adapter=lora",
+            "--lora_r=4",
+            "--lora_alpha=16",
+            "--lora_target_linear=true",
+            "--learning_rate=0.003",
+            "--max_steps=4",
+            "--val_set_size=4",
+        ]);
+        arguments.extend(extra);
+        let output = trainer(&parity_root(), &arguments);
+        (output.status.success(), stderr(&output) + &stdout(&output))
+    };
+    assert!(run("train", &[]).0);
+    let to = format!("--out={}", merged.display());
+    let (success, said) = run("merge-lora", &[&to]);
+    assert!(
+        success && said.contains("its scores differ from the adapter's"),
+        "{said}"
+    );
+    let loss = |folder: &Path| {
+        let (success, said) = run(
+            "evaluate",
+            &[&format!("--model={}", folder.display()), "--json"],
+        );
+        assert!(success, "{said}");
+        let row = said.lines().last().unwrap();
+        serde_json::from_str::<Value>(row).unwrap()["eval_loss"]
+            .as_f64()
+            .unwrap()
+    };
+    assert!((loss(&merged) - loss(&out)).abs() < 1e-5);
+    let gguf = format!("--gguf={}", folder.path().join("m.gguf").display());
+    let (success, said) = run("export", &[&gguf]);
+    assert!(!success && said.contains("head for rewards"), "{said}");
 }
 
 /// An adapter in the place of a model is told from one, whatever else is in its folder.
