@@ -7,7 +7,7 @@ use seqprep::{Preferences, SampleSource};
 use trainer_config::Config;
 use trainer_core::{AnyModel, EvalData, TrainData};
 use trainer_data::Tokenizer;
-use trainer_model::Decoder;
+use trainer_model::{Decoder, ModelConfig};
 
 use crate::session::{is_streamed, load_samples};
 
@@ -62,22 +62,36 @@ impl Trained {
 
     /// Raises the limit of a model to what is trained.
     pub(crate) fn raise(self, model: &mut Decoder) {
-        let Self { positions, what } = self;
-        let limit = model.config().max_positions;
-        if positions <= limit {
-            return;
+        let mut config = model.config().clone();
+        if let Some(warning) = self.raise_config(&mut config) {
+            eprintln!("warning: {warning}");
+            model.raise_position_limit(self.positions);
         }
-        let saved = match model.raise_position_limit(positions) {
+    }
+
+    /// Raises the limit of a configuration; what there is to say about it.
+    fn raise_config(self, config: &mut ModelConfig) -> Option<String> {
+        let Self { positions, what } = self;
+        let limit = config.max_positions;
+        if positions <= limit {
+            return None;
+        }
+        let saved = match config.raise_position_limit(positions) {
             true => format!("saved models say {positions}"),
             false => {
                 "saved models keep the number, from which their RoPE scaling counts".to_owned()
             }
         };
-        eprintln!(
-            "warning: {what} is {positions}, more than max_position_embeddings of the model, {limit}: \
-             it was not made for so many positions; {saved}"
-        );
+        Some(format!(
+            "{what} is {positions}, more than max_position_embeddings of the model, {limit}: it was \
+             not made for so many positions; {saved}"
+        ))
     }
+}
+
+/// What there is to say about the limit of a model, by the configuration alone.
+pub(crate) fn warning(config: &Config, mut model: ModelConfig) -> Option<String> {
+    Trained::by_keys(config)?.raise_config(&mut model)
 }
 
 /// Raises the limit of a model that is to be trained, and says so of evaluations too.

@@ -2,7 +2,7 @@
 //!
 //! This crate only puts the others together: [`session`] goes from a
 //! configuration to tokenizer, samples and model, [`commands`] has one module a
-//! subcommand, [`folders`], [`limits`] and [`vocabulary`] look at whether the parts fit one
+//! subcommand, [`base`], [`folders`], [`limits`] and [`vocabulary`] look at whether the parts fit one
 //! another, [`merge`] works adapters into weights, [`failure`] is how commands end when
 //! they fail, [`fit`] says whether a run
 //! fits into memory and onto the disk, [`out_of_memory`] what to change when it did
@@ -15,6 +15,7 @@
 )]
 
 mod args;
+mod base;
 mod commands;
 mod failure;
 mod fit;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::Device;
-use serde_json::{Map, Value};
+use serde_json::Map;
 use trainer_config::{Config, Dataset, Layers, Loaded, Rl, SpecialTokens, Task};
 use trainer_core::{Adapter, AnyModel, TrainerTokenizer, backend, quantization, unfreeze};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
@@ -19,6 +19,7 @@ use trainer_model::{
 };
 
 use crate::args::{Overrides, Shown};
+use crate::base::{base_config, own_head};
 use crate::failure::Failure;
 use crate::folders;
 use crate::limits::{self, Trained};
@@ -183,26 +184,6 @@ fn with_adapter<M: Pretrained>(config: &Config, model: M) -> Result<(M, Option<A
     Ok((model, adapter))
 }
 
-/// The settings of the model that a configuration starts from.
-fn base_config(
-    config: &Config,
-    overrides: Option<&Map<String, Value>>,
-) -> Result<ModelConfig, Failure> {
-    folders::check_model(config)?;
-    let folder = &config.base_model;
-    let mut found = ModelConfig::from_folder(folder, overrides)?;
-    let unknown = found.unknown_settings();
-    if !unknown.is_empty() {
-        eprintln!(
-            "warning: {}: nothing reads {}; what it asks for is not done",
-            folder.join("config.json").display(),
-            unknown.join(", ")
-        );
-    }
-    found.quantization = quantization(config);
-    Ok(found)
-}
-
 /// The model that a configuration starts from, with a row for every token.
 pub(crate) fn load_base_model(
     config: &Config,
@@ -217,11 +198,7 @@ pub(crate) fn load_base_model(
     } else {
         let model = load_causal_lm(&config.base_model, &model_config, &device)?;
         if model_config.tie_word_embeddings && !model.config().tie_word_embeddings {
-            eprintln!(
-                "warning: {}: lm_head.weight is not the embedding, though tie_word_embeddings of \
-                 config.json is true; it is used, and saved models say false",
-                config.base_model.display()
-            );
+            eprintln!("warning: {}", own_head(config));
         }
         model
     };

@@ -171,6 +171,10 @@ fn a_head_of_a_tied_model() {
         config["tie_word_embeddings"] = true.into();
     });
     fs::remove_dir_all(run.path("out")).unwrap();
+    assert!(
+        run.run("check", &[])
+            .contains("# warning: model: lm_head.weight is not the embedding")
+    );
     let said = run.run("train", &[]);
     assert!(
         said.contains("lm_head.weight is not the embedding"),
@@ -345,6 +349,11 @@ fn rows_that_are_longer_than_the_model() {
         assert_eq!(saved, limit, "{:?}", run.keys);
         assert_eq!(warned(&said, &limit.to_string()), limit != 32, "{said}");
     }
+    let said = long().run("check", &[]);
+    assert!(
+        said.contains("# warning: sequence_len is 96, more than max_position_embeddings"),
+        "{said}"
+    );
     // Adapters do not hold the number: what is made of them does.
     for packing in [false, true] {
         let run = long().lora(json!({"sample_packing": packing}));
@@ -390,6 +399,26 @@ fn rows_that_are_longer_than_the_model() {
         "keep the number, from which their RoPE scaling counts"
     ));
     assert_eq!(run.json("out/config.json")["max_position_embeddings"], 32);
+}
+
+/// What nothing reads is said, and refused where the configuration asks for it.
+#[test]
+fn settings_of_a_model_that_nothing_reads() {
+    let run = Run::new("llama");
+    run.edit("model/config.json", |config| {
+        config["shiny_routing"] = true.into()
+    });
+    let expected = "model/config.json: nothing reads shiny_routing; what it asks for is not done";
+    for verb in ["check", "train"] {
+        let said = run.run(verb, &[]);
+        assert!(said.contains(expected), "{verb}: {said}");
+    }
+    let run = run.set(json!({"model_config": {"rope_thetaa": 1e5}}));
+    let said = run.fails("train", &["--output_dir=other"]);
+    assert!(
+        said.contains("rope_thetaa: is a setting that nothing reads"),
+        "{said}"
+    );
 }
 
 /// Every kind of adapter is exported as the model that merging makes of it, and evaluated

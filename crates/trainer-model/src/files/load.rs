@@ -9,17 +9,18 @@ use burn::prelude::*;
 
 use super::layout::open_weights;
 use super::safetensors::WeightFile;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, RopeConfig, RopeScaling};
 use crate::decoder::CausalLm;
 use crate::error::{ModelError, Result};
 use crate::parameters::{fill_values, parameters};
 use crate::pretrained::Pretrained;
 use crate::quantized::{Quantization, QuantizedMatrix};
 use crate::reward::{RewardModel, RewardTask};
+use crate::rotary::inverse_frequencies;
 use crate::weight::Weight;
 
-/// Tensors that older files carry and that no model needs: they are computed.
-const COMPUTED: &[&str] = &["rotary_emb.inv_freq"];
+/// Frequencies of rotary embeddings, which older files carry. They are computed.
+const FREQUENCIES: &str = "rotary_emb.inv_freq";
 
 /// The output head, and the embedding that it is where a model ties the two.
 pub(crate) const HEAD: &str = "lm_head.weight";
@@ -116,7 +117,7 @@ pub fn has_score(folder: &Path) -> Result<bool> {
 /// Gives a new model the weights of `folder`.
 fn fill<M: Pretrained>(folder: &Path, files: Vec<WeightFile>, model: M) -> Result<M> {
     let (mut files, mut model) = (files, model);
-    check(folder, &files, &model)?;
+    check(folder, &mut files, &model)?;
     if let Some(quantization) = model.config().quantization {
         quantize(&mut files, &mut model, quantization)?;
     }
@@ -148,7 +149,7 @@ fn quantize<M: Pretrained>(
 
 /// Compares what the files hold with what the model needs, before anything is
 /// allocated.
-fn check<M: Pretrained>(folder: &Path, files: &[WeightFile], model: &M) -> Result<()> {
+fn check<M: Pretrained>(folder: &Path, files: &mut [WeightFile], model: &M) -> Result<()> {
     let wanted = parameters(model);
     let mut problems = Vec::new();
     for parameter in &wanted {
@@ -170,7 +171,7 @@ fn check<M: Pretrained>(folder: &Path, files: &[WeightFile], model: &M) -> Resul
         .iter()
         .flat_map(WeightFile::names)
         .filter(|name| !known.contains(name))
-        .filter(|name| !COMPUTED.iter().any(|suffix| name.ends_with(suffix)))
+        .filter(|name| !name.ends_with(FREQUENCIES))
         .filter(|name| !model.ignores(name))
         .collect();
     unexpected.sort_unstable();
@@ -179,6 +180,16 @@ fn check<M: Pretrained>(folder: &Path, files: &[WeightFile], model: &M) -> Resul
             .iter()
             .map(|name| format!("  unexpected: {name}")),
     );
+    for file in files {
+        let found = file.names().filter(|name| name.ends_with(FREQUENCIES));
+        for name in found.map(str::to_owned).collect::<Vec<_>>() {
+            if !are_computed(&file.read_f32(&name)?, &model.config().ropes) {
+                problems.push(format!(
+                    "  {name} has other frequencies than config.json gives"
+                ));
+            }
+        }
+    }
     if problems.is_empty() {
         Ok(())
     } else {
@@ -187,4 +198,19 @@ fn check<M: Pretrained>(folder: &Path, files: &[WeightFile], model: &M) -> Resul
             problems,
         })
     }
+}
+
+/// Whether frequencies are those of one of these rotary embeddings, as it is or before it
+/// is scaled, to the precision of half a number.
+fn are_computed(values: &[f32], ropes: &[RopeConfig]) -> bool {
+    let plain = |rope: &RopeConfig| RopeConfig {
+        scaling: RopeScaling::Default,
+        ..rope.clone()
+    };
+    let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-2 * b.abs() + 1e-6;
+    let mut all = ropes.iter().flat_map(|rope| [rope.clone(), plain(rope)]);
+    all.any(|rope| {
+        let expected = inverse_frequencies(&rope, 1);
+        expected.len() == values.len() && values.iter().zip(&expected).all(close)
+    })
 }

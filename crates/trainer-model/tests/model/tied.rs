@@ -7,8 +7,8 @@ use burn::module::Module;
 use tempfile::TempDir;
 use trainer_model::{
     CausalLm, GgufExport, GgufType, LoraAdapter, LoraConfig, ModelConfig, Pretrained, Quantization,
-    RewardTask, SaveDtype, SaveOptions, export_gguf, has_own_head, load_causal_lm,
-    load_reward_model, open_gguf, save_model,
+    RewardTask, SaveDtype, SaveOptions, export_gguf, has_own_head, inverse_frequencies,
+    load_causal_lm, load_reward_model, open_gguf, save_model,
 };
 
 use crate::adapters::{difference, logits};
@@ -124,6 +124,42 @@ fn a_head_that_is_the_embedding_changes_nothing() {
         error.contains("wrong shape: lm_head.weight is [2, 2]"),
         "{error}"
     );
+}
+
+/// Frequencies in a file are not needed, but not passed over where they are others.
+#[test]
+fn frequencies_of_older_files() {
+    for (name, theta) in [("llama", 1e4_f32), ("llama3-rope", 1e4)] {
+        let config = ModelConfig::from_folder(&folder(name), None).unwrap();
+        let rope = &config.ropes[0];
+        let theta = theta.max(rope.theta as f32);
+        let plain: Vec<f32> = (0..rope.rotary_dim / 2)
+            .map(|i| theta.powf(-2.0 * i as f32 / rope.rotary_dim as f32))
+            .collect();
+        for (frequencies, fits) in [
+            (plain.clone(), true),
+            (inverse_frequencies(rope, 1), true),
+            (plain.iter().map(|x| x / 2.0).collect(), false),
+            (plain[1..].to_vec(), false),
+        ] {
+            let target = edit::copy(name);
+            edit::tensors(&target.path().join(WEIGHTS), |all| {
+                let tensor = "model.layers.0.self_attn.rotary_emb.inv_freq";
+                all.push((tensor.into(), vec![frequencies.len()], frequencies.clone()));
+            });
+            let loaded = load_causal_lm(target.path(), &config, &cpu());
+            match loaded {
+                Ok(_) => assert!(fits, "{name} {frequencies:?}"),
+                Err(error) => assert!(
+                    !fits
+                        && error
+                            .to_string()
+                            .ends_with("inv_freq has other frequencies than config.json gives"),
+                    "{name}: {error}"
+                ),
+            }
+        }
+    }
 }
 
 /// A model for rewards has no use for a head of the vocabulary.
