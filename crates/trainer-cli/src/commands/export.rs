@@ -9,7 +9,7 @@ use trainer_model::{GgufExport, GgufType, GgufValue, SaveDtype, export_gguf, ope
 
 use crate::args::{Run, Shown};
 use crate::failure::Failure;
-use crate::session::{load_layers, load_trained_model, select_device};
+use crate::session::{head_of, load_layers, load_whole_model, select_device};
 
 /// Writes the trained model of a configuration.
 pub(crate) fn run(run: &Run) -> Result<(), Failure> {
@@ -26,8 +26,15 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
         )));
     };
     let config = load_layers(&run.config, overrides)?.config;
+    if head_of(&config).is_some() {
+        return Err(Failure::new(
+            "error: this configuration trains a model with a head for rewards, which GGUF files do \
+             not hold; a folder of it (`trainer merge-lora` where it is an adapter) is what \
+             transformers loads",
+        ));
+    }
     let device = select_device(&config)?.device;
-    let trained = load_trained_model(&config, &device, Shown::default())?;
+    let trained = load_whole_model(&config, &device, Shown::default())?;
     let vocabulary = trained
         .tokenizer
         .to_gguf(trained.model.config().vocab_size)?;

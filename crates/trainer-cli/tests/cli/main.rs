@@ -7,6 +7,7 @@ mod checkpoints;
 mod commands;
 mod frozen;
 mod generation;
+mod models;
 mod parity;
 mod preferences;
 mod reports;

@@ -1,0 +1,109 @@
+//! The folders that a configuration names: what is said where one is not there, or holds
+//! something else.
+
+use std::path::Path;
+
+use trainer_config::Config;
+use trainer_data::DataError;
+use trainer_model::{LoraConfig, hub_name, is_adapter};
+
+use crate::failure::Failure;
+
+/// Checks the folder of the tokenizer.
+pub(crate) fn check_tokenizer(config: &Config) -> Result<(), Failure> {
+    match &config.tokenizer_config {
+        Some(folder) => exists("tokenizer_config", folder),
+        None => check_base(config),
+    }
+}
+
+/// Checks the folders of the model and of the adapter that it begins with.
+pub(crate) fn check_model(config: &Config) -> Result<(), Failure> {
+    check_base(config)?;
+    match &config.adapters.lora_model_dir {
+        Some(folder) => exists("lora_model_dir", folder),
+        None => Ok(()),
+    }
+}
+
+fn check_base(config: &Config) -> Result<(), Failure> {
+    let folder = &config.base_model;
+    exists("base_model", folder)?;
+    // The settings of a model are enough where its weights are drawn.
+    let settings = config.reinit_weights && folder.join("config.json").is_file();
+    match is_adapter(folder) && !settings {
+        true => Err(Failure::new(adapter_as_base(folder))),
+        false => Ok(()),
+    }
+}
+
+/// Checks that the folder that a key or flag names is there.
+pub(crate) fn exists(key: &str, folder: &Path) -> Result<(), Failure> {
+    match folder.exists() {
+        true => Ok(()),
+        false => Err(Failure::new(missing(key, folder))),
+    }
+}
+
+/// What to do about a folder that is not there.
+fn missing(key: &str, folder: &Path) -> String {
+    let (what, of_what) = match key {
+        "tokenizer_config" => ("tokenizer", "tokenizer folder"),
+        "lora_model_dir" => ("adapter", "adapter folder"),
+        _ => ("model", "model folder"),
+    };
+    let Some(name) = hub_name(folder) else {
+        return format!("error: {key}: {}", DataError::missing(of_what, folder));
+    };
+    let (_, last) = name.rsplit_once('/').unwrap_or_default();
+    format!(
+        "error: {key}: there is no folder {}
+  = note: it has the form of the name of a {what} on the Hugging Face hub. Models are not \
+downloaded: `{key}` is a folder here
+  = help: `hf download {name} --local-dir models/{last}` gets it; then write \
+`{key}: models/{last}`",
+        folder.display()
+    )
+}
+
+/// What to do about an adapter in the place of a model.
+fn adapter_as_base(folder: &Path) -> String {
+    let shown = folder.display();
+    let base = LoraConfig::from_folder(folder).map(|config| config.base_model_name_or_path);
+    let base = match base {
+        Ok(base) if !base.is_empty() => format!(", {base}"),
+        _ => String::new(),
+    };
+    format!(
+        "error: base_model: {shown} holds an adapter, which is no model by itself
+  = help: to use it, write the model that it was trained on{base}, as `base_model`, with \
+`adapter: lora` and `lora_model_dir: {shown}`; `trainer merge-lora` with such a configuration \
+makes one model of the two"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every key that takes a folder says its name and how to get what it names.
+    #[test]
+    fn names_of_the_hub_are_explained() {
+        for key in ["base_model", "tokenizer_config", "lora_model_dir"] {
+            let message = missing(key, Path::new("someone/some-model-0.5B"));
+            for part in [
+                format!("error: {key}: there is no folder someone/some-model-0.5B"),
+                "Models are not downloaded".to_owned(),
+                format!("`{key}` is a folder here"),
+                "hf download someone/some-model-0.5B --local-dir models/some-model-0.5B".to_owned(),
+                format!("`{key}: models/some-model-0.5B`"),
+            ] {
+                assert!(message.contains(&part), "{part}: {message}");
+            }
+        }
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let message = missing("base_model", &here.join("test"));
+        assert!(!message.contains("download"), "{message}");
+        assert!(message.ends_with("did you mean tests?"), "{message}");
+    }
+}
