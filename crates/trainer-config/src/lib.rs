@@ -1,5 +1,6 @@
 #![doc = include_str!("../README.md")]
 
+mod check;
 mod diagnostic;
 mod keys;
 mod layers;
@@ -17,7 +18,7 @@ mod validate;
 mod yaml;
 
 pub use diagnostic::{ConfigErrors, Diagnostic, Label, Origin, Severity};
-pub use load::{Layers, Loaded, Origins, load, load_str};
+pub use load::{Examined, Layers, Loaded, Origins, examine, load, load_str};
 pub use schema::*;
 pub use shape::json_schema;
 pub use split::{Bound, SplitPart, SplitSpec};

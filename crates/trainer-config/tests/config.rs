@@ -259,7 +259,7 @@ fn errors_of_overrides_name_the_variable_or_the_flag() {
 #[test]
 fn keys_that_follow_from_others() {
     let text = format!(
-        "{MINIMAL}batch_size: 12\nmicro_batch_size: 3\nsample_packing_sequentially: true\nchat_template_jinja: t.jinja\n"
+        "{MINIMAL}batch_size: 12\nmicro_batch_size: 3\nsample_packing: true\nsample_packing_sequentially: true\nchat_template_jinja: t.jinja\n"
     );
     let loaded = load_str("c.yaml", &text).unwrap();
     assert_eq!(loaded.config.gradient_accumulation_steps, 4);
