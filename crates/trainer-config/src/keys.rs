@@ -115,19 +115,11 @@ impl Table {
         })
     }
 
-    /// Every key and pattern of the top level that can be written down, for the JSON
-    /// schema.
-    pub(crate) fn top(&self) -> impl Iterator<Item = (&'static str, &Entry)> {
+    /// Every key and pattern below `prefix` (`""` or `datasets[].`), for the JSON schema.
+    pub(crate) fn below(&self, prefix: &str) -> impl Iterator<Item = (&'static str, &Entry)> {
         let exact = self.exact.iter().map(|(key, entry)| (*key, entry));
         let patterns = self.patterns.iter().map(|(key, entry)| (*key, entry));
-        exact
-            .chain(patterns)
-            .filter(|(key, _)| !key.contains(['.', '=', '[']))
-    }
-
-    /// As [`top`](Self::top), of the keys below `prefix` (`datasets[].`).
-    pub(crate) fn below(&self, prefix: &str) -> impl Iterator<Item = (&'static str, &Entry)> {
-        self.exact.iter().filter_map(move |(key, entry)| {
+        exact.chain(patterns).filter_map(move |(key, entry)| {
             let name = key.strip_prefix(prefix)?;
             (!name.contains(['.', '=', '['])).then_some((name, entry))
         })
@@ -144,6 +136,16 @@ impl Table {
     /// Values of a key, to be suggested.
     pub(crate) fn values(&self, key: &str) -> impl Iterator<Item = (&'static str, &Entry)> {
         self.exact.iter().filter_map(move |(name, entry)| {
+            Some((name.strip_prefix(key)?.strip_prefix('=')?, entry))
+        })
+    }
+
+    /// Patterns of values of a key.
+    pub(crate) fn value_patterns(
+        &self,
+        key: &str,
+    ) -> impl Iterator<Item = (&'static str, &Entry)> {
+        self.patterns.iter().filter_map(move |(name, entry)| {
             Some((name.strip_prefix(key)?.strip_prefix('=')?, entry))
         })
     }

@@ -30,6 +30,10 @@ pub(super) enum Rows {
     ChatPairs,
     /// Two whole conversations, rendered by a chat template.
     TwoChats,
+    /// Messages and a judged answer to them, rendered by a chat template.
+    JudgedChats,
+    /// A judged answer that is a whole conversation, rendered by a chat template.
+    JudgedChat,
     /// One message and two answers to it, rendered by a chat template.
     InputPairs,
     /// A prompt and one or two answers in a fixed layout.
@@ -45,16 +49,17 @@ pub(super) enum Rows {
 }
 
 use Rows::{
-    Answers, ChatPairs, Chats, InputPairs, Instruct, Marked, Own, OwnAnswers, OwnPairs, Plain,
-    Random, Segments, Steps, Text, Tokens, TwoChats,
+    Answers, ChatPairs, Chats, InputPairs, Instruct, JudgedChat, JudgedChats, Marked, Own,
+    OwnAnswers, OwnPairs, Plain, Random, Segments, Steps, Text, Tokens, TwoChats,
 };
 
-const RENDERED: &[Rows] = &[Chats, ChatPairs, TwoChats, InputPairs];
-const OF_MESSAGES: &[Rows] = &[Chats, ChatPairs, TwoChats];
+const RENDERED: &[Rows] = &[
+    Chats, ChatPairs, TwoChats, InputPairs, JudgedChats, JudgedChat,
+];
 const RENDERED_PAIRS: &[Rows] = &[ChatPairs, TwoChats, InputPairs];
 const IN_FILES: &[Rows] = &[
-    Instruct, Marked, Own, Text, Segments, Tokens, Chats, ChatPairs, TwoChats, InputPairs, Answers,
-    Plain, OwnPairs, OwnAnswers, Steps,
+    Instruct, Marked, Own, Text, Segments, Tokens, Chats, ChatPairs, TwoChats, InputPairs,
+    JudgedChats, JudgedChat, Answers, Plain, OwnPairs, OwnAnswers, Steps,
 ];
 const OWN: &[Rows] = &[Own];
 const OWN_PREFERENCES: &[Rows] = &[OwnPairs, OwnAnswers];
@@ -67,20 +72,20 @@ const KEYS: [(&str, &[Rows]); 35] = [
     ("name", IN_FILES),
     ("revision", IN_FILES),
     ("field", &[Text]),
-    ("field_messages", &[Chats, ChatPairs]),
-    ("field_system", &[Chats]),
-    ("field_tools", &[Chats]),
-    ("field_thinking", &[Chats]),
-    ("template_thinking_key", &[Chats]),
-    ("split_thinking", &[Chats]),
-    ("message_property_mappings", OF_MESSAGES),
+    ("field_messages", &[Chats, ChatPairs, JudgedChats]),
+    ("field_system", RENDERED),
+    ("field_tools", RENDERED),
+    ("field_thinking", RENDERED),
+    ("template_thinking_key", RENDERED),
+    ("split_thinking", RENDERED),
+    ("message_property_mappings", RENDERED),
     ("message_field_training", &[Chats]),
     ("message_field_training_detail", &[Chats]),
-    ("roles", OF_MESSAGES),
+    ("roles", RENDERED),
     ("roles_to_train", &[Chats]),
     ("train_on_eos", &[Chats]),
     ("train_on_eot", &[Chats]),
-    ("drop_system_message", &[Chats]),
+    ("drop_system_message", RENDERED),
     ("chat_template", RENDERED),
     ("chat_template_jinja", RENDERED),
     ("field_chosen", RENDERED_PAIRS),
@@ -123,13 +128,15 @@ const OWN_KEYS: [(&str, &[Rows]); 17] = [
 /// Keys of the file that are about rows, and the rows that have a use for each.
 /// `chat_template` is not among them: it is saved with the tokenizer, whatever the rows.
 const TOP: [(&str, &[Rows]); 5] = [
-    ("default_system_message", &[Chats]),
+    ("default_system_message", RENDERED),
     ("eot_tokens", &[Chats]),
     ("chat_template_kwargs", RENDERED),
     ("train_on_inputs", &[Instruct, Marked, Own, Segments, Chats]),
     (
         "allow_special_tokens_in_content",
-        &[Instruct, Chats, ChatPairs, TwoChats, InputPairs, Answers],
+        &[
+            Instruct, Chats, ChatPairs, TwoChats, InputPairs, JudgedChats, JudgedChat, Answers,
+        ],
     ),
 ];
 
@@ -139,17 +146,18 @@ pub(super) fn rows(task: Task, strategy: Option<&S>) -> Option<Rows> {
         Task::Sft => of_sft(strategy),
         Task::Rl(Rl::Kto) => match strategy? {
             S::UserDefined(_) => Some(OwnAnswers),
-            S::Preference(layout) => {
-                let rows = of_pairs(*layout)?;
-                matches!(rows, Answers | Plain)
-                    .then_some(rows)
-                    .filter(|_| *layout != L::ZephyrNectar)
-            }
+            S::ChatTemplate | S::MessagesChat => Some(JudgedChats),
+            S::Preference(layout) => match layout {
+                L::ChatTemplateDefault => Some(JudgedChats),
+                L::ChatTemplateArgillaChat => Some(JudgedChat),
+                L::ZephyrNectar => None,
+                layout => of_pairs(*layout).filter(|rows| matches!(rows, Answers | Plain)),
+            },
             _ => None,
         },
         Task::Rl(_) | Task::RewardModel => match strategy? {
             S::UserDefined(_) => Some(OwnPairs),
-            S::ChatTemplate => Some(ChatPairs),
+            S::ChatTemplate | S::MessagesChat => Some(ChatPairs),
             S::Preference(layout) => of_pairs(*layout),
             _ => None,
         },
@@ -200,8 +208,8 @@ impl Rows {
             Tokens => "pretokenized",
             Random => "_synthetic",
             Chats => "chat_template",
-            ChatPairs => "chat_template.default",
-            TwoChats => "chat_template.argilla_chat",
+            ChatPairs | JudgedChats => "chat_template.default",
+            TwoChats | JudgedChat => "chat_template.argilla_chat",
             InputPairs => "bradley_terry.chat_template",
             Answers => "chatml.intel",
             Plain => "passthrough.default",
@@ -267,6 +275,7 @@ impl Rules<'_> {
                 self.unread(&full, &kind, &readers(of, task), strategy);
             }
             if matches!(strategy, Some(S::UserDefined(_))) {
+                self.system_of_own(&kind, rows, strategy);
                 for (key, of) in OWN_KEYS {
                     let full = format!("{kind}.{key}");
                     if !of.contains(&rows) && self.is_set(&full) && self.usable(&[&full]) {
@@ -299,6 +308,27 @@ impl Rules<'_> {
         };
         let message = format!("`{full}` has no effect with {found}{of_task}");
         self.error(&message, labels, &help);
+    }
+
+    /// The column of a system message that no format asks for.
+    fn system_of_own(&mut self, kind: &str, rows: Rows, strategy: Option<&S>) {
+        let Some(S::UserDefined(own)) = strategy else {
+            return;
+        };
+        let asked = own.prompt_format.as_deref().unwrap_or_default();
+        let full = format!("{kind}.field_system");
+        if rows != Own && own.field_system.is_some() && !asked.contains("{system}") {
+            let prompt = format!("{kind}.prompt_format");
+            let labels = [
+                self.key(&full, "has no effect"),
+                self.value(&prompt, "asks for no system message"),
+            ];
+            self.error(
+                &format!("`{full}` needs `{{system}}` in `prompt_format`"),
+                labels,
+                "write it where the system message belongs, or remove `field_system`",
+            );
+        }
     }
 
     fn unread_of_own(&mut self, full: &str, rows: Rows) {

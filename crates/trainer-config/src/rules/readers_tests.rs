@@ -149,6 +149,11 @@ fn a_key_of_a_mapping_is_read_or_an_error() {
             let own = S::UserDefined(Box::default());
             match rows(task, Some(&own)) {
                 None => assert!(found.contains("holds no preferences"), "{asked}{key}: {found}"),
+                Some(rows) if key == "field_system" && rows != Own => {
+                    assert!(found.contains("needs `{system}` in `prompt_format`"), "{found}");
+                    let text = text.replace(key, "prompt_format: \"{system}\"\n    field_system");
+                    assert_eq!(errors(&text), "", "{asked}{key}");
+                }
                 Some(rows) if of.contains(&rows) => assert_eq!(found, "", "{asked}{key}"),
                 Some(_) => {
                     let message = format!("`datasets.0.type.{key}` does not fit the objective");
