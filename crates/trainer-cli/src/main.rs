@@ -2,9 +2,9 @@
 //!
 //! This crate only puts the others together: [`session`] goes from a
 //! configuration to tokenizer, samples and model, [`commands`] has one module a
-//! subcommand, [`failure`] is how they end when they fail, [`fit`] says whether a run
-//! fits into memory and onto the disk, [`out_of_memory`] what to change when it did
-//! not, [`progress`] shows a run, [`report`] and [`trackers`] write it down, [`text`]
+//! subcommand, [`failure`] is how they end when they fail, [`preflight`] finds what would
+//! fail later, [`fit`] says whether a run fits into memory and onto the disk,
+//! [`out_of_memory`] what to change when it did not, [`progress`] shows a run, [`report`] and [`trackers`] write it down, [`text`]
 //! lets a model write.
 #![allow(
     clippy::print_stdout,
@@ -17,6 +17,7 @@ mod commands;
 mod failure;
 mod fit;
 mod out_of_memory;
+mod preflight;
 mod progress;
 mod report;
 mod session;

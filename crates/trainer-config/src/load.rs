@@ -46,6 +46,20 @@ struct Places {
     failed: BTreeSet<String>,
 }
 
+impl Places {
+    /// The place of a key, else of the first thing inside it, else of what is around it.
+    fn label(&self, key: &str) -> Option<&Label> {
+        let prefix = format!("{key}.");
+        let inside = || {
+            let mut keys = self.keys.range(prefix.clone()..);
+            let first = keys.next().filter(|(key, _)| key.starts_with(&prefix));
+            first.map(|(_, label)| label)
+        };
+        let around = || key.rsplit_once('.').and_then(|(outer, _)| self.label(outer));
+        self.keys.get(key).or_else(inside).or_else(around)
+    }
+}
+
 impl Loaded {
     /// An error about a key that only what lies outside of the configuration tells, such
     /// as a file that is not there. It points at the line of the key, or of the smallest
@@ -53,20 +67,12 @@ impl Loaded {
     #[must_use]
     pub fn error(&self, key: &str, message: &str, note: &str, help: &str) -> Diagnostic {
         let mut diagnostic = Diagnostic::error(message).in_file(self.places.file.clone());
-        let mut place = key;
-        loop {
-            if let Some(label) = self.places.keys.get(place) {
-                let note = note.to_owned();
-                diagnostic.labels.push(Label {
-                    note,
-                    ..label.clone()
-                });
-                break;
-            }
-            match place.rsplit_once('.') {
-                Some((outer, _)) => place = outer,
-                None => break,
-            }
+        if let Some(label) = self.places.label(key) {
+            let note = note.to_owned();
+            diagnostic.labels.push(Label {
+                note,
+                ..label.clone()
+            });
         }
         if !help.is_empty() {
             diagnostic.help.push(help.to_owned());

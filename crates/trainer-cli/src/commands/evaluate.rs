@@ -27,7 +27,7 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
     if let Some(folder) = model.map(PathBuf::from).or_else(|| arguments.model.clone()) {
         if !folder.join("config.json").is_file() {
             return Err(Failure::new(format!(
-                "error: --model: {} holds no model (no config.json)",
+                "--model: {} holds no model (no config.json)",
                 folder.display()
             )));
         }
@@ -126,7 +126,7 @@ fn print(row: &LogRow, json: bool) -> std::io::Result<()> {
 
 fn no_data() -> Failure {
     Failure::new(
-        "error: there is no evaluation data: set test_datasets or val_set_size, in the file or as \
+        "there is no evaluation data: set test_datasets or val_set_size, in the file or as \
          `--val_set_size 0.05`",
     )
 }

@@ -24,7 +24,7 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let mut config = load_layers(&run.config, overrides)?.config;
     if config.adapters.adapter.is_none() {
         return Err(Failure::new(
-            "error: this configuration has no `adapter`, so there is nothing to merge; give the \
+            "this configuration has no `adapter`, so there is nothing to merge; give the \
              configuration that the adapter was trained with",
         ));
     }
@@ -67,7 +67,7 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let agree = difference <= tolerance * largest;
     if !agree {
         return Err(Failure::new(format!(
-            "error: {}: the merged model's logits differ from the adapter's by {difference:.2e} \
+            "{}: the merged model's logits differ from the adapter's by {difference:.2e} \
              (largest logit {largest:.2e}); do not use it",
             out.display()
         )));

@@ -9,6 +9,7 @@ mod frozen;
 mod generation;
 mod parity;
 mod preferences;
+mod preflight;
 mod reports;
 mod training;
 mod trajectories;

@@ -212,7 +212,7 @@ impl Rules<'_> {
                 continue;
             }
             let labels = [
-                self.key(key, "has no effect"),
+                self.key(key, "nothing reads it"),
                 self.value(other, "this one decides"),
             ];
             let message = format!("`{key}` needs `{needs}`");

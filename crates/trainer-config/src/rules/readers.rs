@@ -272,7 +272,8 @@ impl Rules<'_> {
                 if of.contains(&rows) || !self.is_set(&full) || !self.usable(&[&full]) {
                     continue;
                 }
-                self.unread(&full, &kind, &readers(of, task), strategy);
+                let fits = of.iter().any(|rows| rows.is_sft() == (task == Task::Sft));
+                self.unread(&full, &kind, (&readers(of, task), fits), strategy);
             }
             if matches!(strategy, Some(S::UserDefined(_))) {
                 self.system_of_own(&kind, rows, strategy);
@@ -286,11 +287,18 @@ impl Rules<'_> {
         }
     }
 
-    fn unread(&mut self, full: &str, kind: &str, wanted: &str, strategy: Option<&S>) {
+    /// `wanted`: who reads the key, and whether such rows fit the objective.
+    fn unread(
+        &mut self,
+        full: &str,
+        kind: &str,
+        (wanted, fits): (&str, bool),
+        strategy: Option<&S>,
+    ) {
         let key = full.rsplit('.').next().unwrap_or(full);
         let task = self.config.preference.task();
         let labels = [
-            self.key(full, &format!("only read with {wanted}")),
+            self.key(full, &format!("nothing reads it: only {wanted} does")),
             self.value(kind, "another type"),
         ];
         let found = match strategy {
@@ -303,6 +311,7 @@ impl Rules<'_> {
             task => format!(" and `{}`", key_of(task)),
         };
         let help = match strategy {
+            _ if !fits => format!("remove `{key}`"),
             Some(_) => format!("remove `{key}`, or use {wanted}"),
             None => format!("add {wanted} to the entry"),
         };
@@ -381,12 +390,12 @@ impl Rules<'_> {
             };
             if asked && self.usable(&[key]) && !kinds.iter().any(|rows| of.contains(rows)) {
                 let wanted = readers(of, task);
-                let note = "no data set reads it";
+                let note = "nothing reads it";
                 let label = self.key(key, note).or_else(|| self.key_inside(key, note));
                 self.error(
                     &format!("`{key}` has no effect"),
                     [label],
-                    &format!("remove it: it is read with {wanted}"),
+                    &format!("remove it: only data sets of {wanted} read it"),
                 );
             }
         }

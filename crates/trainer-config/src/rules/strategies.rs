@@ -17,6 +17,8 @@ impl Rules<'_> {
             }
             if rows(self.config.preference.task(), entry.strategy.as_ref()).is_none() {
                 self.unfit(&place, entry.strategy.as_ref());
+                // Nothing more can be said about such rows.
+                self.findings.failed.insert(kind.clone());
             }
             if let Some(PromptStrategy::UserDefined(own)) = &entry.strategy
                 && let Err((key, error)) = own.check()

@@ -50,7 +50,8 @@ pub trait TrainerTokenizer: Send + Sync {
 /// stream of rows, or preferences.
 ///
 /// # Errors
-/// When the parts do not fit the configuration or one another.
+/// When the configuration breaks the rules of a file, or the parts do not fit it or one
+/// another.
 #[expect(
     clippy::too_many_arguments,
     reason = "the parts of Axolotl's setup_trainer, in its order"
@@ -65,6 +66,7 @@ pub fn setup_trainer(
     reference_model: Option<CausalLm>,
     adapter: Option<Adapter>,
 ) -> Result<Trainer> {
+    config.check()?;
     let model = model.into();
     let format = compute_format(config, &model.device())?;
     let noise = config.parameters.neftune_noise_alpha.unwrap_or(0.0);
