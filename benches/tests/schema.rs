@@ -40,7 +40,11 @@ fn files() -> Vec<PathBuf> {
     ] {
         let pattern = root.join(pattern);
         let before = found.len();
-        found.extend(glob::glob(pattern.to_str().unwrap()).unwrap().map(Result::unwrap));
+        found.extend(
+            glob::glob(pattern.to_str().unwrap())
+                .unwrap()
+                .map(Result::unwrap),
+        );
         assert!(found.len() > before, "no file {}", pattern.display());
     }
     found

@@ -14,6 +14,8 @@
 
 mod args;
 mod commands;
+#[cfg(test)]
+mod documents;
 mod failure;
 mod fit;
 mod out_of_memory;

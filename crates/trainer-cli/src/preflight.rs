@@ -95,8 +95,9 @@ impl<'a> Findings<'a> {
             TrainerError::Backend { .. } => "backend".to_owned(),
             TrainerError::Checkpoint { .. } => "resume_from_checkpoint".to_owned(),
             TrainerError::Model(ModelError::Unfrozen { .. }) => "unfrozen_parameters".to_owned(),
-            error => named(self.config(), &error.to_string())
-                .unwrap_or_else(|| otherwise.to_owned()),
+            error => {
+                named(self.config(), &error.to_string()).unwrap_or_else(|| otherwise.to_owned())
+            }
         };
         self.error(&key, error);
     }
@@ -108,7 +109,9 @@ impl<'a> Findings<'a> {
             Err(error) => {
                 self.trainer_error("backend", &error);
                 // Shapes are the same on every device.
-                backend::select(trainer_config::Backend::Auto).ok().map(|it| it.device)
+                backend::select(trainer_config::Backend::Auto)
+                    .ok()
+                    .map(|it| it.device)
             }
             Ok(selected) => {
                 let device = selected.device;
@@ -262,7 +265,12 @@ impl<'a> Findings<'a> {
     fn data(&mut self, tokenizer: Option<&Tokenizer>) {
         let config = self.config();
         let objective = preference_objective(config);
-        let rules = ["rl", "reward_model", "process_reward_model", "chat_template"];
+        let rules = [
+            "rl",
+            "reward_model",
+            "process_reward_model",
+            "chat_template",
+        ];
         let tokenizer = tokenizer.filter(|_| self.loaded.is_usable(&rules));
         for (place, error) in trainer_data::check_data(config, tokenizer, objective) {
             let key = match error {

@@ -13,7 +13,8 @@ use crate::shape::full_schema;
 
 /// Numbers as text: decimal with or without exponent, hexadecimal and octal, with `_`
 /// between digits.
-const NUMBER: &str = r"^\s*[+-]?(\.?[0-9][0-9_]*(\.[0-9_]*)?([eE][+-]?[0-9_]+)?|0x[0-9a-fA-F_]+|0o[0-7_]+)\s*$";
+const NUMBER: &str =
+    r"^\s*[+-]?(\.?[0-9][0-9_]*(\.[0-9_]*)?([eE][+-]?[0-9_]+)?|0x[0-9a-fA-F_]+|0o[0-7_]+)\s*$";
 /// Truth values as text.
 const FLAG: &str = "^([Tt]([Rr][Uu][Ee])?|[Ff]([Aa][Ll][Ss][Ee])?|[Yy]([Ee][Ss])?|[Nn]([Oo])?|[Oo]([Nn]|[Ff][Ff])|[01](\\.0*)?)$";
 
@@ -186,7 +187,10 @@ fn property(entry: &Entry) -> Value {
             });
             if let Some(pattern) = words(entry) {
                 let words = json!({"type": "string", "pattern": pattern});
-                taken["anyOf"].as_array_mut().into_iter().for_each(|list| list.push(words.clone()));
+                taken["anyOf"]
+                    .as_array_mut()
+                    .into_iter()
+                    .for_each(|list| list.push(words.clone()));
             }
             taken
         }
@@ -245,7 +249,10 @@ mod tests {
         let scheduler = &schema["properties"]["lr_scheduler"];
         assert_eq!(scheduler["anyOf"][1]["type"], "null");
         assert_eq!(scheduler["anyOf"][0]["$ref"], "#/$defs/LrScheduler");
-        assert_eq!(names(&schema["$defs"]["LrScheduler"]).map(|it| it.len()), Some(14));
+        assert_eq!(
+            names(&schema["$defs"]["LrScheduler"]).map(|it| it.len()),
+            Some(14)
+        );
     }
 
     #[test]
@@ -253,7 +260,12 @@ mod tests {
         let schema = json_schema();
         let properties = &schema["properties"];
         assert_eq!(properties["flash_attention"]["deprecated"], true);
-        assert!(properties["gptq"]["anyOf"][0]["enum"].as_array().unwrap().contains(&json!(false)));
+        assert!(
+            properties["gptq"]["anyOf"][0]["enum"]
+                .as_array()
+                .unwrap()
+                .contains(&json!(false))
+        );
         assert!(properties.get("dataset").is_none(), "no key of Axolotl");
         assert!(schema["patternProperties"]["^liger_.*$"].is_object());
         assert!(schema["$defs"]["Dataset"]["properties"]["trust_remote_code"].is_object());

@@ -141,10 +141,7 @@ impl Table {
     }
 
     /// Patterns of values of a key.
-    pub(crate) fn value_patterns(
-        &self,
-        key: &str,
-    ) -> impl Iterator<Item = (&'static str, &Entry)> {
+    pub(crate) fn value_patterns(&self, key: &str) -> impl Iterator<Item = (&'static str, &Entry)> {
         self.patterns.iter().filter_map(move |(name, entry)| {
             Some((name.strip_prefix(key)?.strip_prefix('=')?, entry))
         })
@@ -228,7 +225,11 @@ mod tests {
     fn values_that_ask_for_nothing() {
         let accepts = |key: &str, text: &str| TABLE.get(key).unwrap().accepts(text);
         for (key, nothing, something) in [
-            ("use_eaft", &["0", "n", "F"][..], &["1", "yes", "y", "true", "20", "1.0"][..]),
+            (
+                "use_eaft",
+                &["0", "n", "F"][..],
+                &["1", "yes", "y", "true", "20", "1.0"][..],
+            ),
             ("use_dft", &["0"], &["1", "on"]),
             ("eaft_k", &["20", "20.0"], &["1", "0"]),
             ("eaft_alpha", &["1", "1.0"], &["20", "0.5"]),

@@ -55,7 +55,10 @@ impl Places {
             let first = keys.next().filter(|(key, _)| key.starts_with(&prefix));
             first.map(|(_, label)| label)
         };
-        let around = || key.rsplit_once('.').and_then(|(outer, _)| self.label(outer));
+        let around = || {
+            key.rsplit_once('.')
+                .and_then(|(outer, _)| self.label(outer))
+        };
         self.keys.get(key).or_else(inside).or_else(around)
     }
 }

@@ -63,7 +63,10 @@ fn first_row(
         return Ok(());
     };
     // Of a part of the rows, the first row need not be one.
-    let part = dataset.split.as_ref().is_some_and(|split| split.contains('['))
+    let part = dataset
+        .split
+        .as_ref()
+        .is_some_and(|split| split.contains('['))
         || dataset.shards.is_some()
         || dataset.weight.is_some_and(|weight| weight < 1.0);
     if part {
@@ -71,9 +74,7 @@ fn first_row(
     }
     let read = match objective {
         None => read::<Sample>(config, dataset, tokenizer, limit, (), &row),
-        Some(purpose @ Kto) => {
-            read::<KtoSample>(config, dataset, tokenizer, limit, purpose, &row)
-        }
+        Some(purpose @ Kto) => read::<KtoSample>(config, dataset, tokenizer, limit, purpose, &row),
         Some(purpose @ (Pairwise | Orpo | RewardModel)) => {
             read::<PreferencePair>(config, dataset, tokenizer, limit, purpose, &row)
         }

@@ -46,8 +46,9 @@ mod template;
 mod tokenizer;
 
 pub use cache::{
-    CacheOutcome, Difference, Explanation, Fingerprint, PreparedData, Samples, Search, explain_cache,
-    find_prepared, find_prepared_preferences, prepare_cached, prepare_preferences_cached,
+    CacheOutcome, Difference, Explanation, Fingerprint, PreparedData, Samples, Search,
+    explain_cache, find_prepared, find_prepared_preferences, prepare_cached,
+    prepare_preferences_cached,
 };
 pub use check::check_data;
 pub use error::{DataError, Place};

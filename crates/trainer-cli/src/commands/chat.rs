@@ -42,8 +42,8 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
         let Some(line) = lines.next() else {
             return Ok(());
         };
-        let line = line
-            .map_err(|error| Failure::new(format!("cannot read standard input: {error}")))?;
+        let line =
+            line.map_err(|error| Failure::new(format!("cannot read standard input: {error}")))?;
         let said = match line.trim() {
             "" => continue,
             "/exit" => return Ok(()),

@@ -12,8 +12,8 @@ use super::train::ready;
 use crate::args::{Check, Shown};
 use crate::failure::Failure;
 use crate::fit::{Fit, size};
-use crate::progress::{clock, grouped};
 use crate::preflight;
+use crate::progress::{clock, grouped};
 use crate::session::{find_prepared, load_tokenizer};
 
 pub(crate) fn run(arguments: &Check) -> Result<(), Failure> {

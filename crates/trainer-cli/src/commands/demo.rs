@@ -52,8 +52,7 @@ pub(crate) fn run(folder: &Path) -> Result<(), Failure> {
 
     let trained = train(&loaded, View::Lines(Shown::default()))?;
     let trained = trained.model.into_causal();
-    let trained =
-        trained.ok_or_else(|| Failure::new("the example trains no language model"))?;
+    let trained = trained.ok_or_else(|| Failure::new("the example trains no language model"))?;
     let answers_after = answers(&config, &trained, &tokenizer, &held_back)?;
 
     writeln!(stdout(), "\nQuestions in words that were not trained on:")?;
@@ -98,8 +97,7 @@ fn read_questions(path: &Path) -> Result<Vec<Question>, Failure> {
         .map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
     let mut questions = Vec::new();
     for (index, line) in text.lines().enumerate() {
-        let wrong =
-            |what: &str| Failure::new(format!("{}:{}: {what}", path.display(), index + 1));
+        let wrong = |what: &str| Failure::new(format!("{}:{}: {what}", path.display(), index + 1));
         let row: Value = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
         let content = |turn: usize| {
             row["messages"][turn]["content"]

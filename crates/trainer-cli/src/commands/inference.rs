@@ -127,13 +127,8 @@ fn rows(path: &Path) -> Result<Vec<Map<String, Value>>, Failure> {
         if line.trim().is_empty() {
             continue;
         }
-        let wrong = |what: &str| {
-            Failure::new(format!(
-                "{}, line {}: {what}",
-                path.display(),
-                index + 1
-            ))
-        };
+        let wrong =
+            |what: &str| Failure::new(format!("{}, line {}: {what}", path.display(), index + 1));
         let row = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
         let Value::Object(row) = row else {
             return Err(wrong("expected an object with `prompt` or `messages`"));

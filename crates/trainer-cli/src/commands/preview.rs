@@ -25,11 +25,9 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let ([count, tokens, html], overrides) = run.flags(["rows", "tokens", "html"])?;
     let count = match count {
         None => ROWS,
-        Some(text) => text.parse().map_err(|_| {
-            Failure::new(format!(
-                "--rows takes a number of rows, not \"{text}\""
-            ))
-        })?,
+        Some(text) => text
+            .parse()
+            .map_err(|_| Failure::new(format!("--rows takes a number of rows, not \"{text}\"")))?,
     };
     let config = load_layers(&run.config, overrides)?.config;
     let tokenizer = load_tokenizer(&config)?;

@@ -179,9 +179,7 @@ fn finish(output: &Path, count: usize, done: &[Done], json_wanted: bool) -> Resu
     }
     match ended(Ended::Failed) {
         0 => Ok(()),
-        failed => Err(Failure::new(format!(
-            "{failed} of {count} runs failed"
-        ))),
+        failed => Err(Failure::new(format!("{failed} of {count} runs failed"))),
     }
 }
 

@@ -67,35 +67,65 @@ fn what_train_refuses_check_refuses_with_the_same_words() {
         ("output_dir: file", "file is a file, not a folder", 2),
         ("+tokenizer_config: nowhere", "nowhere", 8),
         ("path: gone.jsonl", "gone.jsonl", 6),
-        ("path: s3://bucket/rows.jsonl", "`s3` addresses cannot be read", 6),
+        (
+            "path: s3://bucket/rows.jsonl",
+            "`s3` addresses cannot be read",
+            6,
+        ),
         ("path: pairs.jsonl", "column", 6),
         ("type: chat_template", "no column `messages`", 6),
         ("type: completion", "column `text`", 6),
         ("type: chatml.intel", "is for training on preferences", 7),
         ("+rl: dpo", "holds no preferences", 7),
         ("+process_reward_model: true", "holds no preferences", 7),
-        ("+test_datasets: [{path: gone.jsonl, type: alpaca}]", "gone.jsonl", 8),
+        (
+            "+test_datasets: [{path: gone.jsonl, type: alpaca}]",
+            "gone.jsonl",
+            8,
+        ),
         ("+backend: cuda", "not compiled into this build", 8),
         ("+load_best_model_at_end: true", "needs evaluations", 8),
         ("+early_stopping_patience: 3", "needs evaluations", 8),
         ("+save_strategy: best", "needs evaluations", 8),
-        ("+lr_scheduler: cosine_with_min_lr", "needs min_lr or min_lr_rate", 8),
-        ("+lr_scheduler: warmup_stable_decay", "needs num_decay_steps", 8),
-        ("+lr_scheduler: linear\nlr_scheduler_kwargs: {power: 2}", "does not take power", 9),
+        (
+            "+lr_scheduler: cosine_with_min_lr",
+            "needs min_lr or min_lr_rate",
+            8,
+        ),
+        (
+            "+lr_scheduler: warmup_stable_decay",
+            "needs num_decay_steps",
+            8,
+        ),
+        (
+            "+lr_scheduler: linear\nlr_scheduler_kwargs: {power: 2}",
+            "does not take power",
+            9,
+        ),
         ("+resume_from_checkpoint: nowhere", "nowhere", 8),
         ("+unfrozen_parameters: [nothing]", "nothing", 8),
-        ("+lr_groups: [{name: a, modules: [nothing], lr: 1}]", "nothing", 8),
-        ("+optimizer: sgd\noptim_args: {momentun: 0.9}", "does not take momentun", 9),
+        (
+            "+lr_groups: [{name: a, modules: [nothing], lr: 1}]",
+            "nothing",
+            8,
+        ),
+        (
+            "+optimizer: sgd\noptim_args: {momentun: 0.9}",
+            "does not take momentun",
+            9,
+        ),
         ("+model_config: {model_type: gpt9}", "gpt9", 1),
     ] {
         let yaml = match change.strip_prefix('+') {
             Some(lines) => format!("{RIGHT}{lines}\n"),
             None => {
                 let (key, _) = change.split_once(": ").unwrap();
-                let lines = RIGHT.lines().map(|line| match line.find(&format!("{key}: ")) {
-                    Some(at) => format!("{}{change}\n", &line[..at]),
-                    None => format!("{line}\n"),
-                });
+                let lines = RIGHT
+                    .lines()
+                    .map(|line| match line.find(&format!("{key}: ")) {
+                        Some(at) => format!("{}{change}\n", &line[..at]),
+                        None => format!("{line}\n"),
+                    });
                 lines.collect()
             }
         };
@@ -109,9 +139,18 @@ fn what_train_refuses_check_refuses_with_the_same_words() {
     }
     for (lines, wrong) in [
         (format!("{lora}lora_target_modules: [nothing]\n"), "nothing"),
-        (format!("{lora}lora_target_linear: true\nlora_modules_to_save: [nothing]\n"), "nothing"),
-        (format!("{lora}lora_target_linear: true\nembedding_lr: 1e-4\n"), "no embedding"),
-        ("adapter: lora\nlora_model_dir: nowhere\n".to_owned(), "nowhere"),
+        (
+            format!("{lora}lora_target_linear: true\nlora_modules_to_save: [nothing]\n"),
+            "nothing",
+        ),
+        (
+            format!("{lora}lora_target_linear: true\nembedding_lr: 1e-4\n"),
+            "no embedding",
+        ),
+        (
+            "adapter: lora\nlora_model_dir: nowhere\n".to_owned(),
+            "nowhere",
+        ),
     ] {
         let text = refused(folder.path(), &format!("{RIGHT}{lines}"));
         if !text.contains(wrong) || !text.contains("run.yaml:") {
@@ -123,7 +162,10 @@ fn what_train_refuses_check_refuses_with_the_same_words() {
     let chats = pairs.replace("alpaca", "chat_template.argilla");
     let text = refused(folder.path(), &format!("{chats}{kto}"));
     assert!(text.contains("does not fit `rl: kto`"), "{text}");
-    let text = refused(folder.path(), &format!("{}{kto}", pairs.replace("alpaca", "chatml.argilla")));
+    let text = refused(
+        folder.path(),
+        &format!("{}{kto}", pairs.replace("alpaca", "chatml.argilla")),
+    );
     assert!(text.contains("column"), "{text}");
 }
 
@@ -152,12 +194,19 @@ fn all_mistakes_at_once() {
 #[test]
 fn what_a_cpu_computes_more_exactly_is_a_warning() {
     let folder = folder();
-    fs::write(folder.path().join("run.yaml"), format!("{RIGHT}tf32: true\n")).unwrap();
+    fs::write(
+        folder.path().join("run.yaml"),
+        format!("{RIGHT}tf32: true\n"),
+    )
+    .unwrap();
     for verb in ["check", "train"] {
         let output = trainer(folder.path(), &[verb, "run.yaml"]);
         let text = stderr(&output);
         assert!(output.status.success(), "{text}");
-        assert!(text.starts_with("warning: `tf32` has no effect on the backend"), "{text}");
+        assert!(
+            text.starts_with("warning: `tf32` has no effect on the backend"),
+            "{text}"
+        );
         assert!(text.contains("run.yaml:8:"), "{text}");
     }
 }
@@ -174,5 +223,9 @@ fn data_is_not_read() {
     let checked = trainer(folder.path(), &["check", "run.yaml"]);
     assert!(checked.status.success(), "{}", stderr(&checked));
     let trained = trainer(folder.path(), &["train", "run.yaml"]);
-    assert!(stderr(&trained).contains("rows.jsonl, line 3"), "{}", stderr(&trained));
+    assert!(
+        stderr(&trained).contains("rows.jsonl, line 3"),
+        "{}",
+        stderr(&trained)
+    );
 }

@@ -193,10 +193,7 @@ fn packs(rules: &Rules<'_>) -> bool {
 /// Whether the schedule begins with a warmup.
 fn warms_up(config: &Config) -> bool {
     use LrScheduler::{Constant, Greedy, ReduceLrOnPlateau};
-    !matches!(
-        config.lr_scheduler,
-        Constant | Greedy | ReduceLrOnPlateau
-    )
+    !matches!(config.lr_scheduler, Constant | Greedy | ReduceLrOnPlateau)
 }
 
 impl Rules<'_> {
@@ -206,7 +203,9 @@ impl Rules<'_> {
         let (here, default) = (json(self.config), json(&Config::default()));
         self.best_by_evaluations();
         for effect in &EFFECTS {
-            let Effect { key, other, needs, .. } = *effect;
+            let Effect {
+                key, other, needs, ..
+            } = *effect;
             let asked = here[key] != default[key] && here[key] != Value::Null;
             if !asked || (effect.reads)(self) || !self.usable(&[key, other]) {
                 continue;
@@ -220,7 +219,11 @@ impl Rules<'_> {
                 true => Diagnostic::error(message),
                 false => Diagnostic::warning(message),
             };
-            self.report(diagnostic, labels, &format!("add `{needs}`, or remove `{key}`"));
+            self.report(
+                diagnostic,
+                labels,
+                &format!("add `{needs}`, or remove `{key}`"),
+            );
         }
     }
 
@@ -243,9 +246,18 @@ impl Rules<'_> {
         };
         for (key, asked) in [
             ("load_best_model_at_end", keys.load_best_model_at_end),
-            ("early_stopping_patience", keys.early_stopping_patience.is_some()),
-            ("metric_for_best_model", keys.metric_for_best_model.is_some()),
-            ("save_strategy", keys.save_strategy == Some(SaveStrategy::Best)),
+            (
+                "early_stopping_patience",
+                keys.early_stopping_patience.is_some(),
+            ),
+            (
+                "metric_for_best_model",
+                keys.metric_for_best_model.is_some(),
+            ),
+            (
+                "save_strategy",
+                keys.save_strategy == Some(SaveStrategy::Best),
+            ),
         ] {
             if asked && self.usable(&[key]) {
                 let labels = [

@@ -88,11 +88,7 @@ pub(crate) fn apply(
 }
 
 /// Sets what other keys decide; `follow` is told each key with the one it follows.
-pub(crate) fn derive(
-    config: &mut Config,
-    given: &Given<'_>,
-    mut follow: impl FnMut(&str, &str),
-) {
+pub(crate) fn derive(config: &mut Config, given: &Given<'_>, mut follow: impl FnMut(&str, &str)) {
     if let Some(batch_size) = config.batch_size.take() {
         config.gradient_accumulation_steps = (batch_size / config.micro_batch_size).max(1);
         follow("gradient_accumulation_steps", "batch_size");
@@ -234,7 +230,11 @@ impl Rules<'_> {
             "base_model" => !self.given.by_layers(),
             _ => false,
         };
-        for key in required.iter().filter(|key| !elsewhere(key)).collect::<Vec<_>>() {
+        for key in required
+            .iter()
+            .filter(|key| !elsewhere(key))
+            .collect::<Vec<_>>()
+        {
             if !self.is_set(key) && self.usable(&[key]) {
                 let example = examples
                     .iter()

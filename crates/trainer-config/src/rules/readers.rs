@@ -54,12 +54,32 @@ use Rows::{
 };
 
 const RENDERED: &[Rows] = &[
-    Chats, ChatPairs, TwoChats, InputPairs, JudgedChats, JudgedChat,
+    Chats,
+    ChatPairs,
+    TwoChats,
+    InputPairs,
+    JudgedChats,
+    JudgedChat,
 ];
 const RENDERED_PAIRS: &[Rows] = &[ChatPairs, TwoChats, InputPairs];
 const IN_FILES: &[Rows] = &[
-    Instruct, Marked, Own, Text, Segments, Tokens, Chats, ChatPairs, TwoChats, InputPairs,
-    JudgedChats, JudgedChat, Answers, Plain, OwnPairs, OwnAnswers, Steps,
+    Instruct,
+    Marked,
+    Own,
+    Text,
+    Segments,
+    Tokens,
+    Chats,
+    ChatPairs,
+    TwoChats,
+    InputPairs,
+    JudgedChats,
+    JudgedChat,
+    Answers,
+    Plain,
+    OwnPairs,
+    OwnAnswers,
+    Steps,
 ];
 const OWN: &[Rows] = &[Own];
 const OWN_PREFERENCES: &[Rows] = &[OwnPairs, OwnAnswers];
@@ -135,7 +155,14 @@ const TOP: [(&str, &[Rows]); 5] = [
     (
         "allow_special_tokens_in_content",
         &[
-            Instruct, Chats, ChatPairs, TwoChats, InputPairs, JudgedChats, JudgedChat, Answers,
+            Instruct,
+            Chats,
+            ChatPairs,
+            TwoChats,
+            InputPairs,
+            JudgedChats,
+            JudgedChat,
+            Answers,
         ],
     ),
 ];

@@ -148,9 +148,15 @@ fn a_key_of_a_mapping_is_read_or_an_error() {
             let found = errors(&text);
             let own = S::UserDefined(Box::default());
             match rows(task, Some(&own)) {
-                None => assert!(found.contains("holds no preferences"), "{asked}{key}: {found}"),
+                None => assert!(
+                    found.contains("holds no preferences"),
+                    "{asked}{key}: {found}"
+                ),
                 Some(rows) if key == "field_system" && rows != Own => {
-                    assert!(found.contains("needs `{system}` in `prompt_format`"), "{found}");
+                    assert!(
+                        found.contains("needs `{system}` in `prompt_format`"),
+                        "{found}"
+                    );
                     let text = text.replace(key, "prompt_format: \"{system}\"\n    field_system");
                     assert_eq!(errors(&text), "", "{asked}{key}");
                 }
@@ -197,7 +203,10 @@ fn a_key_of_the_file_is_read_by_some_rows_or_an_error() {
             for (key, line) in unread {
                 let message = format!("`{key}` has no effect");
                 let error = found.split("\n\n").find(|error| error.contains(&message));
-                assert!(error.is_some_and(|error| error.contains(&format!("c.yaml:{line}:"))), "{what}");
+                assert!(
+                    error.is_some_and(|error| error.contains(&format!("c.yaml:{line}:"))),
+                    "{what}"
+                );
             }
         }
     }

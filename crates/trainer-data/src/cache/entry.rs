@@ -136,7 +136,9 @@ pub(super) fn find_by_size<K: Record>(
         read_manifest(entry).is_ok_and(|manifest| {
             let size = |record: &FileRecord| {
                 let data = fs::metadata(entry.join(&record.name)).ok();
-                data.is_some_and(|data| record.content.ends_with(&format!("({} bytes)", data.len())))
+                data.is_some_and(|data| {
+                    record.content.ends_with(&format!("({} bytes)", data.len()))
+                })
             };
             manifest.inputs.is_of_size(by_size) && manifest.files.iter().all(size)
         })

@@ -160,7 +160,9 @@ fn unread(dataset: &Dataset, what: &str) -> Result<(), DataError> {
         if set {
             return Err(error(
                 &dataset.path,
-                format!("`{key}` has no effect: {what}; write the folder as `path`, or remove `{key}`"),
+                format!(
+                    "`{key}` has no effect: {what}; write the folder as `path`, or remove `{key}`"
+                ),
             ));
         }
     }
