@@ -6,12 +6,14 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::Map;
-use trainer_config::{Config, Dataset, Layers, Loaded, Rl, SpecialTokens, Task};
+use trainer_config::{
+    Config, Dataset, Examined, Layers, Loaded, PromptStrategy, Rl, SpecialTokens, Task,
+};
 use trainer_core::{Adapter, AnyModel, TrainerTokenizer, backend, quantization, unfreeze};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
 use trainer_data::{
-    CacheOutcome, ChatTemplate, DataError, PreferenceObjective, PreparedData, PreparedPreferences,
-    Tokenizer,
+    CacheOutcome, ChatPrompts, ChatTemplate, DataError, PreferenceObjective, PreparedData,
+    PreparedPreferences, Search, Tokenizer,
 };
 use trainer_model::{
     CausalLm, LoraAdapter, ModelConfig, Pretrained, RewardModel, RewardTask, has_own_head,
@@ -26,17 +28,21 @@ use crate::limits::{self, Trained};
 use crate::merge::{Merged, merge};
 use crate::vocabulary::{fitted, pad_id, vocabulary_of, vocabulary_rows};
 
-/// Loads a configuration with the layers of this process and prints warnings.
-pub(crate) fn load_layers(file: &Path, overrides: Overrides) -> Result<Loaded, Failure> {
+/// Reads a configuration with the layers of this process.
+pub(crate) fn examine_layers(file: &Path, overrides: Overrides) -> Examined {
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let layers = Layers {
+    trainer_config::examine(&Layers {
         file: Some(file.to_path_buf()),
         env,
         cli: overrides,
-    };
-    let loaded = trainer_config::load(&layers)?;
+    })
+}
+
+/// Loads a configuration with the layers of this process and prints warnings.
+pub(crate) fn load_layers(file: &Path, overrides: Overrides) -> Result<Loaded, Failure> {
+    let loaded = examine_layers(file, overrides).into_result()?;
     for warning in &loaded.warnings {
         eprintln!("{warning}");
     }
@@ -95,7 +101,7 @@ pub(crate) fn load_preferences(
 }
 
 /// What the samples of a configuration are for; none of supervised fine-tuning.
-fn preference_objective(config: &Config) -> Option<PreferenceObjective> {
+pub(crate) fn preference_objective(config: &Config) -> Option<PreferenceObjective> {
     Some(match config.preference.task() {
         Task::Sft => return None,
         Task::Rl(Rl::Kto) => PreferenceObjective::Kto,
@@ -116,14 +122,17 @@ pub(crate) enum Found {
 pub(crate) fn find_prepared(
     config: &Config,
     tokenizer: &Tokenizer,
+    search: Search,
 ) -> Result<Option<Found>, DataError> {
     if is_streamed(config) {
         return Ok(None);
     }
     Ok(match preference_objective(config) {
-        None => trainer_data::find_prepared(config, tokenizer)?.map(Found::Samples),
-        Some(objective) => trainer_data::find_prepared_preferences(config, tokenizer, objective)?
-            .map(Found::Preferences),
+        None => trainer_data::find_prepared(config, tokenizer, search)?.map(Found::Samples),
+        Some(objective) => {
+            trainer_data::find_prepared_preferences(config, tokenizer, objective, search)?
+                .map(Found::Preferences)
+        }
     })
 }
 
@@ -266,7 +275,8 @@ pub(crate) fn shapes_for_training(
     tokenizer: &Tokenizer,
     device: &Device,
 ) -> Result<(AnyModel, Option<Adapter>), Failure> {
-    folders::check_model(config)?;
+    folders::check_base(config)?;
+    folders::check_adapter(config)?;
     let device = device.clone().autodiff();
     let mut config = config.clone();
     if config.adapters.lora_model_dir.is_none() {
@@ -455,7 +465,7 @@ pub(crate) fn merged_reward(
     let config = &unquantized(config);
     let Some((task, labels)) = head_of(config) else {
         return Err(Failure::new(
-            "error: this configuration trains no reward model",
+            "this configuration trains no reward model",
         ));
     };
     let mut base = load_base_reward(config, tokenizer, device, task, labels)?;
@@ -504,7 +514,7 @@ fn load_output<M: Pretrained>(
     }
     if config.reinit_weights {
         return Err(Failure::new(format!(
-            "error: {} holds no trained model, and `reinit_weights` leaves none to begin with; \
+            "{} holds no trained model, and `reinit_weights` leaves none to begin with; \
              train it first",
             output.display()
         )));

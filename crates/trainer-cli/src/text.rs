@@ -169,14 +169,14 @@ impl<'a> Writer<'a> {
             (Prompt::Messages(messages), Some(chat)) => chat.encode(messages)?,
             (Prompt::Messages(_), None) => {
                 return Err(Failure::new(
-                    "error: a conversation needs a chat template, and there is none; name one in \
+                    "a conversation needs a chat template, and there is none; name one in \
                      `chat_template`",
                 ));
             }
         };
         if ids.is_empty() {
             return Err(Failure::new(
-                "error: the prompt is empty, and a model continues at least one token",
+                "the prompt is empty, and a model continues at least one token",
             ));
         }
         Ok(ids)

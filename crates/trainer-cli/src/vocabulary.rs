@@ -196,7 +196,7 @@ impl UntrainedTokens {
     /// it does not have them.
     pub(crate) fn check(&self, train: &TrainData, eval: &EvalData) -> Result<(), Failure> {
         self.find(train, eval)
-            .map_err(|message| Failure::new(format!("error: {message}")))
+            .map_err(Failure::new)
     }
 
     fn find(&self, train: &TrainData, eval: &EvalData) -> Result<(), String> {

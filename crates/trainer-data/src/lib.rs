@@ -29,6 +29,7 @@
 //! the file, and the line or row where there is one.
 
 mod cache;
+mod check;
 mod error;
 mod export;
 mod ledger;
@@ -45,9 +46,11 @@ mod template;
 mod tokenizer;
 
 pub use cache::{
-    CacheOutcome, Difference, Explanation, Fingerprint, PreparedData, Samples, explain_cache,
-    find_prepared, find_prepared_preferences, prepare_cached, prepare_preferences_cached,
+    CacheOutcome, Difference, Explanation, Fingerprint, PreparedData, Samples, Search,
+    explain_cache, find_prepared, find_prepared_preferences, prepare_cached,
+    prepare_preferences_cached,
 };
+pub use check::check_data;
 pub use error::{DataError, Place};
 pub use export::export_jsonl;
 pub use ledger::{Count, DatasetLedger, DropReason, Ledger, SkipReason, SplitCount, Totals};

@@ -21,14 +21,14 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let input = match (prompt, file) {
         (Some(_), Some(_)) => {
             return Err(Failure::new(
-                "error: --prompt and --file are two places to read a prompt from; keep one of them",
+                "--prompt and --file are two places to read a prompt from; keep one of them",
             ));
         }
         (Some(text), None) => Input::One(text),
         (None, Some(file)) if file.ends_with(".jsonl") => Input::Rows(rows(Path::new(&file))?),
         (None, Some(file)) => Input::One(
             std::fs::read_to_string(&file)
-                .map_err(|error| Failure::new(format!("error: {file}: {error}")))?,
+                .map_err(|error| Failure::new(format!("{file}: {error}")))?,
         ),
         (None, None) => Input::One(standard_input()?),
     };
@@ -65,7 +65,7 @@ fn standard_input() -> Result<String, Failure> {
     let mut text = String::new();
     std::io::stdin()
         .read_to_string(&mut text)
-        .map_err(|error| Failure::new(format!("error: cannot read standard input: {error}")))?;
+        .map_err(|error| Failure::new(format!("cannot read standard input: {error}")))?;
     // What `echo` puts behind a prompt is not meant to be part of it.
     let end = text.trim_end_matches(['\n', '\r']).len();
     text.truncate(end);
@@ -121,19 +121,14 @@ fn scores(writer: &Writer<'_>, rows: Vec<Map<String, Value>>) -> Result<(), Fail
 /// The rows of a file, each of which has a prompt.
 fn rows(path: &Path) -> Result<Vec<Map<String, Value>>, Failure> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::new(format!("error: {}: {error}", path.display())))?;
+        .map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
     let mut rows = Vec::new();
     for (index, line) in text.lines().enumerate() {
         if line.trim().is_empty() {
             continue;
         }
-        let wrong = |what: &str| {
-            Failure::new(format!(
-                "error: {}, line {}: {what}",
-                path.display(),
-                index + 1
-            ))
-        };
+        let wrong =
+            |what: &str| Failure::new(format!("{}, line {}: {what}", path.display(), index + 1));
         let row = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
         let Value::Object(row) = row else {
             return Err(wrong("expected an object with `prompt` or `messages`"));

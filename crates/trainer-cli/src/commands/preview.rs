@@ -25,11 +25,9 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let ([count, tokens, html], overrides) = run.flags(["rows", "tokens", "html"])?;
     let count = match count {
         None => ROWS,
-        Some(text) => text.parse().map_err(|_| {
-            Failure::new(format!(
-                "error: --rows takes a number of rows, not \"{text}\""
-            ))
-        })?,
+        Some(text) => text
+            .parse()
+            .map_err(|_| Failure::new(format!("--rows takes a number of rows, not \"{text}\"")))?,
     };
     let config = load_layers(&run.config, overrides)?.config;
     let tokenizer = load_tokenizer(&config)?;
@@ -40,7 +38,7 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     if let Some(path) = html {
         let title = format!("Preview of {}", run.config.display());
         std::fs::write(&path, to_html(&title, &rows, &report))
-            .map_err(|error| Failure::new(format!("error: cannot write {path}: {error}")))?;
+            .map_err(|error| Failure::new(format!("cannot write {path}: {error}")))?;
         writeln!(stdout(), "{} rows written to {path}", rows.len())?;
         return Ok(());
     }

@@ -19,11 +19,12 @@ use crate::failure::Failure;
 use crate::fit::{self, Fit};
 use crate::limits;
 use crate::out_of_memory;
+use crate::preflight;
 use crate::progress::{JsonLines, Progress};
 use crate::report::{About, DataShown, REPORT, Reporter};
 use crate::session::{
-    SavedTokenizer, explain, is_streamed, load_for_training, load_layers, load_preferences,
-    load_reference, load_samples, load_tokenizer, open_stream, select_device, test_config,
+    SavedTokenizer, explain, is_streamed, load_for_training, load_preferences, load_reference,
+    load_samples, load_tokenizer, open_stream, select_device, test_config,
 };
 use crate::trackers::trackers;
 use crate::vocabulary::UntrainedTokens;
@@ -33,7 +34,7 @@ pub(crate) fn run(arguments: &Train) -> Result<(), Failure> {
     let ([explained, tui], overrides) = arguments.run.flags(["explain_cache", "tui"])?;
     let (shown, overrides) = arguments.shown.with(overrides);
     let file = &arguments.run.config;
-    let loaded = load_layers(file, overrides)?;
+    let loaded = preflight::load(file, overrides)?;
     let config = &loaded.config;
     if explained.is_some() && !is_streamed(config) {
         explain(config, &load_tokenizer(config)?)?;
@@ -69,7 +70,7 @@ impl View {
             #[cfg(not(feature = "tui"))]
             Self::Screen => {
                 return Err(Failure::new(format!(
-                    "error: this program was built without --tui; build it with `--features tui`, \
+                    "this program was built without --tui; build it with `--features tui`, \
                      or look at {}/metrics.jsonl",
                     config.output_dir.display()
                 )));

@@ -455,7 +455,7 @@ pub(crate) fn read_log(folder: &Path) -> Result<RunLog, Failure> {
     let path = folder.join("metrics.jsonl");
     let text = fs::read_to_string(&path).map_err(|error| {
         Failure::new(format!(
-            "error: {}: {error}; the folder of a run has its log there",
+            "{}: {error}; the folder of a run has its log there",
             path.display()
         ))
     })?;
@@ -468,7 +468,7 @@ pub(crate) fn read_log(folder: &Path) -> Result<RunLog, Failure> {
             Err(_) if index + 1 == lines.len() => {}
             Err(error) => {
                 return Err(Failure::new(format!(
-                    "error: {}:{}: {error}",
+                    "{}:{}: {error}",
                     path.display(),
                     index + 1
                 )));

@@ -10,6 +10,7 @@ mod generation;
 mod models;
 mod parity;
 mod preferences;
+mod preflight;
 mod reports;
 mod rollback;
 mod training;
