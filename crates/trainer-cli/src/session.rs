@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::Map;
-use trainer_config::{Config, Dataset, Layers, Loaded, PromptStrategy, Rl, SpecialTokens, Task};
+use trainer_config::{Config, Dataset, Layers, Loaded, PromptStrategy, SpecialTokens, Task};
 use trainer_core::{Adapter, AnyModel, TrainerTokenizer, backend, quantization, unfreeze};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
 use trainer_data::{
@@ -81,23 +81,11 @@ pub(crate) fn load_preferences(
     tokenizer: &Tokenizer,
 ) -> Result<(PreparedPreferences, CacheOutcome), Failure> {
     // Anything else is pairs.
-    let objective = preference_objective(config).unwrap_or(PreferenceObjective::Pairwise);
+    let objective = PreferenceObjective::of(config).unwrap_or(PreferenceObjective::Pairwise);
     let (prepared, outcome) =
         trainer_data::prepare_preferences_cached(config, tokenizer, objective)?;
     say_damaged(&outcome);
     Ok((prepared, outcome))
-}
-
-/// What the samples of a configuration are for; none of supervised fine-tuning.
-fn preference_objective(config: &Config) -> Option<PreferenceObjective> {
-    Some(match config.preference.task() {
-        Task::Sft => return None,
-        Task::Rl(Rl::Kto) => PreferenceObjective::Kto,
-        Task::Rl(Rl::Orpo) => PreferenceObjective::Orpo,
-        Task::Rl(_) => PreferenceObjective::Pairwise,
-        Task::RewardModel => PreferenceObjective::RewardModel,
-        Task::ProcessRewardModel => PreferenceObjective::ProcessRewardModel,
-    })
 }
 
 /// Data that was prepared before, of one kind or the other.
@@ -114,7 +102,7 @@ pub(crate) fn find_prepared(
     if is_streamed(config) {
         return Ok(None);
     }
-    Ok(match preference_objective(config) {
+    Ok(match PreferenceObjective::of(config) {
         None => trainer_data::find_prepared(config, tokenizer)?.map(Found::Samples),
         Some(objective) => trainer_data::find_prepared_preferences(config, tokenizer, objective)?
             .map(Found::Preferences),
@@ -528,6 +516,10 @@ pub(crate) struct SavedTokenizer(pub(crate) Tokenizer);
 impl TrainerTokenizer for SavedTokenizer {
     fn pad_id(&self) -> u32 {
         self.0.pad_id().unwrap_or(0)
+    }
+
+    fn end_ids(&self) -> Vec<u32> {
+        self.0.eos_id().into_iter().collect()
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {

@@ -51,7 +51,9 @@ pub use cache::{
 pub use error::{DataError, Place};
 pub use export::export_jsonl;
 pub use ledger::{Count, DatasetLedger, DropReason, Ledger, SkipReason, SplitCount, Totals};
-pub use preference::{PreferenceObjective, PreparedPreferences, prepare_preferences};
+pub use preference::{
+    PreferenceObjective, PreparedPreferences, plain_prompt, prepare_preferences,
+};
 pub use prepare::{Prepared, prepare};
 pub use saved::save_to_disk;
 pub use strategy::ChatPrompts;

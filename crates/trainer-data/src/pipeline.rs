@@ -106,6 +106,12 @@ pub(crate) trait Kind: Clone + Default + Send + Sync {
     /// that is for other reasons than masks.
     fn shown(&self) -> Option<&[u32]>;
 
+    /// Whether what is too long is cut, so that a sample is too long only where a cut
+    /// leaves nothing of it.
+    fn cuts(task: &Task<'_, Self::Purpose>) -> bool {
+        task.config.excess_length_strategy == ExcessLength::Truncate
+    }
+
     /// What to change where samples are dropped for a reason that is the kind's
     /// own.
     fn advice(task: &Task<'_, Self::Purpose>, reason: DropReason) -> String;
@@ -482,7 +488,7 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
             };
         }
         let advice = dropped.keys().map(|reason| match reason {
-            DropReason::TooLong => format!(
+            DropReason::TooLong if !K::cuts(self.task) => format!(
                 "the longest has {} tokens: raise `sequence_len` (now {limit}), or set `excess_length_strategy: truncate`",
                 self.longest
             ),
@@ -490,7 +496,9 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
                 "rows may be as short as `min_sample_len` (now {}): lower it",
                 config.min_sample_len
             ),
-            DropReason::NothingToTrain | DropReason::Empty => K::advice(self.task, *reason),
+            DropReason::TooLong | DropReason::NothingToTrain | DropReason::Empty => {
+                K::advice(self.task, *reason)
+            }
             DropReason::Duplicate | DropReason::InTraining => {
                 "take other rows, or write `dataset_exact_deduplication: false`".to_owned()
             }

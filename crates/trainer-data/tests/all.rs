@@ -19,6 +19,8 @@ mod errors;
 mod hostile;
 #[path = "cases/masks.rs"]
 mod masks;
+#[path = "cases/one_path.rs"]
+mod one_path;
 #[path = "cases/pipeline.rs"]
 mod pipeline;
 #[path = "cases/preference_rules.rs"]

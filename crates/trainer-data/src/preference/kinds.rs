@@ -57,6 +57,10 @@ fn judged<K: Kind>(
 fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
     match reason {
         DropReason::Empty => "prompts and answers have to hold text".to_owned(),
+        DropReason::TooLong => format!(
+            "their prompts alone fill `sequence_len` (now {}), so that a cut leaves no answer: raise it, or shorten the prompts",
+            task.limit
+        ),
         _ => format!(
             "what `sequence_len` (now {}) leaves of them teaches nothing: raise it",
             task.limit
@@ -72,7 +76,7 @@ impl Kind for PreferencePair {
         let (config, tokenizer, purpose) = (task.config, task.tokenizer, task.purpose);
         Ok((
             Layout::new(config, task.dataset, first, tokenizer, purpose)?,
-            Encoder::new(config, tokenizer, purpose)?,
+            Encoder::new(tokenizer, purpose)?,
         ))
     }
 
@@ -148,6 +152,10 @@ impl Kind for PreferencePair {
         None
     }
 
+    fn cuts(task: &PreferenceTask<'_>) -> bool {
+        cuts(task)
+    }
+
     fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
         advice(task, reason)
     }
@@ -210,6 +218,10 @@ impl Kind for KtoSample {
         None
     }
 
+    fn cuts(task: &PreferenceTask<'_>) -> bool {
+        cuts(task)
+    }
+
     fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
         advice(task, reason)
     }
@@ -220,7 +232,7 @@ impl Kind for StepSample {
     type Purpose = PreferenceObjective;
 
     fn reader<'a>(task: &PreferenceTask<'a>, _: &Row) -> Result<Self::Reader<'a>, DataError> {
-        Steps::new(task.dataset, task.tokenizer)
+        Steps::new(task.dataset, task.tokenizer, task.purpose)
     }
 
     fn name(_: &Self::Reader<'_>) -> &'static str {
@@ -264,7 +276,22 @@ impl Kind for StepSample {
         None
     }
 
+    fn cuts(task: &PreferenceTask<'_>) -> bool {
+        cuts(task)
+    }
+
     fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
-        advice(task, reason)
+        let longest = task.dataset.max_completion_length;
+        match (reason, longest) {
+            (DropReason::NothingToTrain, Some(longest)) => format!(
+                "no judged step is left of them within `sequence_len` (now {}) and `max_completion_length` (now {longest}): raise these; rows without steps teach nothing",
+                task.limit
+            ),
+            (DropReason::NothingToTrain, None) => format!(
+                "no judged step is left of them within `sequence_len` (now {}): raise it; rows without steps teach nothing",
+                task.limit
+            ),
+            _ => advice(task, reason),
+        }
     }
 }
