@@ -31,6 +31,7 @@
 mod cache;
 mod error;
 mod export;
+mod json;
 mod ledger;
 mod order;
 mod pipeline;
@@ -50,7 +51,9 @@ pub use cache::{
 };
 pub use error::{DataError, Place};
 pub use export::export_jsonl;
-pub use ledger::{Count, DatasetLedger, DropReason, Ledger, SkipReason, SplitCount, Totals};
+pub use ledger::{
+    Count, DatasetLedger, DropReason, Ledger, Note, SkipReason, SplitCount, Totals, Warning,
+};
 pub use preference::{PreferenceObjective, PreparedPreferences, prepare_preferences};
 pub use prepare::{Prepared, prepare};
 pub use saved::save_to_disk;
