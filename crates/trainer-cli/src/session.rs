@@ -385,7 +385,7 @@ fn fit_vocabulary<M: Vocabulary>(
             .as_ref()
             .is_some_and(PromptStrategy::is_chat)
     };
-    if config.datasets.iter().any(chats) {
+    if config.datasets.iter().any(chats) && head_of(config).is_none() {
         // So that other programs end an answer where it was trained to end.
         model
             .decoder()

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use trainer_config::Config;
 use trainer_core::generation_options;
 use trainer_data::source::Row;
-use trainer_data::{ChatPrompts, DataError, TextStream, Tokenizer, plain_prompt};
+use trainer_data::{Asked, ChatPrompts, DataError, TextStream, Tokenizer, plain_prompt};
 use trainer_model::{CausalLm, Finish, GenerationOptions};
 
 use crate::args::Overrides;
@@ -173,18 +173,17 @@ impl<'a> Writer<'a> {
             (Prompt::Ids(ids), _) => ids.clone(),
             (Prompt::Text(text), None) => plain_prompt(self.config, self.tokenizer, text)?,
             (Prompt::Text(text), Some(chat)) => {
-                chat.encode(&[json!({"role": "user", "content": text})])?
+                let said = json!({"role": "user", "content": text});
+                heard(chat.encode(&[said])?, "the prompt")
             }
-            (Prompt::Messages(messages), Some(chat)) => chat.encode(messages)?,
-            (Prompt::Row(row), Some(chat)) => {
-                let asked = chat.encode_row(row)?;
-                for note in asked.notes {
-                    eprintln!("warning: {}, `{}`: {}", row.at, note.place, note.message);
-                }
-                asked.ids
+            (Prompt::Messages(messages), Some(chat)) => {
+                heard(chat.encode(messages)?, "the conversation")
             }
+            (Prompt::Row(row), Some(chat)) => heard(chat.encode_row(row)?, &row.at.to_string()),
             (Prompt::Row(row), None) => match row.columns.get("prompt") {
-                Some(Value::String(text)) if !has_tools(row) => plain_prompt(self.config, self.tokenizer, text)?,
+                Some(Value::String(text)) if !has_tools(row) => {
+                    plain_prompt(self.config, self.tokenizer, text)?
+                }
                 _ => {
                     return Err(Failure::new(format!(
                         "error: {}: a conversation, or a prompt with `tools`, needs a chat \
@@ -224,6 +223,14 @@ impl<'a> Writer<'a> {
             );
         }
     }
+}
+
+/// The tokens of a prompt, of which is printed what there is to say.
+fn heard(asked: Asked, place: &str) -> Vec<u32> {
+    for note in asked.notes {
+        eprintln!("warning: {place}, `{}`: {}", note.place, note.message);
+    }
+    asked.ids
 }
 
 /// Whether a row names tools.

@@ -31,6 +31,7 @@
 mod cache;
 mod error;
 mod export;
+mod json;
 mod ledger;
 mod order;
 mod pipeline;
@@ -50,12 +51,12 @@ pub use cache::{
 };
 pub use error::{DataError, Place};
 pub use export::export_jsonl;
-pub use ledger::{Count, DatasetLedger, DropReason, Ledger, SkipReason, SplitCount, Totals};
-pub use preference::{
-    PreferenceObjective, PreparedPreferences, plain_prompt, prepare_preferences,
+pub use ledger::{
+    Count, DatasetLedger, DropReason, Ledger, Note, SkipReason, SplitCount, Totals, Warning,
 };
+pub use preference::{PreferenceObjective, PreparedPreferences, plain_prompt, prepare_preferences};
 pub use prepare::{Prepared, prepare};
 pub use saved::save_to_disk;
-pub use strategy::ChatPrompts;
+pub use strategy::{Asked, ChatPrompts};
 pub use template::ChatTemplate;
 pub use tokenizer::{Encoded, GgufVocabulary, TextStream, Tokenizer};

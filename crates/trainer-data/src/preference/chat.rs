@@ -120,9 +120,7 @@ impl<'a> ChatLayout<'a> {
     /// Prompt and answers of a row, rendered.
     pub(super) fn texts(&self, row: &Row, name: &'static str) -> Result<Texts, DataError> {
         let talk = self.talk(row, name)?;
-        let history = self
-            .messages
-            .conversation(row, talk.history, self.system)?;
+        let history = self.messages.conversation(row, talk.history, self.system)?;
         let mut prompt = self.chats.render(row, &history, true)?;
         let mut notes = std::mem::take(&mut prompt.notes);
         let mut answered = Vec::with_capacity(talk.answers.len());
@@ -273,7 +271,8 @@ impl<'a> ChatLayout<'a> {
         if self.shape == Shape::Whole {
             let prompt = row.optional_text("prompt")?;
             if let ([only], false) = (history.as_mut_slice(), prompt.is_empty()) {
-                only.message.insert("content".to_owned(), Value::from(prompt));
+                only.message
+                    .insert("content".to_owned(), Value::from(prompt));
             }
         }
         Ok(Talk { history, answers })

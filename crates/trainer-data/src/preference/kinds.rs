@@ -10,7 +10,7 @@ use trainer_config::ExcessLength;
 
 use super::PreferenceObjective;
 use super::encode::Encoder;
-use super::layouts::Layout;
+use super::layouts::{Layout, Text};
 use super::steps::Steps;
 use crate::ledger::DropReason;
 use crate::pipeline::{Hasher, Kind, Read, Size, Task, by_length};
@@ -86,8 +86,8 @@ impl Kind for PreferencePair {
 
     fn read((layout, encoder): &Self::Reader<'_>, row: &Row) -> Result<Read<Self>, DataError> {
         let texts = layout.texts(row)?;
-        if texts.prompt.is_empty() || texts.answers.iter().any(String::is_empty) {
-            return Ok(Vec::new());
+        if texts.prompt.is_empty() || texts.answers.iter().any(Text::is_empty) {
+            return Ok(Vec::new().into());
         }
         let mut pair = encoder.pair(&texts).map_err(|error| error.at(&row.at))?;
         pair.margin = match row.columns.get("margin") {
@@ -103,7 +103,10 @@ impl Kind for PreferencePair {
                 Some(margin)
             }
         };
-        Ok(vec![(pair, 0)])
+        Ok(Read {
+            samples: vec![(pair, 0)],
+            notes: texts.notes,
+        })
     }
 
     fn size(&self) -> Size {
@@ -177,10 +180,13 @@ impl Kind for KtoSample {
         let texts = layout.texts(row)?;
         let desirable = layout.verdict(row)?;
         if texts.prompt.is_empty() || texts.answers[0].is_empty() {
-            return Ok(Vec::new());
+            return Ok(Vec::new().into());
         }
         let sample = encoder.kto(&texts, desirable);
-        Ok(vec![(sample.map_err(|error| error.at(&row.at))?, 0)])
+        Ok(Read {
+            samples: vec![(sample.map_err(|error| error.at(&row.at))?, 0)],
+            notes: texts.notes,
+        })
     }
 
     fn size(&self) -> Size {
@@ -240,7 +246,7 @@ impl Kind for StepSample {
     }
 
     fn read(reader: &Self::Reader<'_>, row: &Row) -> Result<Read<Self>, DataError> {
-        Ok(vec![reader.sample(row)?])
+        Ok(vec![reader.sample(row)?].into())
     }
 
     fn size(&self) -> Size {

@@ -539,11 +539,7 @@ fn nearest(row: &Row, objective: PreferenceObjective) -> Option<&'static str> {
 }
 
 /// The best answer and the worst.
-fn nectar(
-    row: &Row,
-    name: &'static str,
-    prompt: &str,
-) -> Result<(String, [String; 2]), DataError> {
+fn nectar(row: &Row, name: &'static str, prompt: &str) -> Result<(String, [String; 2]), DataError> {
     let value = row.column("answers", name, "")?;
     let Value::Array(answers) = value else {
         return Err(row.wrong_type("answers", "a list of answers", value));

@@ -6,9 +6,9 @@
 use serde_json::Value;
 use trainer_config::{Config, Dataset};
 
-use crate::DataError;
 use crate::source::Row;
 use crate::strategy::chat::{Conversation, Fields, Turn};
+use crate::{DataError, json};
 
 /// What the column of an answer has to be.
 pub(super) const ANSWER: &str = "a list of messages that ends with the answer";
@@ -120,22 +120,23 @@ impl Messages {
         };
         let value = row.columns.get(column).unwrap_or(&Value::Null);
         let turns = match value {
-            Value::String(text) => match self.written(text) {
-                Some(list) => self.list(row, column, &list)?,
-                None => vec![Turn::new(column, "user", text)],
-            },
-            Value::Array(list) => self.list(row, column, list)?,
+            Value::String(text) if !self.is_written(text) => {
+                vec![Turn::new(column, "user", text)]
+            }
+            Value::String(_) | Value::Array(_) => self.whole(row, column, value)?,
             other => return Err(row.wrong_type(column, "text or a list of messages", other)),
         };
         Ok(Some((column, turns)))
     }
 
-    /// The messages of a text that is the JSON of a list of them.
-    fn written(&self, text: &str) -> Option<Vec<Value>> {
-        let list: Vec<Value> = serde_json::from_str(text).ok()?;
+    /// Whether a text is the JSON of a list of messages.
+    fn is_written(&self, text: &str) -> bool {
         let [role, _] = &self.names;
-        let messages = list.iter().all(|message| message.get(role).is_some());
-        (messages && !list.is_empty()).then_some(list)
+        let list = json::container(text);
+        let list = list.as_ref().and_then(Value::as_array);
+        list.is_some_and(|list| {
+            !list.is_empty() && list.iter().all(|message| message.get(role).is_some())
+        })
     }
 
     /// The turns of a list of messages.
@@ -176,7 +177,7 @@ impl Messages {
         }
     }
 
-    /// A conversation that ends with its answer.
+    /// A list of messages, or the JSON of one.
     pub(super) fn whole(
         &self,
         row: &Row,
@@ -235,11 +236,7 @@ impl Messages {
     }
 
     /// The messages before the answer, which both conversations share.
-    pub(super) fn shared(
-        &self,
-        row: &Row,
-        before: Vec<Vec<Turn>>,
-    ) -> Result<Vec<Turn>, DataError> {
+    pub(super) fn shared(&self, row: &Row, before: Vec<Vec<Turn>>) -> Result<Vec<Turn>, DataError> {
         let mut all = before.into_iter();
         let history = all.next().unwrap_or_default();
         if all.any(|other| !same(&other, &history)) {

@@ -46,6 +46,7 @@ macro_rules! of_kind {
         }
     }};
 }
+pub(crate) use encode::begin;
 pub(crate) use of_kind;
 
 /// What the samples are for.
@@ -142,7 +143,7 @@ pub fn plain_prompt(
         None => habit(tokenizer)?,
     };
     let mut ids = tokenizer.encode(text, false)?;
-    encode::begin(&mut ids, first);
+    begin(&mut ids, first);
     Ok(ids)
 }
 

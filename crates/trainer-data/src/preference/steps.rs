@@ -7,8 +7,7 @@ use seqprep::{IGNORE_INDEX, StepSample};
 use serde_json::Value;
 use trainer_config::{Dataset, PreferenceLayout, PromptStrategy};
 
-use super::PreferenceObjective;
-use super::encode::begin;
+use super::{PreferenceObjective, begin};
 use crate::source::Row;
 use crate::{DataError, Tokenizer};
 

@@ -14,6 +14,7 @@ use serde_json::{Map, Number, Value};
 use super::input::{Input, Lines, MAX_ROW, convert, no_nul, utf8};
 use super::{Record, Records, Row, Spot, Start};
 use crate::error::kind;
+use crate::json as exact;
 use crate::{DataError, Place};
 
 const LINES: &str = "the file holds one JSON object a line";
@@ -341,10 +342,17 @@ impl Scanner {
 
 /// Parses a JSON text; a key that stands twice in an object is an error.
 fn parse(text: &str) -> serde_json::Result<Value> {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Strict.deserialize(&mut deserializer)?;
-    deserializer.end()?;
-    Ok(value)
+    let strict = |text: &str| {
+        let mut deserializer = serde_json::Deserializer::from_str(text);
+        let value = Strict.deserialize(&mut deserializer)?;
+        deserializer.end()?;
+        Ok(value)
+    };
+    let value = strict(text)?;
+    match exact::rounded(&value) {
+        true => strict(&exact::spelled(text)),
+        false => Ok(value),
+    }
 }
 
 struct Strict;

@@ -10,7 +10,7 @@ use seqprep::{
 use trainer_config::{Config, PackingStrategy};
 
 use super::{Anchor, Block, Position, StreamOptions, StreamSource};
-use crate::ledger::{DatasetLedger, DropReason, SkipReason};
+use crate::ledger::{DatasetLedger, DropReason, Note, SkipReason};
 use crate::pipeline::Task;
 use crate::prepare::judge;
 use crate::source::{Chosen, ChosenRows, Mark, Record, Row, Selection, Survey};
@@ -30,6 +30,7 @@ struct Made {
     row: Row,
     mark: Mark,
     samples: Vec<Sample>,
+    notes: Vec<Note>,
     copies: u32,
 }
 
@@ -218,11 +219,12 @@ impl Maker<'_> {
                 .into_par_iter()
                 .map(|chosen| {
                     let row = chosen.record.row()?;
-                    let samples = strategy.samples(&row)?;
+                    let strategy::Made { samples, notes } = strategy.made(&row)?;
                     Ok(Made {
                         row,
                         mark: chosen.mark,
                         samples,
+                        notes,
                         copies: chosen.copies,
                     })
                 })
@@ -257,6 +259,7 @@ impl Maker<'_> {
         let account = &mut self.ledger[self.position.source];
         if self.position.sample == 0 {
             account.rows += 1;
+            account.note(&made.row.at, std::mem::take(&mut made.notes));
             match count {
                 0 => {
                     account.made.add(0);

@@ -10,9 +10,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::files::{json_bytes, json_value, write};
+use super::files::{json_bytes, json_value, write, write_templates};
 use super::{CONFIG, MODEL, ROLES, TEMPLATE, Tokenizer};
 use crate::DataError;
+use crate::template::DEFAULT_NAME;
 
 /// What a space is in vocabularies of SentencePiece.
 const SPACE: &str = "\u{2581}";
@@ -56,6 +57,8 @@ pub struct GgufVocabulary {
     pub add_space_prefix: bool,
     /// The chat template.
     pub chat_template: Option<String>,
+    /// Further chat templates, such as `tool_use`, and their names.
+    pub named_templates: Vec<(String, String)>,
 }
 
 /// Names of rules, and the rules as `tokenizer.json` has them; fields that change
@@ -197,7 +200,12 @@ impl Tokenizer {
             unk,
             add_bos: first.is_some() && first == self.bos_id(),
             add_space_prefix: sentencepiece && puts_space_before(&json),
-            chat_template: self.chat_template.clone(),
+            chat_template: self.chat_template().map(str::to_owned),
+            named_templates: self
+                .chat_templates()
+                .filter(|(name, _)| *name != DEFAULT_NAME)
+                .map(|(name, source)| (name.to_owned(), source.to_owned()))
+                .collect(),
         })
     }
 }
@@ -376,6 +384,7 @@ impl GgufVocabulary {
         if let Some(template) = &self.chat_template {
             write(&folder.join(TEMPLATE), template.as_bytes())?;
         }
+        write_templates(folder, &self.named_templates)?;
         let target = folder.join(CONFIG);
         write(&target, &json_bytes(&target, &Value::Object(config))?)
     }

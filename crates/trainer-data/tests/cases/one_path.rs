@@ -414,7 +414,7 @@ fn every_objective_and_inference_see_the_same_conversation() {
                     columns: serde_json::from_str(&row).unwrap(),
                 };
                 let prompts = ChatPrompts::new(&config, &tokenizer).unwrap();
-                let mut asked = prompts.encode_row(&row).unwrap();
+                let mut asked = prompts.encode_row(&row).unwrap().ids;
                 if rl.is_some() {
                     assert_eq!(asked.remove(0), tokenizer.bos_id().unwrap(), "{name}");
                 }
