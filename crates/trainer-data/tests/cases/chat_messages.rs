@@ -239,8 +239,8 @@ fn calls_of_tools() {
         "<|im_start|>tools\n{\"name\": \"f\", \"parameters\": {\"x\": {\"type\": \"number\"}}}\n<|im_end|>\n"
     ));
     // Arguments and tools may be JSON in text.
-    let mut row = call(json!("{\"x\": 1.0, \"y\": null}"));
-    row["tools"] = row["tools"].to_string().into();
+    let mut row = call(json!("{\"x\": 1.0}"));
+    row["tools"] = json!("[{\"name\": \"f\", \"parameters\": {\"x\": {\"type\": \"number\"}}}]");
     let texts = Run::new(row).jinja(TOOLS).samples().unwrap();
     assert_eq!(texts, samples);
     let mut row = call(json!({"x": 1.0}));
