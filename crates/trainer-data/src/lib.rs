@@ -43,6 +43,7 @@ pub mod strategy;
 pub mod stream;
 mod template;
 mod tokenizer;
+mod values;
 
 pub use cache::{
     CacheOutcome, Difference, Explanation, Fingerprint, PreparedData, Samples, explain_cache,
