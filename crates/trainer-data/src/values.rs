@@ -51,6 +51,17 @@ pub(crate) fn unreadable(what: impl Into<String>) -> Value {
     marked(UNREADABLE, what)
 }
 
+/// About how many bytes a value takes up.
+pub(crate) fn size(value: &Value) -> usize {
+    std::mem::size_of::<Value>()
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(values) => values.iter().map(size).sum(),
+            Value::Object(object) => object.values().map(size).sum(),
+            _ => 0,
+        }
+}
+
 /// Parses a JSON text, integers of any size included; a key that stands twice in an
 /// object is an error. This is how all JSON of the data is read, whether it is a row
 /// or text in a column.
