@@ -270,6 +270,7 @@ impl SampleStream {
                 anchor: None,
                 resumed,
                 ledger_before: ledger.clone(),
+                longest: vec![0; ledger.len()],
                 ledger,
             };
             let end = in_pool(&config, || maker.run()).and_then(|end| match end {
@@ -308,6 +309,7 @@ impl SampleStream {
     pub fn ledger(&self) -> Ledger {
         let mut train = Totals::default();
         for set in &self.ledger {
+            train.rows += set.kept_rows;
             train.samples += set.kept.samples;
             train.tokens += set.kept.tokens;
             train.trained_tokens += set.trained_tokens;
@@ -316,6 +318,7 @@ impl SampleStream {
             datasets: self.ledger.clone(),
             train,
             eval: Totals::default(),
+            eval_in_train: 0,
         }
     }
 }

@@ -51,17 +51,20 @@ fn judged<K: Kind>(
     let dropped = by_length(task, at, length, outcome)?;
     let cut = matches!(outcome, LengthOutcome::Truncated { .. });
     let nothing = (cut && !teaches) || sample.size().trained == 0;
-    Ok(dropped.or_else(|| nothing.then_some(DropReason::NothingToTrain)))
+    let reason = match cut {
+        true => DropReason::CutOff,
+        false => DropReason::NothingToTrain,
+    };
+    Ok(dropped.or_else(|| nothing.then_some(reason)))
 }
 
 fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
-    match reason {
-        DropReason::Empty => "prompts and answers have to hold text".to_owned(),
-        _ => format!(
-            "what `sequence_len` (now {}) leaves of them teaches nothing: raise it",
-            task.limit
-        ),
-    }
+    let advice = match (reason, task.purpose) {
+        (DropReason::Empty, _) => "prompts and answers have to hold text",
+        (_, PreferenceObjective::ProcessRewardModel) => "`labels` has to hold a verdict",
+        _ => "answers have to hold text",
+    };
+    advice.to_owned()
 }
 
 impl Kind for PreferencePair {

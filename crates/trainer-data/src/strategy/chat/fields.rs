@@ -9,7 +9,7 @@ use super::conversation::{Conversation, Turn, bad_json, row_error};
 use super::{NAME, media, tools};
 use crate::ledger::Note;
 use crate::source::Row;
-use crate::{DataError, json};
+use crate::{DataError, values};
 
 /// Column of ShareGPT's data, read where the configuration names none.
 const SHAREGPT: &str = "conversations";
@@ -134,21 +134,22 @@ impl Fields {
     ) -> Result<Vec<Turn>, DataError> {
         const EXPECTED: &str = "a list of messages";
         let parsed;
-        let (list, from_text) = match value {
-            Value::Array(list) => (list, false),
+        let list = match value {
+            Value::Array(list) => list,
             Value::String(text) => {
-                parsed = json::parse(text)
+                parsed = values::parse(text)
                     .map_err(|error| bad_json(row, column, EXPECTED, value, Some(&error)))?;
                 match &parsed {
-                    Value::Array(list) => (list, true),
+                    Value::Array(list) => list,
                     _ => return Err(bad_json(row, column, EXPECTED, value, None)),
                 }
             }
             other => return Err(row.wrong_type(column, EXPECTED, other)),
         };
-        let turns = list.iter().enumerate().map(|(index, message)| {
-            self.turn(row, format!("{column}[{index}]"), message, from_text)
-        });
+        let turns = list
+            .iter()
+            .enumerate()
+            .map(|(index, message)| self.turn(row, format!("{column}[{index}]"), message));
         turns.collect()
     }
 
@@ -159,7 +160,7 @@ impl Fields {
         place: impl Into<String>,
         message: &Value,
     ) -> Result<Turn, DataError> {
-        self.turn(row, place.into(), message, false)
+        self.turn(row, place.into(), message)
     }
 
     /// Messages as a conversation of a row: with its system message and its tools.
