@@ -7,6 +7,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::values::{self, Special};
+
 /// Where a row comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
@@ -130,7 +132,7 @@ pub enum DataError {
         /// The row.
         at: Place,
         /// What it is.
-        found: &'static str,
+        found: String,
     },
     /// A CSV file that breaks the rules.
     #[error("{}, line {line}: {message}", path.display())]
@@ -429,18 +431,23 @@ fn names(found: &[String]) -> String {
 }
 
 /// What a JSON value is, for messages.
-pub(crate) fn kind(value: &serde_json::Value) -> &'static str {
+pub(crate) fn kind(value: &serde_json::Value) -> String {
     use serde_json::Value as V;
-    match value {
+    match values::special(value) {
+        Some(Special::Integer(_)) => return "an integer beyond 64 bits".to_owned(),
+        Some(Special::Unreadable(what)) => return what.to_owned(),
+        None => {}
+    }
+    let name = match value {
         V::Null => "null",
         V::Bool(_) => "a boolean",
         V::Number(_) => "a number",
         V::String(_) => "text",
         V::Array(values) if values.is_empty() => "an empty list",
         V::Array(_) => "a list",
-        V::Object(_) if crate::json::long_integer(value).is_some() => "a number",
         V::Object(_) => "an object",
-    }
+    };
+    name.to_owned()
 }
 
 /// The hint of a missing file: the working directory of a relative path and

@@ -2,9 +2,9 @@
 //! rest is not.
 //!
 //! Invariants: for each data set, samples = kept + the dropped of all reasons,
-//! and tokens = kept tokens + cut tokens + dropped tokens. A row that never
-//! becomes tokens is counted in `skipped`, one that is used more often in
-//! `repeated`.
+//! tokens = kept tokens + cut tokens + dropped tokens, and rows = those with a
+//! sample that is kept + those without. A row that never becomes tokens is counted
+//! in `skipped`, one that is used more often in `repeated`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -48,12 +48,21 @@ pub enum DropReason {
     TooShort,
     /// No token is a target.
     NothingToTrain,
+    /// No token is a target in what the cut at `sequence_len` leaves.
+    CutOff,
     /// The tokens and labels of an earlier sample.
     Duplicate,
     /// An evaluation sample that is trained on as well.
     InTraining,
     /// Not in the part that `dataset_shard_idx` chooses.
     OtherShard,
+}
+
+impl DropReason {
+    /// Whether a sample was dropped because no token of it is a target.
+    pub(crate) fn is_untrained(self) -> bool {
+        matches!(self, Self::NothingToTrain | Self::CutOff)
+    }
 }
 
 impl fmt::Display for DropReason {
@@ -63,6 +72,7 @@ impl fmt::Display for DropReason {
             Self::TooLong => "too long",
             Self::TooShort => "too short",
             Self::NothingToTrain => "nothing to train",
+            Self::CutOff => "cut off before the trained part",
             Self::Duplicate => "duplicate",
             Self::InTraining => "also trained on",
             Self::OtherShard => "in another shard",
@@ -145,6 +155,9 @@ pub struct DatasetLedger {
     pub test: bool,
     /// Rows read.
     pub rows: usize,
+    /// Rows of which at least one sample is kept.
+    #[serde(default)]
+    pub kept_rows: usize,
     /// Rows read that were not made into samples, by reason.
     #[serde(default)]
     pub skipped: BTreeMap<SkipReason, usize>,
@@ -213,6 +226,10 @@ impl DatasetLedger {
 /// Sums over a split.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
+    /// Number of rows that the samples are of. A row that is used several times
+    /// counts once.
+    #[serde(default)]
+    pub rows: usize,
     /// Number of samples.
     pub samples: usize,
     /// Number of tokens in them.
@@ -230,6 +247,10 @@ pub struct Ledger {
     pub train: Totals,
     /// What is evaluated on.
     pub eval: Totals,
+    /// Samples of those that are trained on as well, because the data holds them
+    /// more than once.
+    #[serde(default)]
+    pub eval_in_train: usize,
 }
 
 impl fmt::Display for Warning {
@@ -348,12 +369,23 @@ impl fmt::Display for Ledger {
         }
         for (name, split) in [("train", self.train), ("eval", self.eval)] {
             if name == "train" || split.samples > 0 {
+                write!(f, "{name}: {} samples", split.samples)?;
+                if split.rows < split.samples {
+                    write!(f, " of {} rows", split.rows)?;
+                }
                 writeln!(
                     f,
-                    "{name}: {} samples, {} tokens, {} trained",
-                    split.samples, split.tokens, split.trained_tokens
+                    ", {} tokens, {} trained",
+                    split.tokens, split.trained_tokens
                 )?;
             }
+        }
+        if self.eval_in_train > 0 {
+            writeln!(
+                f,
+                "warning: {} of {} samples of the evaluation data are trained on as well, since the data holds them more than once; `dataset_exact_deduplication: true` keeps one of each",
+                self.eval_in_train, self.eval.samples
+            )?;
         }
         Ok(())
     }

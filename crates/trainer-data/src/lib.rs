@@ -31,7 +31,6 @@
 mod cache;
 mod error;
 mod export;
-mod json;
 mod ledger;
 mod order;
 mod pipeline;
@@ -44,6 +43,7 @@ pub mod strategy;
 pub mod stream;
 mod template;
 mod tokenizer;
+mod values;
 
 pub use cache::{
     CacheOutcome, Difference, Explanation, Fingerprint, PreparedData, Samples, explain_cache,

@@ -39,8 +39,9 @@ pub(crate) struct Plan {
 ///
 /// The training samples are shuffled by `seed` if `shuffle_merged_datasets` is
 /// set and `curriculum_sampling` is not. Evaluation samples are those of
-/// `test_datasets`, in file order, or else the last `val_set_size` of the
-/// training samples. A sample that a `weight` above 1 repeats is never in both.
+/// `test_datasets`, in file order, or else those of `val_set_size` rows: of the rows
+/// of the last training samples. All samples of a row are on one side; a sample that
+/// a `weight` above 1 repeats is never in both.
 ///
 /// # Errors
 /// The first error in the order of the rows; a data set without rows, or of
@@ -147,13 +148,20 @@ pub(crate) fn judge(
 ) -> Result<Option<DropReason>, DataError> {
     let length = sample.len();
     let shortest = task.config.min_sample_len;
+    let taught = trained_tokens(&sample.labels) > 0;
     let outcome: LengthOutcome = match task.config.excess_length_strategy {
         ExcessLength::Truncate => truncate(sample, task.limit, shortest),
         ExcessLength::Drop | ExcessLength::Raise => drop_long_seq(sample, task.limit, shortest),
     };
     let dropped = by_length(task, at, length, outcome)?;
-    let untrained = !drop_no_trainable_tokens(sample);
-    Ok(dropped.or_else(|| untrained.then_some(DropReason::NothingToTrain)))
+    if dropped.is_some() || drop_no_trainable_tokens(sample) {
+        return Ok(dropped);
+    }
+    let cut = matches!(outcome, LengthOutcome::Truncated { .. });
+    Ok(Some(match cut && taught {
+        true => DropReason::CutOff,
+        false => DropReason::NothingToTrain,
+    }))
 }
 
 /// What to change where samples have nothing to train.

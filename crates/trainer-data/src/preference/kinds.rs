@@ -51,10 +51,15 @@ fn judged<K: Kind>(
     let dropped = by_length(task, at, length, outcome)?;
     let cut = matches!(outcome, LengthOutcome::Truncated { .. });
     let nothing = (cut && !teaches) || sample.size().trained == 0;
-    Ok(dropped.or_else(|| nothing.then_some(DropReason::NothingToTrain)))
+    let reason = match cut {
+        true => DropReason::CutOff,
+        false => DropReason::NothingToTrain,
+    };
+    Ok(dropped.or_else(|| nothing.then_some(reason)))
 }
 
 fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
+<<<<<<< HEAD
     match reason {
         DropReason::Empty => "prompts and answers have to hold text".to_owned(),
         DropReason::TooLong => format!(
@@ -66,6 +71,14 @@ fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
             task.limit
         ),
     }
+=======
+    let advice = match (reason, task.purpose) {
+        (DropReason::Empty, _) => "prompts and answers have to hold text",
+        (_, PreferenceObjective::ProcessRewardModel) => "`labels` has to hold a verdict",
+        _ => "answers have to hold text",
+    };
+    advice.to_owned()
+>>>>>>> h-chat
 }
 
 impl Kind for PreferencePair {

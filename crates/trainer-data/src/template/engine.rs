@@ -13,7 +13,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
 
-use crate::json;
+use crate::values::{self, Special};
 
 /// Instructions that one rendering may take; the longest conversations of real
 /// data need a hundredth of it.
@@ -102,7 +102,7 @@ fn tojson(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<Strin
     let sort: Option<bool> = options.get("sort_keys")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
     options.assert_all_used()?;
-    let mut value = json::of_rendered(value)?;
+    let mut value = values::from_template(value)?;
     if sort == Some(true) {
         value.sort_all_objects();
     }
@@ -155,9 +155,9 @@ impl Python {
                 self.entries(values.iter(), |python, value| python.value(value));
                 self.out.push(']');
             }
-            V::Object(object) => match json::long_integer(value) {
-                Some(digits) => self.out.push_str(digits),
-                None => {
+            V::Object(object) => match values::special(value) {
+                Some(Special::Integer(digits)) => self.out.push_str(digits),
+                _ => {
                     self.out.push('{');
                     self.entries(object.iter(), |python, (key, value)| {
                         python.text(key);

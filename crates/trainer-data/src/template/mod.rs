@@ -17,7 +17,7 @@ use minijinja::{Environment, Error, Value};
 use trainer_config::{CHAT_TEMPLATE_FALLBACK, Config, Dataset, PromptStrategy};
 
 use crate::error::nearest;
-use crate::{DataError, Tokenizer, json};
+use crate::{DataError, Tokenizer, values};
 
 const DEFAULT: &str = "tokenizer_default";
 
@@ -215,7 +215,7 @@ impl ChatTemplate {
     /// Sets a variable of the template, such as `enable_thinking`.
     pub fn set(&mut self, variable: &str, value: &serde_json::Value) {
         self.environment
-            .add_global(variable.to_owned(), json::rendered(value));
+            .add_global(variable.to_owned(), values::to_template(value));
     }
 
     /// The text of a conversation: a list of objects with `role`, `content` and
@@ -243,9 +243,9 @@ impl ChatTemplate {
         tools: Option<&serde_json::Value>,
         add_generation_prompt: bool,
     ) -> Result<String, DataError> {
-        let tools = tools.map(json::rendered);
+        let tools = tools.map(values::to_template);
         self.render_values(
-            json::rendered(messages),
+            values::to_template(messages),
             tools.as_ref(),
             add_generation_prompt,
             None,

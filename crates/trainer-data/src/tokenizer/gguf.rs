@@ -204,10 +204,18 @@ impl Tokenizer {
             named_templates: self
                 .chat_templates()
                 .filter(|(name, _)| *name != DEFAULT_NAME)
-                .map(|(name, source)| (name.to_owned(), source.to_owned()))
+                .map(|(name, source)| (gguf_name(name), source.to_owned()))
                 .collect(),
         })
     }
+}
+
+/// The name of a chat template as GGUF's keys have it.
+fn gguf_name(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    name.chars()
+        .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
+        .collect()
 }
 
 /// Whether the files say that a space goes before a text.
@@ -268,7 +276,7 @@ fn scores(merges: &[(String, String)], tokens: &[String], types: &[i32]) -> Vec<
 }
 
 impl GgufVocabulary {
-    /// Writes `tokenizer.json`, `tokenizer_config.json` and the chat template into a
+    /// Writes `tokenizer.json`, `tokenizer_config.json` and the chat templates into a
     /// folder. `path` is the GGUF file, for messages.
     ///
     /// # Errors
@@ -383,6 +391,17 @@ impl GgufVocabulary {
         write(&target, &bytes)?;
         if let Some(template) = &self.chat_template {
             write(&folder.join(TEMPLATE), template.as_bytes())?;
+        }
+        // The names become names of files.
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if let Some((name, _)) = self
+            .named_templates
+            .iter()
+            .find(|(name, _)| name.is_empty() || !name.chars().all(plain))
+        {
+            return Err(wrong(format!(
+                "the name {name:?} of a chat template cannot be used: it has to be letters, digits, `_` and `-`"
+            )));
         }
         write_templates(folder, &self.named_templates)?;
         let target = folder.join(CONFIG);

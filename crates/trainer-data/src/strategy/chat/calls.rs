@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value, json};
 
-use super::conversation::{bad_json, row_error};
+use super::conversation::{bad_json, container, row_error};
 use crate::source::Row;
-use crate::{DataError, json};
+use crate::{DataError, values};
 
 /// What a role of a data set says, where it is not one that templates know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,7 @@ pub(super) fn normalize(
         const EXPECTED: &str = "a list of calls";
         let parsed = match text.trim().is_empty() {
             true => Value::Array(Vec::new()),
-            false => json::parse(text)
+            false => values::parse(text)
                 .map_err(|error| bad_json(row, &place, EXPECTED, value, Some(&error)))?,
         };
         if !parsed.is_array() {
@@ -73,7 +73,7 @@ pub(super) fn normalize(
 /// Parses what of a call is text.
 fn arguments(row: &Row, place: String, call: &mut Value) -> Result<(), DataError> {
     if let Value::String(text) = &*call
-        && let Some(parsed @ Value::Object(_)) = json::container(text)
+        && let Some(parsed @ Value::Object(_)) = container(text)
     {
         *call = parsed;
     }
@@ -81,7 +81,7 @@ fn arguments(row: &Row, place: String, call: &mut Value) -> Result<(), DataError
         return Err(row.wrong_type(place, "an object", call));
     };
     if let Some(Value::String(text)) = call.get("function")
-        && let Some(parsed @ Value::Object(_)) = json::container(text)
+        && let Some(parsed @ Value::Object(_)) = container(text)
     {
         call.insert("function".to_owned(), parsed);
     }
@@ -93,7 +93,7 @@ fn arguments(row: &Row, place: String, call: &mut Value) -> Result<(), DataError
         let parsed = match text.trim().is_empty() {
             // A call without arguments.
             true => json!({}),
-            false => json::parse(text).map_err(|error| {
+            false => values::parse(text).map_err(|error| {
                 row_error(
                     row,
                     format!(
@@ -111,7 +111,7 @@ fn arguments(row: &Row, place: String, call: &mut Value) -> Result<(), DataError
 /// its text.
 pub(super) fn of_value(row: &Row, place: &str, value: Value) -> Result<Value, DataError> {
     let value = match value {
-        Value::String(text) => json::parse(&text).map_err(|error| {
+        Value::String(text) => values::parse(&text).map_err(|error| {
             row_error(
                 row,
                 format!(

@@ -101,8 +101,8 @@ impl<'a> Chats<'a> {
         prompt: bool,
     ) -> Result<Rendered, DataError> {
         let mut notes = conversation.notes.clone();
-        let (layout, found) = self.layout(row, conversation, prompt)?;
-        notes.extend(found);
+        let layout = self.layout(row, conversation, prompt)?;
+        notes.extend(self.judge(row, conversation, &layout)?);
         let last = conversation.turns.last().zip(layout.spans.last());
         let answer = last
             .filter(|(turn, _)| turn.is_assistant() && turn.trained)
@@ -132,7 +132,7 @@ impl<'a> Chats<'a> {
         })
     }
 
-    pub(super) fn renderer<'k>(&'k self, known: &'k Known) -> Renderer<'k> {
+    fn renderer<'k>(&'k self, known: &'k Known) -> Renderer<'k> {
         Renderer {
             template: &known.template,
             probe: &known.probe,
@@ -140,14 +140,30 @@ impl<'a> Chats<'a> {
         }
     }
 
-    /// Renders a conversation, with the names of special tokens in it cut, and says
-    /// what is lost.
+    /// What is to be said about what a rendering lacks.
+    ///
+    /// # Errors
+    /// Something of a trained turn is lost.
+    pub(super) fn judge(
+        &self,
+        row: &Row,
+        conversation: &Conversation,
+        layout: &Layout,
+    ) -> Result<Vec<Note>, DataError> {
+        if layout.lost.is_empty() {
+            return Ok(Vec::new());
+        }
+        let renderer = self.renderer(self.known(row, conversation)?);
+        lost::judge(&renderer, row, conversation, &layout.lost)
+    }
+
+    /// Renders a conversation, with the names of special tokens in it cut.
     pub(super) fn layout(
         &self,
         row: &Row,
         conversation: &Conversation,
         prompt: bool,
-    ) -> Result<(Layout, Vec<Note>), DataError> {
+    ) -> Result<Layout, DataError> {
         let known = self.known(row, conversation)?;
         let renderer = self.renderer(known);
         let marks = Marks::new(conversation).ok_or_else(|| {
@@ -175,8 +191,6 @@ impl<'a> Chats<'a> {
             escaper.escape(conversation.to_mut(), marks.cut());
         }
         let layout = renderer.layout(&conversation, marks, prompt);
-        let layout = layout.map_err(|error| error.at(&row.at))?;
-        let notes = lost::judge(&renderer, row, &conversation, &layout.lost)?;
-        Ok((layout, notes))
+        layout.map_err(|error| error.at(&row.at))
     }
 }

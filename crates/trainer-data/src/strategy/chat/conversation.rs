@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 
-use crate::DataError;
 use crate::ledger::Note;
 use crate::source::Row;
+use crate::{DataError, values};
 
 /// The messages of one row and the tools that may be called in them.
 ///
@@ -97,17 +97,10 @@ pub(super) fn bad_json(
     }
 }
 
-/// Columns of structs hold null where a row lacks the entry; templates that
-/// ask whether an entry is there must not see those. JSON that is given as text is
-/// left as it is: its nulls were written.
-pub(super) fn without_nulls(value: &Value) -> Value {
-    match value {
-        Value::Object(object) => object
-            .iter()
-            .filter(|(_, value)| !value.is_null())
-            .map(|(key, value)| (key.clone(), without_nulls(value)))
-            .collect(),
-        Value::Array(values) => values.iter().map(without_nulls).collect(),
-        other => other.clone(),
+/// The object or list that a text is the JSON of, if it is.
+pub(super) fn container(text: &str) -> Option<Value> {
+    match text.trim_start().starts_with(['{', '[']) {
+        true => values::parse(text).ok(),
+        false => None,
     }
 }

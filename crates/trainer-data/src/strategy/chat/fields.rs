@@ -9,10 +9,25 @@ use super::conversation::{Conversation, Turn, bad_json, row_error};
 use super::{NAME, media, tools};
 use crate::ledger::Note;
 use crate::source::Row;
-use crate::{DataError, json};
+use crate::{DataError, values};
 
 /// Column of ShareGPT's data, read where the configuration names none.
 const SHAREGPT: &str = "conversations";
+
+/// Columns that belong to conversations in some data sets, and how they can be read.
+const UNREAD: [(&str, &str); 5] = [
+    (
+        "system",
+        "`field_system: system` makes it the system message",
+    ),
+    ("functions", "`field_tools: functions` makes it the tools"),
+    ("tools", "`field_tools: tools` makes it the tools"),
+    ("documents", "chat templates are given no documents"),
+    (
+        "chat_template_kwargs",
+        "`chat_template_kwargs` of the configuration sets variables of the template for all rows",
+    ),
+];
 
 /// The reader of messages: names of columns, properties and roles, and what is
 /// trained.
@@ -119,21 +134,22 @@ impl Fields {
     ) -> Result<Vec<Turn>, DataError> {
         const EXPECTED: &str = "a list of messages";
         let parsed;
-        let (list, from_text) = match value {
-            Value::Array(list) => (list, false),
+        let list = match value {
+            Value::Array(list) => list,
             Value::String(text) => {
-                parsed = json::parse(text)
+                parsed = values::parse(text)
                     .map_err(|error| bad_json(row, column, EXPECTED, value, Some(&error)))?;
                 match &parsed {
-                    Value::Array(list) => (list, true),
+                    Value::Array(list) => list,
                     _ => return Err(bad_json(row, column, EXPECTED, value, None)),
                 }
             }
             other => return Err(row.wrong_type(column, EXPECTED, other)),
         };
-        let turns = list.iter().enumerate().map(|(index, message)| {
-            self.turn(row, format!("{column}[{index}]"), message, from_text)
-        });
+        let turns = list
+            .iter()
+            .enumerate()
+            .map(|(index, message)| self.turn(row, format!("{column}[{index}]"), message));
         turns.collect()
     }
 
@@ -144,7 +160,7 @@ impl Fields {
         place: impl Into<String>,
         message: &Value,
     ) -> Result<Turn, DataError> {
-        self.turn(row, place.into(), message, false)
+        self.turn(row, place.into(), message)
     }
 
     /// Messages as a conversation of a row: with its system message and its tools.
@@ -158,7 +174,8 @@ impl Fields {
     ) -> Result<Conversation, DataError> {
         let mut notes = Vec::new();
         notes.extend(media::check(row, &turns)?);
-        self.system(row, &mut turns, &mut notes)?;
+        self.system(row, &mut turns)?;
+        notes.extend(self.unread(row));
         let tools = match row.columns.get(&self.tools) {
             None | Some(Value::Null) => None,
             Some(value) => tools::tools(row, &self.tools, value)?,
@@ -171,13 +188,29 @@ impl Fields {
         })
     }
 
+    /// Says so where a row has a column that belongs to its conversation and that
+    /// nothing reads.
+    fn unread<'r>(&'r self, row: &'r Row) -> impl Iterator<Item = Note> + 'r {
+        let read = [
+            Some(self.messages_column(row)),
+            Some(self.tools_column()),
+            self.system.as_deref(),
+        ];
+        UNREAD.into_iter().filter_map(move |(name, advice)| {
+            let holds = match row.columns.get(name)? {
+                Value::Null => false,
+                Value::String(text) => !text.trim().is_empty(),
+                Value::Array(values) => !values.is_empty(),
+                Value::Object(object) => !object.is_empty(),
+                Value::Bool(_) | Value::Number(_) => true,
+            };
+            let message = format!("the column `{name}` is not read; {advice}");
+            (holds && !read.contains(&Some(name))).then(|| Note::new(message, name))
+        })
+    }
+
     /// Leaves out or puts in the system message.
-    fn system(
-        &self,
-        row: &Row,
-        turns: &mut Vec<Turn>,
-        notes: &mut Vec<Note>,
-    ) -> Result<(), DataError> {
+    fn system(&self, row: &Row, turns: &mut Vec<Turn>) -> Result<(), DataError> {
         if turns.is_empty() {
             return Ok(());
         }
@@ -190,13 +223,6 @@ impl Fields {
             Some((_, Some(Value::String(text)))) => Some(text.as_str()),
             Some((name, Some(other))) => return Err(row.wrong_type(name, "text", other)),
         };
-        if named.is_none()
-            && let Some(Value::String(text)) = row.columns.get("system")
-            && !text.trim().is_empty()
-        {
-            let message = "the column `system` is not read; `field_system: system` makes it the system message";
-            notes.push(Note::new(message, "system"));
-        }
         let first = turns.first().map(|turn| turn.role.as_str());
         let text = match (column, first) {
             (Some(_), Some("system")) => {

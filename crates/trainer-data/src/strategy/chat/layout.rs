@@ -22,7 +22,7 @@ use super::lost::{self, Lost};
 use super::marks::{Marks, Place, Seen, Stripped};
 use super::probe::Probe;
 use super::thinking;
-use crate::{ChatTemplate, DataError, json};
+use crate::{ChatTemplate, DataError, values};
 
 /// A rendered conversation.
 #[derive(Debug)]
@@ -84,7 +84,7 @@ impl Renderer<'_> {
         marks: Marks,
         prompt: bool,
     ) -> Result<Layout, DataError> {
-        let tools = conversation.tools.as_ref().map(json::rendered);
+        let tools = conversation.tools.as_ref().map(values::to_template);
         let plain: Vec<Value> = conversation
             .turns
             .iter()
@@ -138,7 +138,7 @@ impl Renderer<'_> {
             .iter()
             .map(|turn| object(&turn.message, &[]))
             .collect();
-        let tools = conversation.tools.as_ref().map(json::rendered);
+        let tools = conversation.tools.as_ref().map(values::to_template);
         self.template
             .render_values(Value::from(messages), tools.as_ref(), prompt, None)
     }
@@ -214,7 +214,7 @@ impl Renderer<'_> {
                     name.push(mark(Place::Call));
                 }
             }
-            changed.push(("tool_calls", json::rendered(&calls)));
+            changed.push(("tool_calls", values::to_template(&calls)));
         }
         object(&turn.message, &changed)
     }
@@ -439,7 +439,7 @@ fn object(message: &serde_json::Map<String, Json>, changed: &[(&str, Value)]) ->
         let value = match (other, value) {
             (Some((_, value)), _) => value.clone(),
             (None, Json::String(text)) => Value::from(text.as_str()),
-            (None, value) => json::rendered(value),
+            (None, value) => values::to_template(value),
         };
         (key.as_str(), value)
     }))

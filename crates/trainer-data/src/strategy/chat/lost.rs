@@ -21,6 +21,9 @@ use crate::source::Row;
 /// Names under which some data sets give reasoning.
 const REASONING: [&str; 3] = ["reasoning_content", "reasoning", "thinking"];
 
+/// Names under which some messages bring tools of their own.
+const TOOLS: [&str; 2] = ["tools", "functions"];
+
 /// A piece of a conversation that is not printed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Lost {
@@ -134,8 +137,8 @@ fn pieces(renderer: &Renderer<'_>, conversation: &Conversation, seen: &[Seen]) -
     out
 }
 
-/// Properties of a message that the configuration names, and reasoning that the
-/// template does not ask for.
+/// Properties of a message that the configuration names, tools of its own, and
+/// reasoning that the template does not ask for.
 fn properties<'a>(renderer: &'a Renderer<'_>, turn: &'a Turn) -> impl Iterator<Item = &'a str> {
     const KNOWN: [&str; 3] = ["role", "content", "tool_calls"];
     let fields = renderer.fields;
@@ -147,7 +150,7 @@ fn properties<'a>(renderer: &'a Renderer<'_>, turn: &'a Turn) -> impl Iterator<I
     let reasoning = reasoning
         .filter(move |name| unasked && (*name == key || !fields.properties.contains_key(*name)));
     let mut names: Vec<&str> = Vec::new();
-    for name in named.chain(reasoning) {
+    for name in named.chain(TOOLS).chain(reasoning) {
         if !names.contains(&name) && turn.message.get(name).is_some_and(|value| !is_empty(value)) {
             names.push(name);
         }
@@ -344,10 +347,14 @@ pub(super) fn judge(
         true => String::new(),
         false => format!(" (nor {})", places(&context)),
     };
+    let own = match renderer.template.is_of_tokenizer() {
+        true => "",
+        false => ", such as that of the model (`chat_template: tokenizer_default`)",
+    };
     Err(row_error(
         row,
         format!(
-            "chat template {template} does not print {}, which is of a trained turn{further}; the turn would be learnt without it: use a template that prints it, such as the model's own (`chat_template: tokenizer_default`), leave the turn untrained, or take it out of the data",
+            "chat template {template} does not print {}, which is trained{further}: the model would learn the turn without it; use a template that prints it{own}, leave the role out of `roles_to_train`, or take the row out",
             places(&trained)
         ),
     ))

@@ -82,8 +82,8 @@ impl<'a> Chat<'a> {
         conversation: &Conversation,
         notes: &mut Vec<Note>,
     ) -> Result<Vec<Sample>, DataError> {
-        let (layout, found) = self.chats.layout(row, conversation, false)?;
-        notes.extend(found);
+        let layout = self.chats.layout(row, conversation, false)?;
+        notes.extend(self.chats.judge(row, conversation, &layout)?);
         if !layout.spans.iter().any(|span| span.lost_thinking) {
             return Ok(vec![self.sample(row, conversation, &layout)?]);
         }
@@ -98,7 +98,7 @@ impl<'a> Chat<'a> {
             for earlier in &mut part.turns[..turn] {
                 earlier.trained = false;
             }
-            let (layout, _) = self.chats.layout(row, &part, false)?;
+            let layout = self.chats.layout(row, &part, false)?;
             if layout.spans[turn].lost_thinking {
                 return Err(row_error(
                     row,

@@ -19,7 +19,7 @@ impl Chat<'_> {
         for turn in &mut conversation.turns {
             turn.trained = true;
         }
-        let (layout, _) = self.chats.layout(row, &conversation, false)?;
+        let layout = self.chats.layout(row, &conversation, false)?;
         let encoded = self.tokenizer.encode_cut(&layout.text, &layout.cuts)?;
         let mut roles = vec![None; encoded.ids.len()];
         for (turn, span) in conversation.turns.iter().zip(&layout.spans) {

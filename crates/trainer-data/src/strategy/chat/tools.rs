@@ -2,9 +2,9 @@
 
 use serde_json::{Map, Value};
 
-use super::conversation::{bad_json, row_error, without_nulls};
+use super::conversation::{bad_json, container, row_error};
 use crate::source::Row;
-use crate::{DataError, json};
+use crate::{DataError, values};
 
 const EXPECTED: &str = "a list of tools";
 
@@ -36,9 +36,9 @@ const LISTS: [&str; 2] = ["required", "enum"];
 /// list too.
 pub(super) fn tools(row: &Row, column: &str, value: &Value) -> Result<Option<Value>, DataError> {
     let list = match value {
-        Value::Array(_) => without_nulls(value),
+        Value::Array(_) => value.clone(),
         Value::String(text) if text.trim().is_empty() => return Ok(None),
-        Value::String(text) => json::parse(text)
+        Value::String(text) => values::parse(text)
             .map_err(|error| bad_json(row, column, EXPECTED, value, Some(&error)))?,
         other => return Err(row.wrong_type(column, EXPECTED, other)),
     };
@@ -86,7 +86,7 @@ fn parse(row: &Row, place: &str, value: &mut Value) -> Result<(), DataError> {
     let Value::String(text) = &*value else {
         return Ok(());
     };
-    let parsed = json::parse(text).map_err(|error| {
+    let parsed = values::parse(text).map_err(|error| {
         row_error(
             row,
             format!(
@@ -104,7 +104,7 @@ fn parse(row: &Row, place: &str, value: &mut Value) -> Result<(), DataError> {
 /// Text that is the JSON of an object or a list becomes one; other text is left.
 fn loosely(value: &mut Value) {
     if let Value::String(text) = &*value
-        && let Some(parsed) = json::container(text)
+        && let Some(parsed) = container(text)
     {
         *value = parsed;
     }
@@ -134,7 +134,7 @@ fn schema(object: &mut Map<String, Value>) {
 
 fn loosely_once(value: &mut Value) {
     if let Value::String(text) = &*value
-        && let Some(parsed) = json::container(text)
+        && let Some(parsed) = container(text)
     {
         *value = parsed;
     }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use serde_json::{Map, Value};
 
 use super::calls;
-use super::conversation::{Turn, row_error, without_nulls};
+use super::conversation::{Turn, row_error};
 use super::fields::Fields;
 use super::parts::{self, Text, detail, untrained};
 use super::thinking;
@@ -41,19 +41,16 @@ impl Said {
 }
 
 impl Fields {
-    /// `from_text` says whether the message stood in JSON text, whose nulls were
-    /// written.
     pub(super) fn turn(
         &self,
         row: &Row,
         place: String,
         message: &Value,
-        from_text: bool,
     ) -> Result<Turn, DataError> {
         let Value::Object(message) = message else {
             return Err(row.wrong_type(place, "an object with a role and a content", message));
         };
-        let mut out = self.named(message, from_text);
+        let mut out = self.named(message);
         let Role { name: role, said } = self.role(row, &place, &mut out, message)?;
         if matches!(said, Said::Calls(_)) {
             self.take_calls(row, &place, &mut out)?;
@@ -227,18 +224,14 @@ impl Fields {
         Ok(())
     }
 
-    /// The properties of a message under the names that templates use, without
-    /// nulls and without what only says what is trained.
-    fn named(&self, message: &Map<String, Value>, from_text: bool) -> Map<String, Value> {
-        let cleaned = |value: &Value| match from_text {
-            true => value.clone(),
-            false => without_nulls(value),
-        };
+    /// The properties of a message under the names that templates use, without those
+    /// that are null and without what only says what is trained.
+    fn named(&self, message: &Map<String, Value>) -> Map<String, Value> {
         let mut out = Map::new();
         for (property, name) in &self.properties {
             let name = self.name_in(message, property, name);
             if let Some(value) = message.get(name).filter(|value| !value.is_null()) {
-                out.insert(property.clone(), cleaned(value));
+                out.insert(property.clone(), value.clone());
             }
         }
         for (name, value) in message {
@@ -255,7 +248,7 @@ impl Fields {
                 name
             };
             if !mapped && !training && !value.is_null() && !out.contains_key(key) {
-                out.insert(key.clone(), cleaned(value));
+                out.insert(key.clone(), value.clone());
             }
         }
         out
