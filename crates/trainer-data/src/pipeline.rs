@@ -498,22 +498,6 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
         if self.account.kept.samples == 0 && !expected {
             return Err(all_dropped::<K>(self.task, &self.account, self.longest));
         }
-<<<<<<< HEAD
-        let advice = dropped.keys().map(|reason| match reason {
-            DropReason::TooLong if !K::cuts(self.task) => format!(
-                "the longest has {} tokens: raise `sequence_len` (now {limit}), or set `excess_length_strategy: truncate`",
-                self.longest
-            ),
-            DropReason::TooShort => format!(
-                "rows may be as short as `min_sample_len` (now {}): lower it",
-                config.min_sample_len
-            ),
-            DropReason::TooLong | DropReason::NothingToTrain | DropReason::Empty => {
-                K::advice(self.task, *reason)
-            }
-            DropReason::Duplicate | DropReason::InTraining => {
-                "take other rows, or write `dataset_exact_deduplication: false`".to_owned()
-=======
         let counts = dropped.iter().filter(|(reason, _)| reason.is_untrained());
         let untrained: usize = counts.clone().map(|(_, count)| count.samples).sum();
         let most = counts.max_by_key(|(_, count)| count.samples);
@@ -527,7 +511,6 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
                     text: self.task.tokenizer.decode(&ids, false)?.into(),
                     advice: advice::<K>(self.task, *reason, &self.account, self.longest).into(),
                 })
->>>>>>> h-chat
             }
             _ => Ok(self.account),
         }
@@ -573,7 +556,7 @@ fn advice<K: Kind>(
     };
     let truncates = config.excess_length_strategy == ExcessLength::Truncate;
     match reason {
-        DropReason::TooLong if truncates => format!(
+        DropReason::TooLong if K::cuts(task) => format!(
             "the longest has {longest} tokens, and the cut at `{key}` (now {limit}) leaves no room for an answer: raise it"
         ),
         DropReason::TooLong => format!(

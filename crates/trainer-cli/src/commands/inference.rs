@@ -111,7 +111,7 @@ fn asked(
     rows: Vec<Row>,
 ) -> Result<Vec<(Map<String, Value>, Prompt)>, Failure> {
     let ask = |row: Row| {
-        let columns = row.columns.clone();
+        let columns = row.columns.clone().into_map();
         Ok((columns, Prompt::Ids(writer.encode(&Prompt::Row(row))?)))
     };
     rows.into_iter().map(ask).collect()

@@ -59,26 +59,12 @@ fn judged<K: Kind>(
 }
 
 fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
-<<<<<<< HEAD
-    match reason {
-        DropReason::Empty => "prompts and answers have to hold text".to_owned(),
-        DropReason::TooLong => format!(
-            "their prompts alone fill `sequence_len` (now {}), so that a cut leaves no answer: raise it, or shorten the prompts",
-            task.limit
-        ),
-        _ => format!(
-            "what `sequence_len` (now {}) leaves of them teaches nothing: raise it",
-            task.limit
-        ),
-    }
-=======
     let advice = match (reason, task.purpose) {
         (DropReason::Empty, _) => "prompts and answers have to hold text",
         (_, PreferenceObjective::ProcessRewardModel) => "`labels` has to hold a verdict",
         _ => "answers have to hold text",
     };
     advice.to_owned()
->>>>>>> h-chat
 }
 
 impl Kind for PreferencePair {
@@ -300,15 +286,9 @@ impl Kind for StepSample {
     }
 
     fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
-        let longest = task.dataset.max_completion_length;
-        match (reason, longest) {
+        match (reason, task.dataset.max_completion_length) {
             (DropReason::NothingToTrain, Some(longest)) => format!(
-                "no judged step is left of them within `sequence_len` (now {}) and `max_completion_length` (now {longest}): raise these; rows without steps teach nothing",
-                task.limit
-            ),
-            (DropReason::NothingToTrain, None) => format!(
-                "no judged step is left of them within `sequence_len` (now {}): raise it; rows without steps teach nothing",
-                task.limit
+                "`labels` has to hold a verdict, on a step within `max_completion_length` (now {longest})"
             ),
             _ => advice(task, reason),
         }

@@ -8,7 +8,7 @@ use trainer_config::{Config, Dataset};
 
 use crate::source::Row;
 use crate::strategy::chat::{Conversation, Fields, Turn};
-use crate::{DataError, json};
+use crate::{DataError, values};
 
 /// What the column of an answer has to be.
 pub(super) const ANSWER: &str = "a list of messages that ends with the answer";
@@ -132,7 +132,8 @@ impl Messages {
     /// Whether a text is the JSON of a list of messages.
     fn is_written(&self, text: &str) -> bool {
         let [role, _] = &self.names;
-        let list = json::container(text);
+        let list = text.trim_start().starts_with('[');
+        let list = list.then(|| values::parse(text).ok()).flatten();
         let list = list.as_ref().and_then(Value::as_array);
         list.is_some_and(|list| {
             !list.is_empty() && list.iter().all(|message| message.get(role).is_some())

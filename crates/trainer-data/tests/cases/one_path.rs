@@ -411,7 +411,9 @@ fn every_objective_and_inference_see_the_same_conversation() {
                         unit: "line",
                         number: 1,
                     },
-                    columns: serde_json::from_str(&row).unwrap(),
+                    columns: serde_json::from_str::<Map<String, Value>>(&row)
+                        .unwrap()
+                        .into(),
                 };
                 let prompts = ChatPrompts::new(&config, &tokenizer).unwrap();
                 let mut asked = prompts.encode_row(&row).unwrap().ids;

@@ -34,7 +34,7 @@ fn rows(path: &Path) -> Vec<(String, Value)> {
         .map(|row| {
             let row = row.unwrap();
             let at = row.at.to_string().replace(&folder, "");
-            (at, Value::Object(row.columns))
+            (at, Value::Object(row.columns.into_map()))
         })
         .collect()
 }

@@ -33,7 +33,7 @@ fn rows(lab: &Lab, dataset: Dataset) -> Vec<(String, Value)> {
             let row = row.unwrap();
             (
                 row.at.to_string().replace(&folder, ""),
-                Value::Object(row.columns),
+                Value::Object(row.columns.into_map()),
             )
         })
         .collect()

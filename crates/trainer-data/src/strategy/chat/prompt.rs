@@ -13,7 +13,7 @@ use super::fields::Fields;
 use crate::ledger::Note;
 use crate::preference::{PreferenceObjective, begin};
 use crate::source::Row;
-use crate::{DataError, Place, Tokenizer, json};
+use crate::{DataError, Place, Tokenizer, values};
 
 /// Column of a prompt that is no list of messages in a column of its own.
 const PROMPT: &str = "prompt";
@@ -97,7 +97,7 @@ impl<'a> ChatPrompts<'a> {
                 unit: "message",
                 number: messages.len(),
             },
-            columns: Map::new(),
+            columns: Map::new().into(),
         };
         let turns = messages.iter().enumerate().map(|(index, message)| {
             self.usual
@@ -146,7 +146,8 @@ impl<'a> ChatPrompts<'a> {
         let list = match value {
             Value::Array(list) => Some(list),
             Value::String(text) => {
-                parsed = json::container(text);
+                let list = text.trim_start().starts_with('[');
+                parsed = list.then(|| values::parse(text).ok()).flatten();
                 parsed.as_ref().and_then(Value::as_array)
             }
             _ => None,
