@@ -53,7 +53,7 @@ pub use error::{DataError, Place};
 pub use export::export_jsonl;
 pub use ledger::{Count, DatasetLedger, DropReason, Ledger, SkipReason, SplitCount, Totals};
 pub use preference::{PreferenceObjective, PreparedPreferences, prepare_preferences};
-pub use prepare::{Prepared, prepare};
+pub use prepare::{BuildStrategy, Prepared, prepare, prepare_with};
 pub use saved::save_to_disk;
 pub use strategy::ChatPrompts;
 pub use template::ChatTemplate;

@@ -11,6 +11,8 @@ mod chat;
 mod chat_messages;
 #[path = "cases/chat_rules.rs"]
 mod chat_rules;
+#[path = "cases/columnar.rs"]
+mod columnar;
 #[path = "cases/conversations.rs"]
 mod conversations;
 #[path = "cases/errors.rs"]
@@ -19,6 +21,8 @@ mod errors;
 mod hostile;
 #[path = "cases/masks.rs"]
 mod masks;
+#[path = "cases/parquet_files.rs"]
+mod parquet_files;
 #[path = "cases/pipeline.rs"]
 mod pipeline;
 #[path = "cases/preference_rules.rs"]
@@ -33,6 +37,8 @@ mod prompts;
 mod recorded;
 #[path = "cases/resume.rs"]
 mod resume;
+#[path = "cases/row_rules.rs"]
+mod row_rules;
 #[path = "cases/saved.rs"]
 mod saved;
 #[path = "cases/selection.rs"]
@@ -45,6 +51,8 @@ mod strategies;
 mod stream;
 #[path = "cases/support.rs"]
 mod support;
+#[path = "cases/tables.rs"]
+mod tables;
 #[path = "cases/templates.rs"]
 mod templates;
 #[path = "cases/tokenizers.rs"]

@@ -25,7 +25,7 @@ use crate::{ChatTemplate, DataError, Tokenizer, source};
 
 /// Version of the code that makes samples of rows. Raised with every change
 /// that makes other samples of the same input; a release has one of its own anyway.
-const ENGINE: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+const ENGINE: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
 
 /// Keys that do not change a token, a label or the order of the samples.
 const NO_INFLUENCE: &[&str] = &[
