@@ -9,12 +9,12 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
-use minijinja::value::ValueKind;
+use minijinja::value::{Object, ObjectRepr, ValueKind};
 use minijinja::{Error, ErrorKind};
+use serde::Deserialize;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde::ser::{SerializeMap, SerializeSeq};
-use serde::{Serialize, Serializer};
 use serde_json::{Map, Number, Value};
 
 const INTEGER: &str = "\u{10FFFE}integer";
@@ -43,7 +43,11 @@ pub(crate) fn special(value: &Value) -> Option<Special<'_>> {
 }
 
 fn marked(key: &str, text: impl Into<String>) -> Value {
-    Value::Object([(key.to_owned(), Value::from(text.into()))].into_iter().collect())
+    Value::Object(
+        [(key.to_owned(), Value::from(text.into()))]
+            .into_iter()
+            .collect(),
+    )
 }
 
 /// A value that has no meaning as JSON; `what` stands after "not" in messages.
@@ -104,7 +108,8 @@ fn mark_integers(text: &str) -> Cow<'_, str> {
             }
             b'-' | b'0'..=b'9' => {
                 let start = at;
-                let part = |byte: &u8| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
+                let part =
+                    |byte: &u8| matches!(byte, b'0'..=b'9' | b'.' | b'e' | b'E' | b'+' | b'-');
                 at += 1 + bytes[at + 1..].iter().take_while(|byte| part(byte)).count();
                 let number = &text[start..at];
                 if is_large(number) {
@@ -147,13 +152,13 @@ pub(crate) fn to_template(value: &Value) -> minijinja::Value {
         Value::String(text) => Seen::from(text.as_str()),
         Value::Array(values) => values.iter().map(to_template).collect(),
         Value::Object(object) => match special(value) {
-            Some(Special::Integer(digits)) => match (digits.parse::<i128>(), digits.parse::<u128>()) {
-                (Ok(number), _) => Seen::from(number),
-                (_, Ok(number)) => Seen::from(number),
-                _ => refused(format!(
-                    "the data holds the integer {digits}, and templates know none beyond 128 bits; give it as text"
-                )),
-            },
+            Some(Special::Integer(digits)) => {
+                match (digits.parse::<i128>(), digits.parse::<u128>()) {
+                    (Ok(number), _) => Seen::from(number),
+                    (_, Ok(number)) => Seen::from(number),
+                    _ => Seen::from_object(Long(digits.to_owned())),
+                }
+            }
             Some(Special::Unreadable(what)) => refused(format!(
                 "the template prints {what}, which has no meaning as text; take it out of the data, or give it as text"
             )),
@@ -178,15 +183,14 @@ pub(crate) fn from_template(value: &minijinja::Value) -> Result<Value, Error> {
     Ok(match value.kind() {
         ValueKind::Undefined | ValueKind::None => Value::Null,
         ValueKind::Bool => Value::Bool(value.is_true()),
-        ValueKind::Number if value.is_integer() => match (
-            i64::try_from(value.clone()),
-            u64::try_from(value.clone()),
-        ) {
-            (Ok(number), _) => Value::from(number),
-            (_, Ok(number)) => Value::from(number),
-            _ => marked(INTEGER, value.to_string()),
-        },
-        ValueKind::Seq => {
+        ValueKind::Number if value.is_integer() => {
+            match (i64::try_from(value.clone()), u64::try_from(value.clone())) {
+                (Ok(number), _) => Value::from(number),
+                (_, Ok(number)) => Value::from(number),
+                _ => marked(INTEGER, value.to_string()),
+            }
+        }
+        ValueKind::Seq | ValueKind::Iterable => {
             let values = value.try_iter()?.map(|value| from_template(&value));
             Value::Array(values.collect::<Result<_, _>>()?)
         }
@@ -201,42 +205,29 @@ pub(crate) fn from_template(value: &minijinja::Value) -> Result<Value, Error> {
             }
             Value::Object(object)
         }
-        _ => {
-            use serde::Deserialize;
-            Value::deserialize(value.clone())?
-        }
+        ValueKind::Plain => match value.downcast_object_ref::<Long>() {
+            Some(Long(digits)) => marked(INTEGER, digits),
+            None => plain(value)?,
+        },
+        _ => plain(value)?,
     })
 }
 
-/// A value as JSON text has it: integers beyond 64 bits are numbers.
-pub(crate) struct AsJson<'a>(pub(crate) &'a Value);
+fn plain(value: &minijinja::Value) -> Result<Value, Error> {
+    Value::deserialize(value.clone())
+}
 
-impl Serialize for AsJson<'_> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match (special(self.0), self.0) {
-            (Some(Special::Integer(digits)), _) => {
-                match (digits.parse::<i128>(), digits.parse::<u128>()) {
-                    (Ok(number), _) => serializer.serialize_i128(number),
-                    (_, Ok(number)) => serializer.serialize_u128(number),
-                    _ => serializer.serialize_str(digits),
-                }
-            }
-            (_, Value::Array(values)) => {
-                let mut list = serializer.serialize_seq(Some(values.len()))?;
-                for value in values {
-                    list.serialize_element(&AsJson(value))?;
-                }
-                list.end()
-            }
-            (_, Value::Object(object)) => {
-                let mut map = serializer.serialize_map(Some(object.len()))?;
-                for (key, value) in object {
-                    map.serialize_entry(key, &AsJson(value))?;
-                }
-                map.end()
-            }
-            (_, other) => other.serialize(serializer),
-        }
+/// An integer beyond 128 bits, of which templates know the digits alone.
+#[derive(Debug)]
+struct Long(String);
+
+impl Object for Long {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 
@@ -325,6 +316,7 @@ mod tests {
             ("-9223372036854775809", true),
             ("40302010908070605040302", true),
             ("340282366920938463463374607431768211455", true),
+            ("-999999999999999999999999999999999999999999999999999", true),
         ] {
             let nested = format!("{{\"a\": [\"x \\\" 1\", {{\"b\": {text}}}]}}");
             let value = parse(&nested).unwrap();
@@ -332,8 +324,8 @@ mod tests {
             let seen = to_template(&value);
             let again = from_template(&seen).unwrap();
             assert_eq!(again, value, "{text}");
-            let json = serde_json::to_string(&AsJson(&again)).unwrap();
-            assert_eq!(json, nested.replace(": ", ":").replace(", ", ","), "{text}");
+            let digits = seen.get_attr("a").unwrap().get_item_by_index(1).unwrap();
+            assert_eq!(digits.get_attr("b").unwrap().to_string(), text);
         }
     }
 
@@ -350,7 +342,12 @@ mod tests {
             let expected: Value = serde_json::from_str(text).unwrap();
             assert_eq!(parse(text).unwrap(), expected, "{text}");
         }
-        for text in ["00000000000000000000001", "4030201090807060504030a", "-", "[40302010908070605040302"] {
+        for text in [
+            "00000000000000000000001",
+            "4030201090807060504030a",
+            "-",
+            "[40302010908070605040302",
+        ] {
             let expected = serde_json::from_str::<Value>(text).unwrap_err().to_string();
             assert_eq!(parse(text).unwrap_err().to_string(), expected, "{text}");
         }
@@ -359,14 +356,25 @@ mod tests {
     #[test]
     fn templates_refuse_what_cannot_be_read() {
         let mut environment = minijinja::Environment::new();
-        environment.add_template("t", "{{ name }}{% if show %}{{ photo }}{% endif %}").unwrap();
+        environment
+            .add_template("t", "{{ name }}{% if show %}{{ photo }}{% endif %}")
+            .unwrap();
         let render = |show: bool| {
-            let context = serde_json::json!({"name": "n", "show": show, "photo": unreadable("binary data")});
-            environment.get_template("t").unwrap().render(to_template(&context))
+            let context =
+                serde_json::json!({"name": "n", "show": show, "photo": unreadable("binary data")});
+            environment
+                .get_template("t")
+                .unwrap()
+                .render(to_template(&context))
         };
         assert_eq!(render(false).unwrap(), "n");
         let error = render(true).unwrap_err();
-        assert!(error.to_string().contains("the template prints binary data"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("the template prints binary data"),
+            "{error}"
+        );
     }
 
     proptest! {

@@ -249,7 +249,7 @@ pub(crate) fn write_parquet(path: &Path, rows: &[Value], written: &Written<'_>) 
             }
         }
         let mut group = writer.next_row_group().unwrap();
-        let mut index = 0;
+        let mut index = 0_usize;
         while let Some(mut column) = group.next_column().unwrap() {
             match index.checked_sub(first) {
                 None => write_others(index, rows.len(), &mut column),
