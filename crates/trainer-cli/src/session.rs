@@ -10,7 +10,7 @@ use trainer_config::{Config, Dataset, Layers, Loaded, PromptStrategy, Rl, Specia
 use trainer_core::{Adapter, AnyModel, TrainerTokenizer, backend, quantization, unfreeze};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
 use trainer_data::{
-    CacheOutcome, ChatPrompts, ChatTemplate, DataError, PreferenceObjective, PreparedData,
+    CacheOutcome, ChatPrompts, ChatTemplate, DataError, Ledger, PreferenceObjective, PreparedData,
     PreparedPreferences, Tokenizer,
 };
 use trainer_model::{
@@ -44,7 +44,8 @@ pub(crate) fn load_tokenizer(config: &Config) -> Result<Tokenizer, Failure> {
     let mut tokenizer = Tokenizer::from_config(config)?;
     if config.chat_template.is_some() {
         let template = ChatTemplate::resolve(config, None, &tokenizer)?;
-        if tokenizer.chat_template() != Some(template.source()) {
+        // Those of the tokenizer stay what they are, under their names.
+        if !template.is_of_tokenizer() && tokenizer.chat_template() != Some(template.source()) {
             tokenizer.set_chat_template(template.source());
         }
     }
@@ -58,7 +59,15 @@ pub(crate) fn load_samples(
 ) -> Result<(PreparedData, CacheOutcome), Failure> {
     let (prepared, outcome) = trainer_data::prepare_cached(config, tokenizer)?;
     say_damaged(&outcome);
+    say_warnings(&prepared.ledger);
     Ok((prepared, outcome))
+}
+
+/// What the preparation found that is no error; prepared data keeps it.
+fn say_warnings(ledger: &Ledger) {
+    for warning in ledger.warnings() {
+        eprintln!("warning: {warning}");
+    }
 }
 
 fn say_damaged(outcome: &CacheOutcome) {
@@ -85,6 +94,7 @@ pub(crate) fn load_preferences(
     let (prepared, outcome) =
         trainer_data::prepare_preferences_cached(config, tokenizer, objective)?;
     say_damaged(&outcome);
+    say_warnings(&prepared.ledger);
     Ok((prepared, outcome))
 }
 

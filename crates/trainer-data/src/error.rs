@@ -345,6 +345,14 @@ pub enum DataError {
         /// The tokenizer folder.
         path: PathBuf,
     },
+    /// A tokenizer with chat templates of which none is for chats in general.
+    #[error("the tokenizer in {} has the chat templates {names}, but none named `default` (or `tool_use`, for rows with tools); set `chat_template` to the name of a bundled one, or give one as `chat_template_jinja`", path.display())]
+    NoDefaultTemplate {
+        /// The tokenizer folder.
+        path: PathBuf,
+        /// Names of its templates.
+        names: String,
+    },
     /// A name of a chat template that is not known.
     #[error(
         "chat template `{name}` is not bundled; choose tokenizer_default, one of {}, or give the template as `chat_template_jinja`",

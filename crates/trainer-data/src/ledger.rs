@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::DataError;
 use crate::cache::atomic::write_atomically;
+use crate::{DataError, Place};
 
 /// Name of the file that the account is saved under.
 pub(crate) const LEDGER_FILE: &str = "data_ledger.json";
@@ -114,6 +114,36 @@ pub struct SplitCount {
     pub samples: usize,
 }
 
+/// Something about a row that is no error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// What it is and what to do, the same text for all rows.
+    pub message: String,
+    /// Where in the row: `messages[2].tool_calls`.
+    pub place: String,
+}
+
+impl Note {
+    /// A remark on a place of a row.
+    pub(crate) fn new(message: impl Into<String>, place: &str) -> Self {
+        Self {
+            message: message.into(),
+            place: place.to_owned(),
+        }
+    }
+}
+
+/// Something that is no error, and the rows that it is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// What it is and what to do.
+    pub message: String,
+    /// Number of rows.
+    pub rows: usize,
+    /// The first of them, and where in it.
+    pub first: String,
+}
+
 /// The account of one data set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatasetLedger {
@@ -152,12 +182,35 @@ pub struct DatasetLedger {
     /// ends itself.
     #[serde(default)]
     pub unended: usize,
+    /// What is to be said about rows, in the order in which it was found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 impl DatasetLedger {
     /// Counts a row as left out.
     pub fn skip(&mut self, reason: SkipReason) {
         *self.skipped.entry(reason).or_default() += 1;
+    }
+
+    /// Enters what is to be said about a row: each message counts it once.
+    pub(crate) fn note(&mut self, at: &Place, notes: Vec<Note>) {
+        let mut said: Vec<String> = Vec::new();
+        for Note { message, place } in notes {
+            if said.contains(&message) {
+                continue;
+            }
+            said.push(message.clone());
+            let known = self.warnings.iter_mut();
+            match known.into_iter().find(|known| known.message == message) {
+                Some(known) => known.rows += 1,
+                None => self.warnings.push(Warning {
+                    message,
+                    rows: 1,
+                    first: format!("{at}, `{place}`"),
+                }),
+            }
+        }
     }
 
     /// Counts a sample that was kept as dropped after all.
@@ -204,7 +257,27 @@ pub struct Ledger {
     pub eval_in_train: usize,
 }
 
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            message,
+            rows,
+            first,
+        } = self;
+        let rows = match rows {
+            1 => "1 row".to_owned(),
+            rows => format!("{rows} rows, the first"),
+        };
+        write!(f, "{message} ({rows}: {first})")
+    }
+}
+
 impl Ledger {
+    /// What is to be said about the rows of all data sets.
+    pub fn warnings(&self) -> impl Iterator<Item = &Warning> {
+        self.datasets.iter().flat_map(|set| &set.warnings)
+    }
+
     /// Saves the account as `data_ledger.json` in a folder, which is made if it
     /// is not there. The file is the old one or the complete new one.
     ///

@@ -51,7 +51,9 @@ pub use cache::{
 };
 pub use error::{DataError, Place};
 pub use export::export_jsonl;
-pub use ledger::{Count, DatasetLedger, DropReason, Ledger, SkipReason, SplitCount, Totals};
+pub use ledger::{
+    Count, DatasetLedger, DropReason, Ledger, Note, SkipReason, SplitCount, Totals, Warning,
+};
 pub use preference::{PreferenceObjective, PreparedPreferences, prepare_preferences};
 pub use prepare::{BuildStrategy, Prepared, prepare, prepare_with};
 pub use saved::save_to_disk;

@@ -112,7 +112,9 @@ impl Order {
         {
             held.insert(self.row(*index));
         }
-        let (eval, rest) = train.iter().partition(|index| held.contains(&self.row(**index)));
+        let (eval, rest) = train
+            .iter()
+            .partition(|index| held.contains(&self.row(**index)));
         *train = rest;
         eval
     }

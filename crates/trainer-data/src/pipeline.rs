@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use seqprep::{LengthOutcome, SeedStream};
 use trainer_config::{Config, Dataset, ExcessLength};
 
-use crate::ledger::{DatasetLedger, DropReason, Ledger, SkipReason};
+use crate::ledger::{DatasetLedger, DropReason, Ledger, Note, SkipReason};
 use crate::order::{Entry, Order};
 use crate::prepare::Plan;
 use crate::source::{self, Record, Row, Selection};
@@ -52,8 +52,22 @@ pub(crate) struct Size {
     pub(crate) trained: usize,
 }
 
-/// Samples that a row gave, each with the number of tokens that are cut already.
-pub(crate) type Read<K> = Vec<(K, usize)>;
+/// What a row gave.
+pub(crate) struct Read<K> {
+    /// Samples, each with the number of tokens that are cut already.
+    pub(crate) samples: Vec<(K, usize)>,
+    /// What is to be said about the row.
+    pub(crate) notes: Vec<Note>,
+}
+
+impl<K> From<Vec<(K, usize)>> for Read<K> {
+    fn from(samples: Vec<(K, usize)>) -> Self {
+        Self {
+            samples,
+            notes: Vec::new(),
+        }
+    }
+}
 
 /// What samples are for.
 pub(crate) trait Purpose: Copy + Send + Sync {
@@ -245,6 +259,7 @@ struct Seen {
 struct Tokenized<K> {
     at: Place,
     samples: Vec<(K, usize, u128)>,
+    notes: Vec<Note>,
     copies: u32,
 }
 
@@ -354,11 +369,11 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
                 let hash = if hashed { hash(&sample) } else { 0 };
                 (sample, cut, hash)
             };
-            let read = row.checked(K::read(reader, &row))?;
-            let samples = read.into_iter().map(hash).collect();
+            let Read { samples, notes } = row.checked(K::read(reader, &row))?;
             Ok(Tokenized {
                 at: row.at,
-                samples,
+                samples: samples.into_iter().map(hash).collect(),
+                notes,
                 copies,
             })
         };
@@ -394,6 +409,7 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
 
     fn row(&mut self, row: Tokenized<K>) -> Result<(), DataError> {
         self.account.rows += 1;
+        self.account.note(&row.at, row.notes);
         match row.samples.len() {
             0 => {
                 self.account.made.add(0);

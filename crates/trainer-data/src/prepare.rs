@@ -10,7 +10,7 @@ use trainer_config::{Config, Dataset, ExcessLength, PromptStrategy};
 use crate::ledger::{DropReason, Ledger};
 use crate::pipeline::{self, Hasher, Kind, Purpose, Read, Size, Task, by_length};
 use crate::source::Row;
-use crate::strategy::Strategy;
+use crate::strategy::{Made, Strategy};
 use crate::{DataError, Place, Tokenizer, strategy};
 
 /// The samples of a run.
@@ -134,8 +134,11 @@ impl Kind for Sample {
     }
 
     fn read(reader: &Self::Reader<'_>, row: &Row) -> Result<Read<Self>, DataError> {
-        let samples = reader.samples(row)?;
-        Ok(samples.into_iter().map(|sample| (sample, 0)).collect())
+        let Made { samples, notes } = reader.made(row)?;
+        Ok(Read {
+            samples: samples.into_iter().map(|sample| (sample, 0)).collect(),
+            notes,
+        })
     }
 
     fn size(&self) -> Size {

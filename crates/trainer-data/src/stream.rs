@@ -34,7 +34,7 @@ use trainer_config::{
     Config, Dataset, PackingStrategy, PretrainingDataset, PretrainingType, PromptStrategy,
 };
 
-use crate::ledger::{DatasetLedger, Ledger, Totals};
+use crate::ledger::{DatasetLedger, Ledger, Totals, Warning};
 use crate::prepare::in_pool;
 use crate::source::{Mark, Survey};
 use crate::{DataError, Fingerprint, Tokenizer};
@@ -297,6 +297,11 @@ impl SampleStream {
     #[must_use]
     pub fn modified(&self) -> &[PathBuf] {
         &self.modified
+    }
+
+    /// What is to be said about the rows read up to the end of the present block.
+    pub fn warnings(&self) -> impl Iterator<Item = &Warning> {
+        self.ledger.iter().flat_map(|set| &set.warnings)
     }
 
     /// The account of everything read up to the end of the present block.

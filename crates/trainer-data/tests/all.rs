@@ -7,12 +7,18 @@ mod bundled;
 mod cache;
 #[path = "cases/chat.rs"]
 mod chat;
+#[path = "cases/chat_lost.rs"]
+mod chat_lost;
 #[path = "cases/chat_messages.rs"]
 mod chat_messages;
+#[path = "cases/chat_roles.rs"]
+mod chat_roles;
 #[path = "cases/chat_rules.rs"]
 mod chat_rules;
 #[path = "cases/columnar.rs"]
 mod columnar;
+#[path = "cases/chat_values.rs"]
+mod chat_values;
 #[path = "cases/conversations.rs"]
 mod conversations;
 #[path = "cases/errors.rs"]
@@ -23,6 +29,8 @@ mod hostile;
 mod masks;
 #[path = "cases/parquet_files.rs"]
 mod parquet_files;
+#[path = "cases/named_templates.rs"]
+mod named_templates;
 #[path = "cases/pipeline.rs"]
 mod pipeline;
 #[path = "cases/preference_rules.rs"]

@@ -87,6 +87,9 @@ const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
 const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
 const ADD_SPACE: &str = "tokenizer.ggml.add_space_prefix";
 const TEMPLATE: &str = "tokenizer.chat_template";
+/// Names of the templates beside that; each stands under the key of [`TEMPLATE`], a
+/// dot and its name.
+const TEMPLATES: &str = "tokenizer.chat_templates";
 
 fn metadata(vocabulary: GgufVocabulary) -> Vec<(String, GgufValue)> {
     let llama = vocabulary.scores.is_some();
@@ -116,7 +119,16 @@ fn metadata(vocabulary: GgufVocabulary) -> Vec<(String, GgufValue)> {
     let present = entries
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), value?)));
-    present.collect()
+    let mut all: Vec<(String, GgufValue)> = present.collect();
+    if !vocabulary.named_templates.is_empty() {
+        let named = vocabulary.named_templates.iter();
+        let names = named.map(|(name, _)| name.clone()).collect();
+        all.push((TEMPLATES.to_owned(), GgufValue::Texts(names)));
+    }
+    for (name, template) in vocabulary.named_templates {
+        all.push((format!("{TEMPLATE}.{name}"), GgufValue::Text(template)));
+    }
+    all
 }
 
 fn vocabulary(metadata: &HashMap<String, GgufValue>) -> GgufVocabulary {
@@ -163,5 +175,16 @@ fn vocabulary(metadata: &HashMap<String, GgufValue>) -> GgufVocabulary {
         chat_template: text(TEMPLATE),
         model,
         pre,
+        named_templates: {
+            let mut named: Vec<(String, String)> = metadata
+                .iter()
+                .filter_map(|(key, value)| {
+                    let name = key.strip_prefix(TEMPLATE)?.strip_prefix('.')?;
+                    Some((name.to_owned(), value.text()?.to_owned()))
+                })
+                .collect();
+            named.sort_unstable();
+            named
+        },
     }
 }

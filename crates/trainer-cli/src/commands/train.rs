@@ -205,14 +205,24 @@ pub(crate) struct Data {
 /// A stream that the trainer opens, where a checkpoint says.
 type Opened = Rc<RefCell<Option<Rc<RefCell<SampleStream>>>>>;
 
-/// Rows of a stream, whose account is looked at when the run is over.
-struct Rows(Rc<RefCell<SampleStream>>);
+/// Rows of a stream, whose account is looked at when the run is over. Warnings are
+/// said when the first row of their kind is read.
+struct Rows {
+    stream: Rc<RefCell<SampleStream>>,
+    /// Warnings that were said.
+    said: usize,
+}
 
 impl Iterator for Rows {
     type Item = Result<Vec<Sample>, Box<dyn std::error::Error + Send + Sync>>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let row = self.0.borrow_mut().next()?;
+        let row = self.stream.borrow_mut().next()?;
+        let stream = self.stream.borrow();
+        for warning in stream.warnings().skip(self.said) {
+            eprintln!("warning: {warning}");
+        }
+        self.said = stream.warnings().count();
         Some(row.map_err(Into::into))
     }
 }
@@ -220,7 +230,7 @@ impl Iterator for Rows {
 impl RowStream for Rows {
     fn cursor(&self) -> Value {
         // A cursor is made of numbers and texts: there is nothing to fail.
-        serde_json::to_value(self.0.borrow().cursor()).unwrap_or_default()
+        serde_json::to_value(self.stream.borrow().cursor()).unwrap_or_default()
     }
 }
 
@@ -274,7 +284,7 @@ impl Data {
             }
             let stream = Rc::new(RefCell::new(stream));
             *place.borrow_mut() = Some(Rc::clone(&stream));
-            Ok(Box::new(Rows(stream)))
+            Ok(Box::new(Rows { stream, said: 0 }))
         });
         let mut data = Self {
             train: TrainData::Stream(open),

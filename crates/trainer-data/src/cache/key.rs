@@ -231,9 +231,12 @@ impl Fingerprint {
         }
         let mut files: Vec<(String, PathBuf)> = Vec::new();
         for (place, dataset) in entries(config) {
-            if let Ok(template) = ChatTemplate::resolve(config, Some(dataset), tokenizer) {
-                let hash = blake3::hash(template.source().as_bytes());
-                inputs.insert(format!("{place} chat template"), short(&hash));
+            if let Ok(templates) = ChatTemplate::all(config, Some(dataset), tokenizer) {
+                let mut hasher = blake3::Hasher::new();
+                for template in templates.iter() {
+                    hasher.update(template.source().as_bytes());
+                }
+                inputs.insert(format!("{place} chat template"), short(&hasher.finalize()));
             }
             for (name, path) in data_files(dataset)? {
                 files.push((format!("{place} {name}"), path));

@@ -86,7 +86,7 @@ impl Kind for PreferencePair {
     fn read((layout, encoder): &Self::Reader<'_>, row: &Row) -> Result<Read<Self>, DataError> {
         let texts = layout.texts(row)?;
         if texts.prompt.is_empty() || texts.answers.iter().any(String::is_empty) {
-            return Ok(Vec::new());
+            return Ok(Vec::new().into());
         }
         let mut pair = encoder.pair(&texts).map_err(|error| error.at(&row.at))?;
         pair.margin = match row.columns.get("margin") {
@@ -102,7 +102,7 @@ impl Kind for PreferencePair {
                 Some(margin)
             }
         };
-        Ok(vec![(pair, 0)])
+        Ok(vec![(pair, 0)].into())
     }
 
     fn size(&self) -> Size {
@@ -172,10 +172,10 @@ impl Kind for KtoSample {
         let texts = layout.texts(row)?;
         let desirable = layout.verdict(row)?;
         if texts.prompt.is_empty() || texts.answers[0].is_empty() {
-            return Ok(Vec::new());
+            return Ok(Vec::new().into());
         }
         let sample = encoder.kto(&texts, desirable);
-        Ok(vec![(sample.map_err(|error| error.at(&row.at))?, 0)])
+        Ok(vec![(sample.map_err(|error| error.at(&row.at))?, 0)].into())
     }
 
     fn size(&self) -> Size {
@@ -231,7 +231,7 @@ impl Kind for StepSample {
     }
 
     fn read(reader: &Self::Reader<'_>, row: &Row) -> Result<Read<Self>, DataError> {
-        Ok(vec![reader.sample(row)?])
+        Ok(vec![reader.sample(row)?].into())
     }
 
     fn size(&self) -> Size {

@@ -5,7 +5,7 @@
 //! token unless its text does already; nothing is cut here, since lengths are
 //! the business of the pipeline, which counts what it cuts.
 
-mod chat;
+pub(crate) mod chat;
 mod input_output;
 mod instruct;
 pub(crate) mod plain;
@@ -22,6 +22,7 @@ use trainer_config::{Config, Dataset, PromptStrategy};
 
 pub use chat::ChatPrompts;
 
+use crate::ledger::Note;
 use crate::source::Row;
 use crate::{DataError, Tokenizer};
 
@@ -37,12 +38,39 @@ pub trait Strategy: Send + Sync {
     /// A row that lacks a column or holds values of another type.
     fn samples(&self, row: &Row) -> Result<Vec<Sample>, DataError>;
 
+    /// As [`Strategy::samples`], with what is to be said about the row. Strategies
+    /// that have something to say override this.
+    ///
+    /// # Errors
+    /// As [`Strategy::samples`].
+    fn made(&self, row: &Row) -> Result<Made, DataError> {
+        Ok(self.samples(row)?.into())
+    }
+
     /// Who says each token of a row; nothing where a row has no roles.
     ///
     /// # Errors
     /// As [`Strategy::samples`].
     fn roles(&self, _row: &Row) -> Result<Option<TokenRoles>, DataError> {
         Ok(None)
+    }
+}
+
+/// What became of a row.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Made {
+    /// Its samples.
+    pub samples: Vec<Sample>,
+    /// What is to be said about it, which is no error.
+    pub notes: Vec<Note>,
+}
+
+impl From<Vec<Sample>> for Made {
+    fn from(samples: Vec<Sample>) -> Self {
+        Self {
+            samples,
+            notes: Vec::new(),
+        }
     }
 }
 

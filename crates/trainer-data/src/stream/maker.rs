@@ -11,7 +11,7 @@ use seqprep::{
 use trainer_config::{Config, PackingStrategy};
 
 use super::{Anchor, Block, Position, StreamOptions, StreamSource};
-use crate::ledger::{DatasetLedger, DropReason, SkipReason};
+use crate::ledger::{DatasetLedger, DropReason, Note, SkipReason};
 use crate::pipeline::{self, Task};
 use crate::prepare::{Build, is_unended, judge};
 use crate::source::{Chosen, ChosenRows, Mark, Record, Row, Selection, Survey};
@@ -31,6 +31,7 @@ struct Made {
     row: Row,
     mark: Mark,
     samples: Vec<Sample>,
+    notes: Vec<Note>,
     copies: u32,
 }
 
@@ -223,11 +224,12 @@ impl Maker<'_> {
                 .into_par_iter()
                 .map(|chosen| {
                     let row = chosen.record.row()?;
-                    let samples = row.checked(strategy.samples(&row))?;
+                    let strategy::Made { samples, notes } = row.checked(strategy.made(&row))?;
                     Ok(Made {
                         row,
                         mark: chosen.mark,
                         samples,
+                        notes,
                         copies: chosen.copies,
                     })
                 })
@@ -262,6 +264,7 @@ impl Maker<'_> {
         let account = &mut self.ledger[self.position.source];
         if self.position.sample == 0 {
             account.rows += 1;
+            account.note(&made.row.at, std::mem::take(&mut made.notes));
             match count {
                 0 => {
                     account.made.add(0);

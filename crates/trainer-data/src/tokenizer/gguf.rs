@@ -10,9 +10,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::files::{json_bytes, json_value, write};
+use super::files::{json_bytes, json_value, write, write_templates};
 use super::{CONFIG, MODEL, ROLES, TEMPLATE, Tokenizer};
 use crate::DataError;
+use crate::template::DEFAULT_NAME;
 
 /// What a space is in vocabularies of SentencePiece.
 const SPACE: &str = "\u{2581}";
@@ -58,6 +59,8 @@ pub struct GgufVocabulary {
     pub add_space_prefix: bool,
     /// The chat template.
     pub chat_template: Option<String>,
+    /// Further chat templates, such as `tool_use`, and their names.
+    pub named_templates: Vec<(String, String)>,
 }
 
 /// Names of rules, and the rules as `tokenizer.json` has them; fields that change
@@ -210,9 +213,22 @@ impl Tokenizer {
             add_bos,
             add_eos,
             add_space_prefix: sentencepiece && puts_space_before(&json),
-            chat_template: self.chat_template.clone(),
+            chat_template: self.chat_template().map(str::to_owned),
+            named_templates: self
+                .chat_templates()
+                .filter(|(name, _)| *name != DEFAULT_NAME)
+                .map(|(name, source)| (gguf_name(name), source.to_owned()))
+                .collect(),
         })
     }
+}
+
+/// The name of a chat template as GGUF's keys have it.
+fn gguf_name(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    name.chars()
+        .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
+        .collect()
 }
 
 /// Whether the files say that a space goes before a text.
@@ -273,7 +289,7 @@ fn scores(merges: &[(String, String)], tokens: &[String], types: &[i32]) -> Vec<
 }
 
 impl GgufVocabulary {
-    /// Writes `tokenizer.json`, `tokenizer_config.json` and the chat template into a
+    /// Writes `tokenizer.json`, `tokenizer_config.json` and the chat templates into a
     /// folder. `path` is the GGUF file, for messages.
     ///
     /// # Errors
@@ -375,6 +391,18 @@ impl GgufVocabulary {
         if let Some(template) = &self.chat_template {
             write(&folder.join(TEMPLATE), template.as_bytes())?;
         }
+        // The names become names of files.
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if let Some((name, _)) = self
+            .named_templates
+            .iter()
+            .find(|(name, _)| name.is_empty() || !name.chars().all(plain))
+        {
+            return Err(wrong(format!(
+                "the name {name:?} of a chat template cannot be used: it has to be letters, digits, `_` and `-`"
+            )));
+        }
+        write_templates(folder, &self.named_templates)?;
         let target = folder.join(CONFIG);
         write(&target, &json_bytes(&target, &Value::Object(config))?)
     }

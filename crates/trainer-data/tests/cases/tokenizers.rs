@@ -444,6 +444,7 @@ fn a_vocabulary_with_scores_comes_from_gguf() {
             add_eos: false,
             add_space_prefix,
             chat_template: None,
+            named_templates: Vec::new(),
         };
         let folder = tempfile::tempdir().unwrap();
         let file = std::path::Path::new("model.gguf");

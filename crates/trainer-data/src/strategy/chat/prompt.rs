@@ -6,9 +6,11 @@ use minijinja::value::Serde;
 use serde_json::Value as Json;
 use trainer_config::{Config, Dataset, PromptStrategy};
 
+use super::chats::Known;
+use super::conversation::{Conversation, Turn};
 use super::escape::Escaper;
+use super::fields::default_system;
 use super::marks::Marks;
-use super::messages::{Conversation, Turn, default_system};
 use super::probe::Probe;
 use super::{ends, escaper};
 use crate::{ChatTemplate, DataError, Tokenizer};
@@ -35,14 +37,17 @@ impl<'a> ChatPrompts<'a> {
         let chats = |dataset: &&Dataset| dataset.strategy == Some(PromptStrategy::ChatTemplate);
         let dataset = config.datasets.iter().find(chats);
         let template = ChatTemplate::resolve(config, dataset, tokenizer)?;
-        let probe = Probe::new(&template, tokenizer)?;
-        let ends = ends(config, &Dataset::default(), tokenizer, &template, &probe)?;
+        let known = Known {
+            probe: Probe::new(&template, tokenizer)?,
+            template,
+        };
+        let ends = ends(config, &Dataset::default(), tokenizer, &[&known])?;
         Ok(Self {
-            escaper: escaper(config, tokenizer, &probe, &ends),
+            escaper: escaper(config, tokenizer, &[&known], &ends),
             system: default_system(config)?,
             stop_ids: ends.into_iter().map(|(id, _)| id).collect(),
             tokenizer,
-            template,
+            template: known.template,
         })
     }
 
@@ -105,7 +110,10 @@ impl<'a> ChatPrompts<'a> {
             let place = "default_system_message".to_owned();
             turns.insert(0, turn(place, message.into_iter().collect()));
         }
-        Conversation { turns, tools: None }
+        Conversation {
+            turns,
+            ..Conversation::default()
+        }
     }
 
     fn render(&self, conversation: &Conversation) -> Result<String, DataError> {
