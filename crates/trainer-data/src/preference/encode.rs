@@ -10,20 +10,17 @@ use crate::{DataError, Tokenizer};
 pub(crate) struct Encoder<'a> {
     tokenizer: &'a Tokenizer,
     objective: PreferenceObjective,
-    /// The token that prompts begin with.
-    first: Option<u32>,
+    /// The tokens that prompts begin with.
+    opening: Vec<u32>,
 }
 
 impl<'a> Encoder<'a> {
-    pub(super) fn new(
-        tokenizer: &'a Tokenizer,
-        objective: PreferenceObjective,
-    ) -> Result<Self, DataError> {
-        Ok(Self {
+    pub(super) fn new(tokenizer: &'a Tokenizer, objective: PreferenceObjective) -> Self {
+        Self {
             tokenizer,
             objective,
-            first: objective.first_token(tokenizer)?,
-        })
+            opening: objective.opening(tokenizer),
+        }
     }
 
     pub(super) fn pair(&self, texts: &Texts) -> Result<PreferencePair, DataError> {
@@ -67,7 +64,7 @@ impl<'a> Encoder<'a> {
     /// The tokens of a prompt, with the token that begins a sequence once.
     fn prompt(&self, text: &Text) -> Result<Vec<u32>, DataError> {
         let mut ids = self.ids(text)?;
-        begin(&mut ids, self.first);
+        begin(&mut ids, &self.opening);
         Ok(ids)
     }
 
@@ -75,11 +72,12 @@ impl<'a> Encoder<'a> {
     /// no text.
     fn answer(&self, text: &Text) -> Result<Vec<u32>, DataError> {
         let mut ids = self.ids(text)?;
-        if let Some(eos) = self.tokenizer.eos_id()
-            && !ids.is_empty()
-            && ids.last() != Some(&eos)
-        {
-            ids.push(eos);
+        match (self.tokenizer.eos_id(), ids.last()) {
+            (Some(eos), Some(last)) if *last != eos => ids.push(eos),
+            (None, Some(last)) if !self.tokenizer.is_special(*last) => {
+                return Err(self.tokenizer.no_end());
+            }
+            _ => {}
         }
         Ok(ids)
     }
@@ -112,11 +110,9 @@ impl<'a> Encoder<'a> {
     }
 }
 
-/// Puts the token that begins a sequence in front, unless it is there.
-pub(crate) fn begin(ids: &mut Vec<u32>, first: Option<u32>) {
-    if let Some(first) = first
-        && ids.first() != Some(&first)
-    {
-        ids.insert(0, first);
+/// Puts what a sequence begins with in front, unless it is there.
+pub(crate) fn begin(ids: &mut Vec<u32>, opening: &[u32]) {
+    if !ids.starts_with(opening) {
+        ids.splice(..0, opening.iter().copied());
     }
 }

@@ -75,7 +75,7 @@ impl Kind for PreferencePair {
         let (config, tokenizer, purpose) = (task.config, task.tokenizer, task.purpose);
         Ok((
             Layout::new(config, task.dataset, first, tokenizer, purpose)?,
-            Encoder::new(tokenizer, purpose)?,
+            Encoder::new(tokenizer, purpose),
         ))
     }
 

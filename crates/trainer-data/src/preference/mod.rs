@@ -84,16 +84,15 @@ impl PreferenceObjective {
         })
     }
 
-    /// The token that its prompts begin with, as TRL's trainers have it: those of
+    /// The tokens that its prompts begin with, as TRL's trainers have it: those of
     /// ORPO and CPO put the beginning of a sequence there, that of process rewards
-    /// too; the others leave it to the tokenizer's habit. A conversation that a
-    /// reward model reads is what the chat template prints.
-    pub(crate) fn first_token(self, tokenizer: &Tokenizer) -> Result<Option<u32>, DataError> {
-        let named = tokenizer.bos_id();
-        if matches!(self, Self::Orpo | Self::Cpo | Self::ProcessRewardModel) && named.is_some() {
-            return Ok(named);
+    /// too; the others leave it to the tokenizer. A conversation that a reward model
+    /// reads is what the chat template prints.
+    pub(crate) fn opening(self, tokenizer: &Tokenizer) -> Vec<u32> {
+        match (self, tokenizer.bos_id()) {
+            (Self::Orpo | Self::Cpo | Self::ProcessRewardModel, Some(bos)) => vec![bos],
+            _ => tokenizer.opening().to_vec(),
         }
-        Ok(habit(tokenizer)?.filter(|id| named.is_none_or(|named| named == *id)))
     }
 
     /// How messages call it.
@@ -117,16 +116,6 @@ impl PreferenceObjective {
     }
 }
 
-/// The token that a tokenizer puts in front of every text by its own files.
-fn habit(tokenizer: &Tokenizer) -> Result<Option<u32>, DataError> {
-    let opening = |text| -> Result<Option<u32>, DataError> {
-        Ok(tokenizer.encode(text, true)?.first().copied())
-    };
-    // What an empty text ends with opens nothing.
-    let first = opening("")?;
-    Ok(if opening("a")? == first { first } else { None })
-}
-
 /// The tokens of a text that a model is to go on with as it stands, begun as the
 /// training data of the configuration begins: once, whether the text brings its first
 /// token or not.
@@ -138,12 +127,12 @@ pub fn plain_prompt(
     tokenizer: &Tokenizer,
     text: &str,
 ) -> Result<Vec<u32>, DataError> {
-    let first = match PreferenceObjective::of(config) {
-        Some(objective) => objective.first_token(tokenizer)?,
-        None => habit(tokenizer)?,
+    let opening = match PreferenceObjective::of(config) {
+        Some(objective) => objective.opening(tokenizer),
+        None => tokenizer.opening().to_vec(),
     };
     let mut ids = tokenizer.encode(text, false)?;
-    begin(&mut ids, first);
+    begin(&mut ids, &opening);
     Ok(ids)
 }
 

@@ -16,8 +16,8 @@ const NAME: &str = "stepwise_supervised";
 /// How the rows of a data set are read.
 pub(crate) struct Steps<'a> {
     tokenizer: &'a Tokenizer,
-    /// The token that prompts begin with.
-    first: Option<u32>,
+    /// The tokens that prompts begin with.
+    opening: Vec<u32>,
     separator: Vec<u32>,
     longest: usize,
     last_only: bool,
@@ -46,7 +46,7 @@ impl<'a> Steps<'a> {
         let separator = dataset.step_separator.as_deref().unwrap_or("\n");
         Ok(Self {
             tokenizer,
-            first: objective.first_token(tokenizer)?,
+            opening: objective.opening(tokenizer),
             separator: tokenizer.encode(separator, false)?,
             longest: dataset.max_completion_length.unwrap_or(usize::MAX),
             last_only: dataset.train_on_last_step_only.unwrap_or(false),
@@ -79,7 +79,7 @@ impl<'a> Steps<'a> {
                 .map_err(|e| e.at(&row.at))
         };
         let mut input_ids = encode(prompt)?;
-        begin(&mut input_ids, self.first);
+        begin(&mut input_ids, &self.opening);
         let start = input_ids.len();
         let mut labels = vec![IGNORE_INDEX; start];
         for (index, (step, verdict)) in steps.iter().zip(verdicts).enumerate() {

@@ -31,8 +31,8 @@ pub struct ChatPrompts<'a> {
     usual: Fields,
     /// The name of roles in the data.
     role: String,
-    /// The token that training puts in front of a prompt.
-    first: Option<u32>,
+    /// The tokens that training puts in front of a prompt.
+    opening: Vec<u32>,
     stop_ids: Vec<u32>,
 }
 
@@ -62,7 +62,7 @@ impl<'a> ChatPrompts<'a> {
         let chats = Chats::new(config, &dataset, tokenizer)?;
         let named = dataset.message_property_mappings.take().unwrap_or_default();
         let objective = PreferenceObjective::of(config);
-        let first = objective.map(|objective| objective.first_token(tokenizer));
+        let opening = objective.map(|objective| objective.opening(tokenizer));
         Ok(Self {
             stop_ids: chats.stop_ids().collect(),
             chats,
@@ -71,7 +71,7 @@ impl<'a> ChatPrompts<'a> {
                 .get("role")
                 .cloned()
                 .unwrap_or_else(|| "role".to_owned()),
-            first: first.transpose()?.flatten(),
+            opening: opening.unwrap_or_default(),
         })
     }
 
@@ -186,7 +186,7 @@ impl<'a> ChatPrompts<'a> {
             true => tokenizer.encode(&rendered.text, false)?,
             false => tokenizer.encode_cut(&rendered.text, &rendered.cuts)?.ids,
         };
-        begin(&mut ids, self.first);
+        begin(&mut ids, &self.opening);
         Ok(Asked {
             ids,
             notes: rendered.notes,
