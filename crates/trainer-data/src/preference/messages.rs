@@ -230,8 +230,7 @@ impl Messages {
         Err(row_error(
             row,
             format!(
-                "`{column}` has {} messages before its last that are not those at the end of `{prompt}`; an answer is one message of the assistant: move what comes before it into `{prompt}`",
-                turns.len()
+                "`{column}` has messages before its last that are not those at the end of `{prompt}`; an answer is one message of the assistant: move what comes before it into `{prompt}`"
             ),
         ))
     }

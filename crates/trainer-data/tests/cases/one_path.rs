@@ -426,3 +426,231 @@ fn every_objective_and_inference_see_the_same_conversation() {
         }
     }
 }
+
+/// What the one row of a type comes to: its texts, the message of the error, or what is
+/// said about it.
+fn outcome(
+    kind: &str,
+    objective: PreferenceObjective,
+    row: Value,
+    change: impl FnOnce(&mut Config),
+) -> Result<Vec<String>, String> {
+    let lab = Lab::new("<|im_end|>");
+    let mut config = config(lab.rows(strategy(kind), &[row]));
+    config.chat_template = Some("chatml".to_owned());
+    change(&mut config);
+    let prepared = prepare_preferences(&config, &lab.tokenizer(), objective);
+    let prepared = prepared.map_err(|error| lab.message(&error))?;
+    let said = prepared
+        .ledger
+        .warnings()
+        .map(|warning| warning.to_string());
+    let folder = format!("{}/", lab.path().display());
+    Ok(said.map(|said| said.replace(&folder, "")).collect())
+}
+
+#[test]
+fn what_no_token_would_show_is_said() {
+    use PreferenceObjective as O;
+    let calling =
+        json!({"role": "assistant", "content": null, "tool_calls": [call("reserve_table")]});
+    let thinking = json!({"role": "assistant", "content": "Good.", "reasoning_content": "Why?"});
+    let talk = |answer: &Value| json!([user("Hi"), answer]);
+    let bad = assistant("Bad.");
+    let pairs = [O::Pairwise, O::Orpo, O::Cpo, O::RewardModel];
+    for objective in pairs {
+        // Of an answer it is an error, and it names the row and the property.
+        for (answer, property) in [(&calling, "tool_calls"), (&thinking, "reasoning_content")] {
+            for (kind, row) in [
+                (
+                    "chat_template.default",
+                    json!({"messages": [user("Hi")], "chosen": answer, "rejected": bad}),
+                ),
+                (
+                    "chat_template.default",
+                    json!({"messages": [user("Hi")], "chosen": bad, "rejected": answer}),
+                ),
+                (
+                    "chat_template.argilla_chat",
+                    json!({"chosen": talk(answer), "rejected": talk(&bad)}),
+                ),
+                (
+                    "chat_template.argilla",
+                    json!({"chosen": talk(&bad), "rejected": talk(answer)}),
+                ),
+                (
+                    "bradley_terry.chat_template",
+                    json!({"input": "Hi", "chosen": answer, "rejected": bad}),
+                ),
+                // Formats that print role and content alone.
+                (
+                    "chatml.argilla_chat",
+                    json!({"chosen": talk(answer), "rejected": talk(&bad)}),
+                ),
+                (
+                    "llama3.ultra",
+                    json!({"prompt": "Hi", "chosen": talk(&bad), "rejected": talk(answer)}),
+                ),
+            ] {
+                let expects = |config: &mut Config| {
+                    if strategy(kind).is_chat() {
+                        config.datasets[0].field_thinking = Some("reasoning_content".to_owned());
+                    }
+                };
+                let error = outcome(kind, objective, row, expects).unwrap_err();
+                assert!(
+                    error.starts_with("data.jsonl, line 1: ") && error.contains(property),
+                    "{kind} for {objective:?}: {error}"
+                );
+            }
+        }
+        // Of a prompt it is said, with the row.
+        let row =
+            json!({"tools": tools(), "messages": [user("Hi")], "chosen": "a", "rejected": "b"});
+        let said = outcome("chat_template.default", objective, row, |_| {}).unwrap();
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(
+            said[0].contains("`tools`") && said[0].contains("data.jsonl, line 1"),
+            "{said:?}"
+        );
+        let row = json!({"tools": tools(), "prompt": "Hi", "chosen": "a", "rejected": "b"});
+        let error = outcome("chatml.prompt_pairs", objective, row, |_| {}).unwrap_err();
+        assert!(error.contains("`tools` would be left out"), "{error}");
+    }
+    let row = json!({"messages": [user("Hi"), calling], "label": true});
+    let error = outcome("chat_template", O::Kto, row, |_| {}).unwrap_err();
+    assert!(error.contains("messages[1].tool_calls"), "{error}");
+    let row = json!({"tools": tools(), "prompt": "Hi", "completion": "a", "label": true});
+    let error = outcome("chatml.prompt_pairs", O::Kto, row, |_| {}).unwrap_err();
+    assert!(error.contains("`tools` would be left out"), "{error}");
+}
+
+#[test]
+fn columns_that_make_no_prompt_and_answer() {
+    use PreferenceObjective as O;
+    let talk = |question: &str, answer: &str| json!([user(question), assistant(answer)]);
+    let system = json!({"role": "system", "content": "Be kind."});
+    for (kind, objective, row, expected) in [
+        (
+            "chat_template.default",
+            O::Pairwise,
+            json!({"messages": [user("Hi")], "chosen": user("a"), "rejected": "b"}),
+            "`chosen` is of role `user`, but an answer is the assistant's; `roles` says which names stand for it",
+        ),
+        (
+            "chat_template.default",
+            O::Pairwise,
+            json!({"messages": [user("Hi")], "chosen": talk("Ho", "a"), "rejected": "b"}),
+            "`chosen` has messages before its last that are not those at the end of `messages`; an answer is one message of the assistant: move what comes before it into `messages`",
+        ),
+        (
+            "chat_template.default",
+            O::Pairwise,
+            json!({"chosen": talk("Hi", "a"), "rejected": talk("Ho", "b")}),
+            "`chosen` and `rejected` differ before their last message, so they are no answers to the same prompt",
+        ),
+        (
+            "chat_template.default",
+            O::Pairwise,
+            json!({"messages": [user("Hi")], "chosen": {"role": "assistant", "content": null}, "rejected": "b"}),
+            "`chosen` has no `content`; it has null there; `message_property_mappings` says which property holds the content",
+        ),
+        (
+            "chat_template.argilla",
+            O::Orpo,
+            json!({"system": "Be brief.", "chosen": [system, user("Hi"), assistant("a")], "rejected": [system, user("Hi"), assistant("b")]}),
+            "there are two system messages, in the column `system` and at the start of the conversation; set `drop_system_message: true`, or take one of them out",
+        ),
+        (
+            "chat_template",
+            O::Kto,
+            json!({"messages": [user("Hi")], "label": true}),
+            "`messages[0]` is of role `user`, but an answer is the assistant's; `roles` says which names stand for it",
+        ),
+        (
+            "chat_template",
+            O::Kto,
+            json!({"messages": talk("Hi", "a")}),
+            "no column `label`, which `type: chat_template` needs; the row has `messages`; the layout reads `messages` (or `prompt` and `completion`) and `label`",
+        ),
+        (
+            "chat_template",
+            O::Kto,
+            json!({"completion": "a", "label": true}),
+            "no column `messages`, which `type: chat_template` needs; the row has `completion`, `label`; the layout reads `messages` (or `prompt` and `completion`) and `label`; the columns fit `type: chatml.argilla_chat`",
+        ),
+    ] {
+        assert_eq!(
+            outcome(kind, objective, row, |_| {}).unwrap_err(),
+            format!("data.jsonl, line 1: {expected}"),
+            "{kind} for {objective:?}"
+        );
+    }
+    // A column that leaves the message out of the conversation is no second one.
+    let row = json!({"system": "Be brief.", "chosen": [system, user("Hi"), assistant("a")], "rejected": [system, user("Hi"), assistant("b")]});
+    let drop = |config: &mut Config| config.datasets[0].drop_system_message = Some(true);
+    assert_eq!(
+        outcome("chat_template.argilla", O::Orpo, row, drop).unwrap(),
+        [""; 0]
+    );
+}
+
+#[test]
+fn rows_that_ask_nothing() {
+    let lab = Lab::new("<|im_end|>");
+    let mut config = config(lab.rows(strategy("chat_template"), &[json!({})]));
+    config.chat_template = Some("chatml".to_owned());
+    config.datasets[0].message_property_mappings = Some(
+        [("role", "from"), ("content", "value")]
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .into(),
+    );
+    let tokenizer = lab.tokenizer();
+    let prompts = ChatPrompts::new(&config, &tokenizer).unwrap();
+    let ask = |columns: Value| {
+        let row = Row {
+            at: Place {
+                path: std::sync::Arc::new("prompts.jsonl".into()),
+                unit: "line",
+                number: 3,
+            },
+            columns: columns.as_object().unwrap().clone().into(),
+        };
+        let asked = prompts.encode_row(&row);
+        let asked = asked.map_err(|error| error.to_string())?;
+        Ok(tokenizer.decode(&asked.ids, false).unwrap())
+    };
+    let hi = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
+    // Names of the data set, the usual ones, text.
+    for row in [
+        json!({"messages": [{"from": "human", "value": "Hi"}]}),
+        json!({"messages": [user("Hi")]}),
+        json!({"prompt": [user("Hi")]}),
+        json!({"prompt": "Hi"}),
+        json!({"prompt": "Hi", "messages": null}),
+        json!({"messages": "[{\"role\": \"user\", \"content\": \"Hi\"}]"}),
+    ] {
+        assert_eq!(ask(row.clone()).as_deref(), Ok(hi), "{row}");
+    }
+    let expected =
+        "expected `prompt`, a text, or `messages`, a list of objects with `role` and `content`";
+    for (row, message) in [
+        (
+            json!({"text": "Hi"}),
+            format!("{expected}; the row has `text`"),
+        ),
+        (json!({"messages": "Hi"}), format!("`messages`: {expected}")),
+        (json!({"messages": []}), format!("`messages`: {expected}")),
+        (json!({"prompt": 7}), format!("`prompt`: {expected}")),
+        (
+            json!({"prompt": "Hi", "messages": [user("Hi")]}),
+            "`messages` and `prompt` are two prompts; keep one of them".to_owned(),
+        ),
+        (
+            json!({"messages": [{"role": "user", "content": 7}]}),
+            "`messages[0].content` has to be text or a list of parts, not a number".to_owned(),
+        ),
+    ] {
+        assert_eq!(ask(row), Err(format!("prompts.jsonl, line 3: {message}")));
+    }
+}
