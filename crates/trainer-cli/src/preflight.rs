@@ -13,13 +13,13 @@ use burn::tensor::Device;
 use trainer_config::{AutoBool, Config, ConfigErrors, Diagnostic, Examined, Loaded, Severity};
 use trainer_core::estimate::{BatchShape, Others};
 use trainer_core::{Schedule, TrainerError, backend, check_settings};
-use trainer_data::{ChatTemplate, DataError, Tokenizer};
+use trainer_data::{ChatTemplate, DataError, PreferenceObjective, Tokenizer};
 use trainer_model::{ModelConfig, ModelError, has_score};
 
 use crate::args::Overrides;
 use crate::failure::Failure;
 use crate::folders::{self, WrongFolder};
-use crate::session::{examine_layers, load_tokenizer, preference_objective, shapes_for_training};
+use crate::session::{examine_layers, load_tokenizer, shapes_for_training};
 
 /// Steps of a run whose length is not known yet.
 const MANY_STEPS: usize = 1_000_000_000;
@@ -284,7 +284,7 @@ impl<'a> Findings<'a> {
     /// Files of data sets and their first rows.
     fn data(&mut self, tokenizer: Option<&Tokenizer>) {
         let config = self.config();
-        let objective = preference_objective(config);
+        let objective = PreferenceObjective::of(config);
         let rules = [
             "rl",
             "reward_model",

@@ -7,12 +7,12 @@ use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::Map;
 use trainer_config::{
-    Config, Dataset, Examined, Layers, Loaded, PromptStrategy, Rl, SpecialTokens, Task,
+    Config, Dataset, Examined, Layers, Loaded, PromptStrategy, SpecialTokens, Task,
 };
 use trainer_core::{Adapter, AnyModel, TrainerTokenizer, backend, quantization, unfreeze};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
 use trainer_data::{
-    CacheOutcome, ChatPrompts, ChatTemplate, DataError, PreferenceObjective, PreparedData,
+    CacheOutcome, ChatPrompts, ChatTemplate, DataError, Ledger, PreferenceObjective, PreparedData,
     PreparedPreferences, Search, Tokenizer,
 };
 use trainer_model::{
@@ -56,7 +56,8 @@ pub(crate) fn load_tokenizer(config: &Config) -> Result<Tokenizer, Failure> {
     let mut tokenizer = Tokenizer::from_config(config)?;
     if config.chat_template.is_some() {
         let template = ChatTemplate::resolve(config, None, &tokenizer)?;
-        if tokenizer.chat_template() != Some(template.source()) {
+        // Those of the tokenizer stay what they are, under their names.
+        if !template.is_of_tokenizer() && tokenizer.chat_template() != Some(template.source()) {
             tokenizer.set_chat_template(template.source());
         }
     }
@@ -70,7 +71,15 @@ pub(crate) fn load_samples(
 ) -> Result<(PreparedData, CacheOutcome), Failure> {
     let (prepared, outcome) = trainer_data::prepare_cached(config, tokenizer)?;
     say_damaged(&outcome);
+    say_warnings(&prepared.ledger);
     Ok((prepared, outcome))
+}
+
+/// What the preparation found that is no error; prepared data keeps it.
+fn say_warnings(ledger: &Ledger) {
+    for warning in ledger.warnings() {
+        eprintln!("warning: {warning}");
+    }
 }
 
 fn say_damaged(outcome: &CacheOutcome) {
@@ -93,23 +102,12 @@ pub(crate) fn load_preferences(
     tokenizer: &Tokenizer,
 ) -> Result<(PreparedPreferences, CacheOutcome), Failure> {
     // Anything else is pairs.
-    let objective = preference_objective(config).unwrap_or(PreferenceObjective::Pairwise);
+    let objective = PreferenceObjective::of(config).unwrap_or(PreferenceObjective::Pairwise);
     let (prepared, outcome) =
         trainer_data::prepare_preferences_cached(config, tokenizer, objective)?;
     say_damaged(&outcome);
+    say_warnings(&prepared.ledger);
     Ok((prepared, outcome))
-}
-
-/// What the samples of a configuration are for; none of supervised fine-tuning.
-pub(crate) fn preference_objective(config: &Config) -> Option<PreferenceObjective> {
-    Some(match config.preference.task() {
-        Task::Sft => return None,
-        Task::Rl(Rl::Kto) => PreferenceObjective::Kto,
-        Task::Rl(Rl::Orpo) => PreferenceObjective::Orpo,
-        Task::Rl(_) => PreferenceObjective::Pairwise,
-        Task::RewardModel => PreferenceObjective::RewardModel,
-        Task::ProcessRewardModel => PreferenceObjective::ProcessRewardModel,
-    })
 }
 
 /// Data that was prepared before, of one kind or the other.
@@ -127,7 +125,7 @@ pub(crate) fn find_prepared(
     if is_streamed(config) {
         return Ok(None);
     }
-    Ok(match preference_objective(config) {
+    Ok(match PreferenceObjective::of(config) {
         None => trainer_data::find_prepared(config, tokenizer, search)?.map(Found::Samples),
         Some(objective) => {
             trainer_data::find_prepared_preferences(config, tokenizer, objective, search)?
@@ -556,6 +554,10 @@ impl SavedTokenizer {
 impl TrainerTokenizer for SavedTokenizer {
     fn pad_id(&self) -> u32 {
         self.pad_id
+    }
+
+    fn end_ids(&self) -> Vec<u32> {
+        self.0.eos_id().into_iter().collect()
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {

@@ -220,11 +220,14 @@ pub(crate) struct Data {
 /// and wherever it goes back.
 type Opened = Rc<RefCell<Option<Rc<RefCell<SampleStream>>>>>;
 
-/// Rows of a stream, whose account is looked at when the run is over.
+/// Rows of a stream, whose account is looked at when the run is over. Warnings are
+/// said when the first row of their kind is read.
 struct Rows {
     stream: Rc<RefCell<SampleStream>>,
     /// Tokens that may not occur.
     untrained: UntrainedTokens,
+    /// Warnings that were said.
+    said: usize,
 }
 
 impl Iterator for Rows {
@@ -232,6 +235,11 @@ impl Iterator for Rows {
 
     fn next(&mut self) -> Option<Self::Item> {
         let row = self.stream.borrow_mut().next()?;
+        let stream = self.stream.borrow();
+        for warning in stream.warnings().skip(self.said) {
+            eprintln!("warning: {warning}");
+        }
+        self.said = stream.warnings().count();
         Some(row.map_err(Into::into).and_then(|row: Vec<Sample>| {
             for sample in &row {
                 self.untrained.check_ids("training", &sample.input_ids)?;
@@ -307,6 +315,7 @@ impl Data {
             Ok(Box::new(Rows {
                 stream,
                 untrained: tokens.borrow().clone(),
+                said: 0,
             }))
         });
         let mut data = Self {

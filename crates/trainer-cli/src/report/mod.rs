@@ -390,6 +390,7 @@ fn ledger_html(ledger: &Ledger) -> String {
                     set.truncated.samples, set.truncated.tokens
                 ));
             }
+            left_out.extend(set.warnings.iter().map(ToString::to_string));
             let test = if set.test { " (test)" } else { "" };
             let numbers = [
                 set.rows,

@@ -5,7 +5,7 @@
 //! token unless its text does already; nothing is cut here, since lengths are
 //! the business of the pipeline, which counts what it cuts.
 
-mod chat;
+pub(crate) mod chat;
 mod input_output;
 mod instruct;
 pub(crate) mod plain;
@@ -20,8 +20,9 @@ use std::sync::Arc;
 use seqprep::{IGNORE_INDEX, Sample};
 use trainer_config::{Config, Dataset, PromptStrategy};
 
-pub use chat::ChatPrompts;
+pub use chat::{Asked, ChatPrompts};
 
+use crate::ledger::Note;
 use crate::source::Row;
 use crate::{DataError, Tokenizer};
 
@@ -37,12 +38,39 @@ pub trait Strategy: Send + Sync {
     /// A row that lacks a column or holds values of another type.
     fn samples(&self, row: &Row) -> Result<Vec<Sample>, DataError>;
 
+    /// As [`Strategy::samples`], with what is to be said about the row. Strategies
+    /// that have something to say override this.
+    ///
+    /// # Errors
+    /// As [`Strategy::samples`].
+    fn made(&self, row: &Row) -> Result<Made, DataError> {
+        Ok(self.samples(row)?.into())
+    }
+
     /// Who says each token of a row; nothing where a row has no roles.
     ///
     /// # Errors
     /// As [`Strategy::samples`].
     fn roles(&self, _row: &Row) -> Result<Option<TokenRoles>, DataError> {
         Ok(None)
+    }
+}
+
+/// What became of a row.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Made {
+    /// Its samples.
+    pub samples: Vec<Sample>,
+    /// What is to be said about it, which is no error.
+    pub notes: Vec<Note>,
+}
+
+impl From<Vec<Sample>> for Made {
+    fn from(samples: Vec<Sample>) -> Self {
+        Self {
+            samples,
+            notes: Vec::new(),
+        }
     }
 }
 
@@ -171,7 +199,8 @@ impl<S: Strategy> Strategy for Suggesting<S> {
 }
 
 /// A prompt and its response as one sample; the prompt is masked unless
-/// `train_on_inputs`. No tokens of the response, no end of sequence either.
+/// `train_on_inputs`. `prompt` begins as every sequence does. No tokens of the
+/// response, no end of sequence either.
 fn prompt_and_response(
     tokenizer: &Tokenizer,
     prompt: Vec<u32>,
@@ -181,22 +210,20 @@ fn prompt_and_response(
     ends: Ends,
 ) -> Result<Sample, DataError> {
     let mut input_ids = prompt;
+    let mut answer = Vec::new();
+    if !response.is_empty() {
+        answer = tokenizer.encode(response, false)?;
+        if answer.starts_with(&input_ids) && input_ids == tokenizer.opening() {
+            // Without a prompt, the response may bring the beginning itself.
+            input_ids.clear();
+        }
+        end(&mut answer, tokenizer, sequence_len, ends)?;
+    }
     let mut labels = if train_on_inputs {
         input_ids.iter().copied().map(label).collect()
     } else {
         vec![IGNORE_INDEX; input_ids.len()]
     };
-    let mut answer = Vec::new();
-    if !response.is_empty() {
-        answer = tokenizer.encode(response, true)?;
-        if tokenizer
-            .bos_id()
-            .is_some_and(|bos| answer.first() == Some(&bos))
-        {
-            answer.remove(0);
-        }
-        end(&mut answer, tokenizer, sequence_len, ends);
-    }
     labels.extend(answer.iter().copied().map(label));
     input_ids.extend(answer);
     Ok(Sample {
@@ -212,9 +239,21 @@ struct Ends(usize);
 
 /// Appends end-of-sequence tokens, one less where the text has one, as far as
 /// there is room.
-fn end(ids: &mut Vec<u32>, tokenizer: &Tokenizer, sequence_len: usize, ends: Ends) {
+///
+/// # Errors
+/// [`DataError::NoEnd`] where there is no such token, and the text does not end with
+/// another special one.
+fn end(
+    ids: &mut Vec<u32>,
+    tokenizer: &Tokenizer,
+    sequence_len: usize,
+    ends: Ends,
+) -> Result<(), DataError> {
     let Some(eos) = tokenizer.eos_id() else {
-        return;
+        return match ids.last() {
+            Some(last) if !tokenizer.is_special(*last) => Err(tokenizer.no_end()),
+            _ => Ok(()),
+        };
     };
     let there = usize::from(ids.last() == Some(&eos));
     for _ in there..ends.0 {
@@ -222,6 +261,7 @@ fn end(ids: &mut Vec<u32>, tokenizer: &Tokenizer, sequence_len: usize, ends: End
             ids.push(eos);
         }
     }
+    Ok(())
 }
 
 /// A token id as a label. Ids beyond `i32` are beyond every vocabulary, and
