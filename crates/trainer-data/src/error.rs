@@ -322,6 +322,17 @@ pub enum DataError {
         /// What is wrong.
         message: String,
     },
+    /// A tokenizer without a token that ends answers.
+    #[error(
+        "nothing would end the answers, so that a model trained on them would not learn to stop: of the tokenizer in {}, {reason}; give the token that ends a sequence as `eos_token` under `special_tokens`",
+        path.display()
+    )]
+    NoEnd {
+        /// The tokenizer folder.
+        path: PathBuf,
+        /// Why there is none.
+        reason: String,
+    },
     /// A tokenizer that fails on a text.
     #[error("the tokenizer failed: {message}")]
     Encode {

@@ -55,7 +55,7 @@ pub use ledger::{
     Count, DatasetLedger, DropReason, Ledger, Note, SkipReason, SplitCount, Totals, Warning,
 };
 pub use preference::{PreferenceObjective, PreparedPreferences, prepare_preferences};
-pub use prepare::{Prepared, prepare};
+pub use prepare::{BuildStrategy, Prepared, prepare, prepare_with};
 pub use saved::save_to_disk;
 pub use strategy::ChatPrompts;
 pub use template::ChatTemplate;

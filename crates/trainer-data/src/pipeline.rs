@@ -76,12 +76,6 @@ pub(crate) trait Purpose: Copy + Send + Sync {
     fn name(self) -> Option<&'static str>;
 }
 
-impl Purpose for () {
-    fn name(self) -> Option<&'static str> {
-        None
-    }
-}
-
 /// A kind of samples.
 pub(crate) trait Kind: Clone + Default + Send + Sync {
     /// What makes the samples of a data set.
@@ -112,6 +106,11 @@ pub(crate) trait Kind: Clone + Default + Send + Sync {
         reader: &Self::Reader<'_>,
         at: &Place,
     ) -> Result<Option<DropReason>, DataError>;
+
+    /// Whether no token ends what is trained, where the data brings its ends itself.
+    fn unended(&self, _: &Self::Reader<'_>, _: &Tokenizer) -> bool {
+        false
+    }
 
     /// What identifies a sample.
     fn hash(&self, hasher: &mut Hasher);
@@ -456,6 +455,8 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
         } = sample.size();
         if tokens < before {
             self.account.truncated.add(before - tokens);
+        } else if sample.unended(self.reader, self.task.tokenizer) {
+            self.account.unended += 1;
         }
         self.account.kept.add(tokens);
         self.account.trained_tokens += trained;

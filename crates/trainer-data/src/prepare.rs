@@ -2,12 +2,13 @@
 //! makes of rows with a [`Strategy`].
 
 use seqprep::{
-    LengthOutcome, Sample, drop_long_seq, drop_no_trainable_tokens, trained_tokens, truncate,
+    IGNORE_INDEX, LengthOutcome, Sample, drop_long_seq, drop_no_trainable_tokens, trained_tokens,
+    truncate,
 };
 use trainer_config::{Config, Dataset, ExcessLength, PromptStrategy};
 
 use crate::ledger::{DropReason, Ledger};
-use crate::pipeline::{self, Hasher, Kind, Read, Size, Task, by_length};
+use crate::pipeline::{self, Hasher, Kind, Purpose, Read, Size, Task, by_length};
 use crate::source::Row;
 use crate::strategy::{Made, Strategy};
 use crate::{DataError, Place, Tokenizer, strategy};
@@ -47,7 +48,31 @@ pub(crate) struct Plan {
 /// The first error in the order of the rows; a data set without rows, or of
 /// which no row can be used; a split that leaves nothing on one side.
 pub fn prepare(config: &Config, tokenizer: &Tokenizer) -> Result<Prepared, DataError> {
-    let collected = in_pool(config, || pipeline::collect(config, tokenizer, ()))?;
+    prepare_with(config, tokenizer, strategy::build)
+}
+
+/// Makes the strategy of a data set, of which the first row is given, for sequences of
+/// so many tokens.
+pub type BuildStrategy = for<'a> fn(
+    &'a Config,
+    &'a Dataset,
+    &Row,
+    &'a Tokenizer,
+    usize,
+) -> Result<Box<dyn Strategy + 'a>, DataError>;
+
+/// As [`prepare`], with strategies of one's own: `build` may hand what it does not know
+/// to [`strategy::build`].
+///
+/// # Errors
+/// As [`prepare`], and those of `build`.
+pub fn prepare_with(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    build: BuildStrategy,
+) -> Result<Prepared, DataError> {
+    let purpose = Build(build);
+    let collected = in_pool(config, || pipeline::collect(config, tokenizer, purpose))?;
     let (train, eval, ledger) = collected?;
     Ok(Prepared {
         train,
@@ -74,19 +99,34 @@ pub(crate) fn in_pool<T: Send>(
     Ok(pool.install(work))
 }
 
+/// What samples for supervised fine-tuning are made with.
+#[derive(Clone, Copy)]
+pub(crate) struct Build(BuildStrategy);
+
+impl Build {
+    /// The strategies of this crate.
+    pub(crate) const KNOWN: Self = Self(strategy::build);
+}
+
+impl Purpose for Build {
+    fn name(self) -> Option<&'static str> {
+        None
+    }
+}
+
 impl Kind for Sample {
     type Reader<'a> = Box<dyn Strategy + 'a>;
-    type Purpose = ();
+    type Purpose = Build;
 
-    fn reader<'a>(task: &Task<'a, ()>, first: &Row) -> Result<Self::Reader<'a>, DataError> {
+    fn reader<'a>(task: &Task<'a, Build>, first: &Row) -> Result<Self::Reader<'a>, DataError> {
         let Task {
             config,
             dataset,
             tokenizer,
             limit,
-            ..
+            purpose: Build(build),
         } = *task;
-        strategy::build(config, dataset, first, tokenizer, limit)
+        build(config, dataset, first, tokenizer, limit)
     }
 
     fn name(reader: &Self::Reader<'_>) -> &'static str {
@@ -111,11 +151,15 @@ impl Kind for Sample {
 
     fn judge(
         &mut self,
-        task: &Task<'_, ()>,
+        task: &Task<'_, Build>,
         _: &Self::Reader<'_>,
         at: &Place,
     ) -> Result<Option<DropReason>, DataError> {
         judge(task, at, self)
+    }
+
+    fn unended(&self, reader: &Self::Reader<'_>, tokenizer: &Tokenizer) -> bool {
+        is_unended(reader.name(), self, tokenizer)
     }
 
     fn hash(&self, hasher: &mut Hasher) {
@@ -130,7 +174,7 @@ impl Kind for Sample {
         Some(&self.input_ids)
     }
 
-    fn advice(task: &Task<'_, ()>, reason: DropReason) -> String {
+    fn advice(task: &Task<'_, Build>, reason: DropReason) -> String {
         let advice = match reason {
             DropReason::Empty => "empty rows hold no text",
             _ => untrained_advice(task.dataset),
@@ -139,10 +183,21 @@ impl Kind for Sample {
     }
 }
 
+/// Whether no token ends what is trained of a sample, of a strategy that takes rows as
+/// they are.
+pub(crate) fn is_unended(strategy: &str, sample: &Sample, tokenizer: &Tokenizer) -> bool {
+    let ids = sample.input_ids.iter().zip(&sample.labels);
+    let last = ids.rev().find(|(_, label)| **label != IGNORE_INDEX);
+    matches!(strategy, "input_output" | "pretokenized")
+        && last.is_some_and(|(id, _)| {
+            tokenizer.eos_id() != Some(*id) && !tokenizer.is_added(*id)
+        })
+}
+
 /// Applies the length rule, which may cut the sample, and the rule that
 /// something has to be trained.
 pub(crate) fn judge(
-    task: &Task<'_, ()>,
+    task: &Task<'_, Build>,
     at: &Place,
     sample: &mut Sample,
 ) -> Result<Option<DropReason>, DataError> {

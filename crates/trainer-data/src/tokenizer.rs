@@ -9,6 +9,7 @@
 //! truncation and padding stored in the file are ignored, both belong to the
 //! data path; a special token that is named exists in the vocabulary.
 
+mod around;
 mod escape;
 mod fast;
 mod files;
@@ -30,6 +31,7 @@ use trainer_config::{Config, SpecialTokens};
 use crate::DataError;
 use crate::error::nearest;
 use crate::template::DEFAULT_NAME;
+use around::Around;
 use fast::Fast;
 use files::{Files, json_bytes, json_value, object_bytes, write, write_object};
 pub use gguf::GgufVocabulary;
@@ -72,6 +74,8 @@ pub struct Tokenizer {
     special: Option<Map<String, Value>>,
     /// Tokens that the folder's vocabulary lacks.
     new_tokens: Vec<(String, u32)>,
+    /// What it puts around every sequence.
+    around: Around,
     /// Whether special tokens play a part that nothing but the family gives them.
     implied: bool,
     /// Text and id of each of `ROLES`.
@@ -133,7 +137,14 @@ impl Tokenizer {
             return Err(DataError::Missing {
                 what: "tokenizer folder",
                 path: folder.to_owned(),
-                hint: nearest(folder),
+                hint: match crate::source::is_hub_id(folder) {
+                    true => format!(
+                        "; it reads like a model of the Hugging Face hub, which is not downloaded: `base_model` and `tokenizer_config` are folders here. Get one with `hf download {0} --local-dir {1}` and name {1}",
+                        folder.display(),
+                        folder.file_name().unwrap_or_default().display()
+                    ),
+                    false => nearest(folder),
+                },
             });
         }
         let path = folder.join(MODEL);
@@ -159,12 +170,25 @@ impl Tokenizer {
             .map(|bytes| files::object(&folder.join(MODEL_CONFIG), &bytes))
             .transpose()?;
         let contents = files.contents();
+        let mut new_tokens = Vec::new();
+        let declared = vocabulary::declared(&inner, &config, files.object(ADDED)?.as_ref());
+        if !declared.is_empty() {
+            let mut json = json_value(&path, bytes)?;
+            let new = vocabulary::declare(&mut json, declared, &inner, folder)?;
+            let bytes = json_bytes(&path, &json)?;
+            inner = parse(&bytes)?;
+            files.replace(MODEL, bytes);
+            // The model may have rows for them.
+            let rows = model.as_ref().and_then(|model| model.get("vocab_size"));
+            let rows = rows.and_then(Value::as_u64).unwrap_or(0);
+            new_tokens.extend(new.into_iter().filter(|(_, id)| u64::from(*id) >= rows));
+        }
+        let bytes = files.get(MODEL).unwrap_or_default();
         let own = implied(changes.special, model.as_ref(), &config, special.as_ref());
         let changes = Changes {
             special: own.as_ref().unwrap_or(changes.special),
             ..changes
         };
-        let mut new_tokens = Vec::new();
         if changes.any(|text| inner.token_to_id(text)) {
             let json = vocabulary::Files {
                 model: json_value(&path, bytes)?,
@@ -182,7 +206,7 @@ impl Tokenizer {
                     let listed = relisted(old, &new, changes.overrides);
                     files.replace(ADDED, object_bytes(&folder.join(ADDED), &listed)?);
                 }
-                new_tokens = new;
+                new_tokens.extend(new);
             }
         }
         inner.with_padding(None);
@@ -227,6 +251,7 @@ impl Tokenizer {
             files,
             contents,
             fast: Fast::new(&inner),
+            around: Around::of(&inner),
             inner,
             vocab_size,
             config,
@@ -302,10 +327,11 @@ impl Tokenizer {
         text.map_err(|error| encode_error(&*error))
     }
 
-    /// Id of the token that opens a sequence.
+    /// Id of the token that opens a sequence: the one that the files name, else the one
+    /// that the tokenizer puts in front of every sequence.
     #[must_use]
     pub fn bos_id(&self) -> Option<u32> {
-        self.id(0)
+        self.id(0).or_else(|| self.opening().first().copied())
     }
 
     /// Id of the token that ends a sequence.

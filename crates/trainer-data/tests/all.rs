@@ -17,6 +17,8 @@ mod chat_roles;
 mod chat_rules;
 #[path = "cases/chat_values.rs"]
 mod chat_values;
+#[path = "cases/columnar.rs"]
+mod columnar;
 #[path = "cases/conversations.rs"]
 mod conversations;
 #[path = "cases/errors.rs"]
@@ -27,6 +29,8 @@ mod hostile;
 mod masks;
 #[path = "cases/named_templates.rs"]
 mod named_templates;
+#[path = "cases/parquet_files.rs"]
+mod parquet_files;
 #[path = "cases/pipeline.rs"]
 mod pipeline;
 #[path = "cases/preference_rules.rs"]
@@ -41,6 +45,8 @@ mod prompts;
 mod recorded;
 #[path = "cases/resume.rs"]
 mod resume;
+#[path = "cases/row_rules.rs"]
+mod row_rules;
 #[path = "cases/saved.rs"]
 mod saved;
 #[path = "cases/selection.rs"]
@@ -53,6 +59,8 @@ mod strategies;
 mod stream;
 #[path = "cases/support.rs"]
 mod support;
+#[path = "cases/tables.rs"]
+mod tables;
 #[path = "cases/templates.rs"]
 mod templates;
 #[path = "cases/tokenizers.rs"]

@@ -84,6 +84,7 @@ const EOS: &str = "tokenizer.ggml.eos_token_id";
 const PADDING: &str = "tokenizer.ggml.padding_token_id";
 const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
 const ADD_SPACE: &str = "tokenizer.ggml.add_space_prefix";
 const TEMPLATE: &str = "tokenizer.chat_template";
 /// Names of the templates beside that; each stands under the key of [`TEMPLATE`], a
@@ -108,6 +109,7 @@ fn metadata(vocabulary: GgufVocabulary) -> Vec<(String, GgufValue)> {
         (PADDING, id(vocabulary.pad)),
         (UNKNOWN, id(vocabulary.unk)),
         (ADD_BOS, Some(GgufValue::Bool(vocabulary.add_bos))),
+        (ADD_EOS, Some(GgufValue::Bool(vocabulary.add_eos))),
         (
             ADD_SPACE,
             llama.then_some(GgufValue::Bool(vocabulary.add_space_prefix)),
@@ -145,9 +147,13 @@ fn vocabulary(metadata: &HashMap<String, GgufValue>) -> GgufVocabulary {
         Some(GgufValue::Texts(texts)) => texts.clone(),
         _ => Vec::new(),
     };
+    let (model, pre) = (
+        text(MODEL).unwrap_or_default(),
+        text(PRE).unwrap_or_default(),
+    );
+    // Where a file does not say, these do so in llama.cpp.
+    let opens = model == "llama" || pre == "llama-bpe";
     GgufVocabulary {
-        model: text(MODEL).unwrap_or_default(),
-        pre: text(PRE).unwrap_or_default(),
         tokens: texts(TOKENS),
         types: match metadata.get(TYPES) {
             Some(GgufValue::I32s(types)) => types.clone(),
@@ -162,7 +168,8 @@ fn vocabulary(metadata: &HashMap<String, GgufValue>) -> GgufVocabulary {
         eos: id(EOS),
         pad: id(PADDING),
         unk: id(UNKNOWN),
-        add_bos: flag(ADD_BOS),
+        add_bos: flag(ADD_BOS) || (opens && !metadata.contains_key(ADD_BOS)),
+        add_eos: flag(ADD_EOS),
         // As llama.cpp reads files that do not say.
         add_space_prefix: !metadata.contains_key(ADD_SPACE) || flag(ADD_SPACE),
         chat_template: text(TEMPLATE),
@@ -177,5 +184,7 @@ fn vocabulary(metadata: &HashMap<String, GgufValue>) -> GgufVocabulary {
             named.sort_unstable();
             named
         },
+        model,
+        pre,
     }
 }

@@ -39,6 +39,7 @@ use trainer_config::Config;
 
 use crate::pipeline::{Kind, Purpose};
 use crate::preference::of_kind;
+use crate::prepare::Build;
 use crate::{DataError, PreferenceObjective, PreparedPreferences, Tokenizer};
 use atomic::io;
 use entry::{NotWritten, Stored};
@@ -83,7 +84,7 @@ pub fn prepare_cached(
     config: &Config,
     tokenizer: &Tokenizer,
 ) -> Result<(PreparedData, CacheOutcome), DataError> {
-    let (stored, outcome) = cached::<Sample>(config, tokenizer, ())?;
+    let (stored, outcome) = cached::<Sample>(config, tokenizer, Build::KNOWN)?;
     let prepared = match stored {
         None => crate::prepare(config, tokenizer)?.into(),
         Some(stored) => stored.samples(),
@@ -100,7 +101,7 @@ pub fn find_prepared(
     config: &Config,
     tokenizer: &Tokenizer,
 ) -> Result<Option<PreparedData>, DataError> {
-    let stored = find::<Sample>(config, tokenizer, ())?;
+    let stored = find::<Sample>(config, tokenizer, Build::KNOWN)?;
     Ok(stored.map(Stored::samples))
 }
 

@@ -93,11 +93,12 @@ impl<'a> Encoder<'a> {
     /// no text.
     fn answer(&self, text: &str) -> Result<Vec<u32>, DataError> {
         let mut ids = self.tokenizer.encode(text, false)?;
-        if let Some(eos) = self.tokenizer.eos_id()
-            && !ids.is_empty()
-            && ids.last() != Some(&eos)
-        {
-            ids.push(eos);
+        match (self.tokenizer.eos_id(), ids.last()) {
+            (Some(eos), Some(last)) if *last != eos => ids.push(eos),
+            (None, Some(last)) if !self.tokenizer.is_special(*last) => {
+                return Err(self.tokenizer.no_end());
+            }
+            _ => {}
         }
         Ok(ids)
     }

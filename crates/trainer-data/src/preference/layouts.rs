@@ -9,7 +9,7 @@ use super::PreferenceObjective;
 use super::chat::{ChatLayout, Shape};
 use crate::source::Row;
 use crate::strategy::plain::Plain;
-use crate::strategy::user_defined::format;
+use crate::strategy::user_defined::{NOT_ASKED, check_read, format};
 use crate::{DataError, Tokenizer};
 
 /// A prompt and its answers as text.
@@ -172,17 +172,41 @@ impl<'a> Layout<'a> {
                 };
                 let key = "rejected_format";
                 let second = format(dataset, key, &own.rejected_format, "{rejected}")?;
+                let prompt_format =
+                    format(dataset, "prompt_format", &own.prompt_format, "{prompt}")?;
+                let (first_asks, second_asks) =
+                    (first.0.asks_for(first.1), second.asks_for("rejected"));
+                let is = |text: &Option<String>| text.is_some();
+                check_read(
+                    dataset,
+                    "it is for answers of the other kind; pairs read `chosen` and `rejected`, KTO a `completion` and its `label`: set `rl` accordingly",
+                    &[
+                        ("field_chosen", is(&own.field_chosen), !kto),
+                        ("field_rejected", is(&own.field_rejected), !kto),
+                        ("chosen_format", is(&own.chosen_format), !kto),
+                        ("rejected_format", is(&own.rejected_format), !kto),
+                        ("field_completion", is(&own.field_completion), kto),
+                        ("field_label", is(&own.field_label), kto),
+                        ("completion_format", is(&own.completion_format), kto),
+                    ],
+                )?;
+                check_read(
+                    dataset,
+                    NOT_ASKED,
+                    &[
+                        ("field_prompt", is(&own.field_prompt), prompt_format.asks_for("prompt")),
+                        ("field_system", is(&own.field_system), prompt_format.asks_for("system")),
+                        ("field_chosen", is(&own.field_chosen), first_asks),
+                        ("field_completion", is(&own.field_completion), first_asks),
+                        ("field_rejected", is(&own.field_rejected), second_asks),
+                    ],
+                )?;
                 Kind::Own(Box::new(Own {
                     system: column(&own.field_system, "system"),
                     prompt: column(&own.field_prompt, "prompt"),
                     answers,
                     label: column(&own.field_label, "label"),
-                    prompt_format: format(
-                        dataset,
-                        "prompt_format",
-                        &own.prompt_format,
-                        "{prompt}",
-                    )?,
+                    prompt_format,
                     answer_formats: [first, (second, "rejected")],
                 }))
             }

@@ -28,7 +28,7 @@ fn table(path: &Arc<PathBuf>, batch: &RecordBatch) -> Table {
     let features = features(of_metadata(schema.metadata()), path);
     let columns = schema.fields().iter().map(|field| {
         let feature = features.as_ref().and_then(|all| all.get(field.name()));
-        let shape = shape(field, feature, &mut std::iter::empty());
+        let shape = shape(field, feature);
         (field.name().clone(), shape)
     });
     Table::new(path, FORMAT, columns.collect())

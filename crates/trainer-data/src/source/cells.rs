@@ -1,4 +1,4 @@
-//! Values of Arrow arrays as JSON.
+//! Values of Arrow arrays and of Parquet's records as JSON.
 //!
 //! An entry of a struct that is null is left out: columns of structs hold null where
 //! a row lacks the entry, and whoever asks whether it is there must not find it.
@@ -11,24 +11,86 @@ use arrow_array::types::{
     UInt16Type, UInt32Type, UInt64Type,
 };
 use arrow_schema::DataType;
+use parquet::record::Field;
 use serde_json::{Map, Value};
 
 use super::features::Shape;
 use crate::values;
 
-/// The value of a row.
-pub(super) fn value(array: &dyn Array, i: usize, shape: &Shape) -> Value {
+const DATE: &str = "a date";
+const TIME: &str = "a time of day";
+const TIMESTAMP: &str = "a timestamp";
+const DECIMAL: &str = "a decimal";
+const OTHER_KEYS: &str = "a map whose keys are not text";
+
+/// Bytes, which are text where writers leave out what says so.
+fn text(bytes: &[u8]) -> Value {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Value::from(text),
+        Err(_) => values::unreadable("binary data"),
+    }
+}
+
+/// A value of a record of Parquet.
+pub(super) fn of_parquet(field: &Field, shape: &Shape) -> Value {
+    if *shape == Shape::Json {
+        return json(of_parquet(field, &Shape::Plain));
+    }
+    match field {
+        Field::Null => Value::Null,
+        Field::Bool(x) => Value::from(*x),
+        Field::Byte(x) => Value::from(*x),
+        Field::Short(x) => Value::from(*x),
+        Field::Int(x) => Value::from(*x),
+        Field::Long(x) => Value::from(*x),
+        Field::UByte(x) => Value::from(*x),
+        Field::UShort(x) => Value::from(*x),
+        Field::UInt(x) => Value::from(*x),
+        Field::ULong(x) => Value::from(*x),
+        Field::Float16(x) => Value::from(f32::from(*x)),
+        Field::Float(x) => Value::from(*x),
+        Field::Double(x) => Value::from(*x),
+        Field::Str(text) => Value::from(text.as_str()),
+        Field::Bytes(bytes) => text(bytes.data()),
+        Field::Decimal(_) => values::unreadable(DECIMAL),
+        Field::Date(_) => values::unreadable(DATE),
+        Field::TimeMillis(_) | Field::TimeMicros(_) => values::unreadable(TIME),
+        Field::TimestampMillis(_) | Field::TimestampMicros(_) => values::unreadable(TIMESTAMP),
+        Field::Group(row) => {
+            let mut object = Map::new();
+            for (index, (name, field)) in row.get_column_iter().enumerate() {
+                if !matches!(field, Field::Null) {
+                    object.insert(name.clone(), of_parquet(field, shape.entry(index)));
+                }
+            }
+            Value::Object(object)
+        }
+        Field::ListInternal(list) => {
+            let items = list.elements().iter();
+            items.map(|field| of_parquet(field, shape.item())).collect()
+        }
+        Field::MapInternal(map) => {
+            let mut object = Map::new();
+            for (key, field) in map.entries() {
+                let Field::Str(key) = key else {
+                    return values::unreadable(OTHER_KEYS);
+                };
+                object.insert(key.clone(), of_parquet(field, shape.item()));
+            }
+            Value::Object(object)
+        }
+    }
+}
+
+/// A value of an Arrow array.
+pub(super) fn of_arrow(array: &dyn Array, i: usize, shape: &Shape) -> Value {
     use DataType as T;
     if array.is_null(i) {
         return Value::Null;
     }
     if *shape == Shape::Json {
-        return json(value(array, i, &Shape::Plain));
+        return json(of_arrow(array, i, &Shape::Plain));
     }
-    let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
-        Ok(text) => Value::from(text),
-        Err(_) => values::unreadable("binary data"),
-    };
     macro_rules! number {
         ($kind:ty) => {
             Value::from(array.as_primitive::<$kind>().value(i))
@@ -51,7 +113,6 @@ pub(super) fn value(array: &dyn Array, i: usize, shape: &Shape) -> Value {
         T::Utf8 => Value::from(array.as_string::<i32>().value(i)),
         T::LargeUtf8 => Value::from(array.as_string::<i64>().value(i)),
         T::Utf8View => Value::from(array.as_string_view().value(i)),
-        // Writers that leave out the annotation store text as plain bytes.
         T::Binary => text(array.as_binary::<i32>().value(i)),
         T::LargeBinary => text(array.as_binary::<i64>().value(i)),
         T::BinaryView => text(array.as_binary_view().value(i)),
@@ -64,7 +125,7 @@ pub(super) fn value(array: &dyn Array, i: usize, shape: &Shape) -> Value {
             let mut object = Map::new();
             for (index, (field, column)) in fields.iter().zip(columns).enumerate() {
                 let shape = shape.entry(index);
-                let value = value(column, i, shape);
+                let value = of_arrow(column, i, shape);
                 let absent = column.is_null(i) || (value.is_null() && *shape != Shape::Json);
                 if !absent {
                     object.insert(field.name().clone(), value);
@@ -75,21 +136,21 @@ pub(super) fn value(array: &dyn Array, i: usize, shape: &Shape) -> Value {
         T::Map(..) => map(array, i, shape),
         T::Dictionary(..) => {
             let dictionary = array.as_any_dictionary();
-            let key = value(dictionary.keys(), i, &Shape::Plain);
+            let key = of_arrow(dictionary.keys(), i, &Shape::Plain);
             let key = key.as_u64().and_then(|key| usize::try_from(key).ok());
             match key {
                 Some(key) if key < dictionary.values().len() => {
-                    value(dictionary.values(), key, shape)
+                    of_arrow(dictionary.values(), key, shape)
                 }
                 _ => values::unreadable("a value outside of its dictionary"),
             }
         }
         T::Decimal32(..) | T::Decimal64(..) | T::Decimal128(..) | T::Decimal256(..) => {
-            values::unreadable("a decimal")
+            values::unreadable(DECIMAL)
         }
-        T::Date32 | T::Date64 => values::unreadable("a date"),
-        T::Time32(_) | T::Time64(_) => values::unreadable("a time of day"),
-        T::Timestamp(..) => values::unreadable("a timestamp"),
+        T::Date32 | T::Date64 => values::unreadable(DATE),
+        T::Time32(_) | T::Time64(_) => values::unreadable(TIME),
+        T::Timestamp(..) => values::unreadable(TIMESTAMP),
         T::Duration(_) => values::unreadable("a duration"),
         T::Interval(_) => values::unreadable("an interval"),
         other => values::unreadable(format!("a value of the Arrow type {other}")),
@@ -98,17 +159,17 @@ pub(super) fn value(array: &dyn Array, i: usize, shape: &Shape) -> Value {
 
 fn list(items: &dyn Array, shape: &Shape) -> Value {
     let item = shape.item();
-    (0..items.len()).map(|i| value(items, i, item)).collect()
+    (0..items.len()).map(|i| of_arrow(items, i, item)).collect()
 }
 
 fn map(array: &dyn Array, i: usize, shape: &Shape) -> Value {
     let entries = array.as_map().value(i);
     let mut object = Map::new();
     for entry in 0..entries.len() {
-        let Value::String(key) = value(entries.column(0), entry, &Shape::Plain) else {
-            return values::unreadable("a map whose keys are not text");
+        let Value::String(key) = of_arrow(entries.column(0), entry, &Shape::Plain) else {
+            return values::unreadable(OTHER_KEYS);
         };
-        object.insert(key, value(entries.column(1), entry, shape.item()));
+        object.insert(key, of_arrow(entries.column(1), entry, shape.item()));
     }
     Value::Object(object)
 }

@@ -132,9 +132,17 @@ pub(super) fn resolve(dataset: &Dataset) -> Result<Layout, DataError> {
         return Ok(Layout::one(files.collect::<Result<_, _>>()?));
     }
     if let Some((scheme, _)) = text.split_once("://") {
+        let how = match scheme {
+            "s3" => format!(", such as with `aws s3 cp --recursive {text} data`"),
+            "gs" | "gcs" => format!(", such as with `gcloud storage cp -r {text} data`"),
+            "http" | "https" => format!(", such as with `curl -LO {text}`"),
+            _ => String::new(),
+        };
         return Err(error(
             path,
-            format!("`{scheme}` addresses cannot be read; download the files and give their path"),
+            format!(
+                "`{scheme}` addresses cannot be read; download the files{how}, and give their path"
+            ),
         ));
     }
     if is_hub_id(path) {
@@ -148,7 +156,7 @@ pub(super) fn resolve(dataset: &Dataset) -> Result<Layout, DataError> {
 }
 
 /// `owner/name` without a file type, in a folder that is not there.
-fn is_hub_id(path: &Path) -> bool {
+pub(crate) fn is_hub_id(path: &Path) -> bool {
     let parts: Vec<_> = path.components().collect();
     let [Component::Normal(owner), Component::Normal(_)] = parts[..] else {
         return false;
@@ -160,7 +168,11 @@ fn is_hub_id(path: &Path) -> bool {
 fn hub(dataset: &Dataset) -> Result<Layout, DataError> {
     Err(error(
         &dataset.path,
-        "there is no such file or folder; if it is a data set of the Hugging Face hub, download it and give its folder, or use a build with the feature `hub`".to_owned(),
+        format!(
+            "there is no such file or folder. It reads like a data set of the Hugging Face hub: download it with `hf download {0} --repo-type dataset --local-dir {1}` and write `path: {1}`, or use a build with the feature `hub`",
+            dataset.path.display(),
+            dataset.path.file_name().unwrap_or_default().display()
+        ),
     ))
 }
 

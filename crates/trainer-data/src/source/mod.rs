@@ -36,6 +36,7 @@ use crate::error::kind;
 use crate::{DataError, Place};
 
 pub use columns::Columns;
+pub(crate) use files::is_hub_id;
 
 pub(crate) use select::{Chosen, ChosenRows, Mark, Selection, Survey, first, skips};
 
@@ -80,14 +81,15 @@ impl Row {
     /// A column that the strategy cannot do without.
     ///
     /// # Errors
-    /// [`DataError::MissingColumn`], with `hint` at the end of the message.
+    /// [`DataError::MissingColumn`], with `hint` at the end of the message;
+    /// [`DataError::Columnar`] where the column cannot be decoded.
     pub fn column(
         &self,
         column: &str,
         strategy: &'static str,
         hint: impl Into<String>,
     ) -> Result<&Value, DataError> {
-        self.columns.get(column).ok_or_else(|| {
+        let found = self.columns.get(column).ok_or_else(|| {
             let wrapping = self.columns.wrapping(column);
             DataError::MissingColumn {
                 at: self.at.clone(),
@@ -99,7 +101,8 @@ impl Row {
                     None => hint.into(),
                 },
             }
-        })
+        });
+        self.checked(found)
     }
 
     /// A column of text that the strategy cannot do without.
@@ -225,7 +228,7 @@ pub fn open(dataset: &Dataset) -> Result<Rows, DataError> {
     Ok(Box::new(rows.map(|row| row?.record.row())))
 }
 
-/// The files that a data set reads, in order.
+/// The files that a data set reads, in order, with the descriptions of columnar ones.
 ///
 /// # Errors
 /// As [`open`], without looking into the files.
@@ -234,8 +237,18 @@ pub fn files(dataset: &Dataset) -> Result<Vec<PathBuf>, DataError> {
     let mut paths = Vec::new();
     for part in &layout.spec(dataset)?.parts {
         for file in layout.split(dataset, &part.name)? {
-            if !matches!(file.format, Format::Empty(_)) && !paths.contains(&file.path) {
-                paths.push(file.path.clone());
+            let mut add = |path: PathBuf| {
+                if !paths.contains(&path) {
+                    paths.push(path);
+                }
+            };
+            if matches!(file.format, Format::Parquet | Format::Arrow)
+                && let Some(description) = features::description(&file.path)
+            {
+                add(description);
+            }
+            if !matches!(file.format, Format::Empty(_)) {
+                add(file.path.clone());
             }
         }
     }

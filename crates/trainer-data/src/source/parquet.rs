@@ -1,26 +1,23 @@
-//! Apache Parquet. Columns are those of Arrow, into which the file is decoded.
+//! Apache Parquet, through its record interface.
 //!
 //! Every column is read by itself. Those that the rows so far were asked for are
 //! decoded as the file is read, one batch after the other; another one is decoded
 //! for the batch in which it is first asked for. The rest of the file is not looked
 //! at but for the list of columns at its end.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
-    ParquetRecordBatchReaderBuilder,
-};
-use parquet::basic::{ConvertedType, LogicalType};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::ParquetMetaData;
 use parquet::file::reader::FileReader;
-use parquet::file::serialized_reader::SerializedFileReader;
+use parquet::file::serialized_reader::{ReadOptionsBuilder, SerializedFileReader};
+use parquet::record::Field;
+use parquet::record::reader::RowIter;
+use parquet::schema::types::{Type, TypePtr};
 
-use super::features::{features, of_metadata, shape};
-use super::table::{Batch, Decoded, Table};
+use super::features::{self, Shape};
+use super::table::{Batch, Column, Decoded, Table};
 use super::{Columns, Record, Records, Row, guarded};
 use crate::{DataError, Place};
 
@@ -35,7 +32,9 @@ const BATCH_BYTES: usize = 16 << 20;
 /// A file, and what is known of it from its end.
 struct Source {
     path: Arc<PathBuf>,
-    metadata: ArrowReaderMetadata,
+    /// The columns, in order.
+    fields: Vec<TypePtr>,
+    name: String,
     table: Arc<Table>,
     /// Rows and bytes of each row group.
     groups: Vec<(usize, usize)>,
@@ -43,41 +42,32 @@ struct Source {
 
 impl Source {
     fn open(path: &Arc<PathBuf>) -> Result<Self, DataError> {
-        let file = super::open_file(path)?;
-        let metadata = guarded(path, FORMAT, || {
-            // The schema that Arrow's writers leave in the file only says more about
-            // the types; where it contradicts the file, the file is right.
-            ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).or_else(|_| {
-                let plain = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
-                ArrowReaderMetadata::load(&file, plain)
-            })
-        })?;
-        let described = metadata.metadata().file_metadata();
-        let pairs = described.key_value_metadata().into_iter().flatten();
-        let mut pairs = pairs.filter(|pair| pair.key == "huggingface");
-        let written = pairs.next().and_then(|pair| pair.value.as_deref());
-        let schema = metadata.schema();
-        let features = features(written.or_else(|| of_metadata(schema.metadata())), path);
-        let leaves = metadata.parquet_schema().columns().iter();
-        let mut leaves = leaves.map(|column| {
-            column.converted_type() == ConvertedType::JSON
-                || matches!(column.logical_type_ref(), Some(LogicalType::Json))
+        let metadata = metadata(path)?;
+        let described = metadata.file_metadata();
+        let value = |key: &str| {
+            let mut pairs = described.key_value_metadata().into_iter().flatten();
+            let pair = pairs.find(|pair| pair.key == key)?;
+            pair.value.as_deref()
+        };
+        let features = features::features(value(features::METADATA), path);
+        // What Arrow's writers leave in the file says more about the types.
+        let arrow = value("ARROW:schema").and_then(features::of_arrow_schema);
+        let schema = described.schema();
+        let columns = schema.get_fields().iter().map(|field| {
+            let name = field.name().to_owned();
+            let feature = features.as_ref().and_then(|all| all.get(&name));
+            let arrow = arrow.as_ref().map(|schema| schema.field_with_name(&name));
+            let arrow = arrow.and_then(Result::ok);
+            let shape = features::shape_of_parquet(field, feature, arrow);
+            (name, shape)
         });
-        let columns = schema.fields().iter().map(|field| {
-            let feature = features.as_ref().and_then(|all| all.get(field.name()));
-            (field.name().clone(), shape(field, feature, &mut leaves))
-        });
-        let table = Arc::new(Table::new(path, FORMAT, columns.collect()));
-        let groups = metadata.metadata().row_groups().iter().map(|group| {
-            // A damaged file may claim any numbers.
-            let size = |number: i64| usize::try_from(number).unwrap_or(0);
-            (size(group.num_rows()), size(group.total_byte_size()))
-        });
+        let columns: Vec<(String, Shape)> = columns.collect();
         Ok(Self {
             path: Arc::clone(path),
-            groups: groups.collect(),
-            table,
-            metadata,
+            fields: schema.get_fields().to_vec(),
+            name: schema.name().to_owned(),
+            table: Arc::new(Table::new(path, FORMAT, columns)),
+            groups: groups(&metadata),
         })
     }
 
@@ -89,34 +79,37 @@ impl Source {
         (rows.clamp(1, BATCH_ROWS), bytes_of_a_row)
     }
 
-    /// Reads a column of a row group from a row on.
-    fn column(
-        &self,
-        column: usize,
-        group: usize,
-        from: usize,
-    ) -> Result<ParquetRecordBatchReader, String> {
-        // Not a handle that others move about in.
-        let file = File::open(&*self.path).map_err(|error| error.to_string())?;
-        let columns = ProjectionMask::roots(self.metadata.parquet_schema(), [column]);
-        ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
-            .with_row_groups(vec![group])
-            .with_projection(columns)
-            .with_batch_size(self.batch(group).0)
-            .with_offset(from)
-            .build()
-            .map_err(|error| error.to_string())
+    /// Reads a column from a row of a row group on.
+    fn column(&self, column: usize, group: usize, from: usize) -> Result<RowIter<'static>, String> {
+        let read = || -> Result<RowIter<'static>, ParquetError> {
+            // A handle of its own: others move about in theirs.
+            let file = std::fs::File::open(&*self.path)?;
+            let options = ReadOptionsBuilder::new()
+                .with_predicate(Box::new(move |_, index| index >= group))
+                .build();
+            let reader = SerializedFileReader::new_with_options(file, options)?;
+            let alone = Type::group_type_builder(&self.name)
+                .with_fields(vec![Arc::clone(&self.fields[column])])
+                .build()?;
+            let mut rows = RowIter::from_file_into(Box::new(reader)).project(Some(alone))?;
+            if let Some(last) = from.checked_sub(1) {
+                rows.nth(last).transpose()?;
+            }
+            Ok(rows)
+        };
+        read().map_err(|error| error.to_string())
     }
 
     /// The next rows of a column.
-    fn next(reader: &mut ParquetRecordBatchReader, rows: usize) -> Decoded {
-        let batch = match reader.next() {
-            Some(batch) => batch.map_err(|error| error.to_string())?,
-            None => return Err("it has fewer rows than the file".to_owned()),
-        };
-        match batch.columns() {
-            [column] if column.len() >= rows => Ok(Arc::clone(column)),
-            _ => Err("it has fewer rows than the file".to_owned()),
+    fn next(reader: &mut RowIter<'static>, rows: usize) -> Decoded {
+        let mut values: Vec<Field> = Vec::with_capacity(rows);
+        for row in reader.take(rows) {
+            let row = row.map_err(|error| error.to_string())?;
+            values.extend(row.into_columns().into_iter().map(|(_, value)| value));
+        }
+        match values.len() == rows {
+            true => Ok(Column::Parquet(values)),
+            false => Err("it has fewer rows than the file".to_owned()),
         }
     }
 
@@ -138,8 +131,8 @@ struct Batches {
     group: usize,
     /// Rows of the group before the next batch.
     from: usize,
-    /// Columns of the group that are read along.
-    readers: Vec<Option<ParquetRecordBatchReader>>,
+    /// Columns that are read along.
+    readers: Vec<Option<RowIter<'static>>>,
 }
 
 impl Iterator for Batches {
@@ -150,7 +143,6 @@ impl Iterator for Batches {
         while self.from >= source.groups.get(self.group)?.0 {
             self.group += 1;
             self.from = 0;
-            self.readers.clear();
         }
         let (group, from) = (self.group, self.from);
         let (rows, bytes_of_a_row) = source.batch(group);
@@ -158,7 +150,6 @@ impl Iterator for Batches {
         let late = Arc::clone(source);
         let load = Box::new(move |column| late.load(column, group, from, rows));
         let batch = Batch::stored(Arc::clone(&source.table), load, bytes_of_a_row);
-        self.readers.resize_with(batch.names().len(), || None);
         for column in source.table.wanted() {
             let slot = &mut self.readers[column];
             let decoded = undamaged(|| {
@@ -186,11 +177,13 @@ pub(super) fn open(path: &Arc<PathBuf>, start: usize) -> Result<Records, DataErr
         from -= rows;
         group += 1;
     }
+    let mut readers = Vec::new();
+    readers.resize_with(source.fields.len(), || None);
     let batches = Batches {
         source,
         group,
         from,
-        readers: Vec::new(),
+        readers,
     };
     let path = Arc::clone(path);
     let rows = batches.flat_map(|(batch, rows)| {
@@ -210,12 +203,25 @@ pub(super) fn open(path: &Arc<PathBuf>, start: usize) -> Result<Records, DataErr
 
 /// Number of rows, as the file says at its end.
 pub(super) fn count(path: &Path) -> Result<usize, DataError> {
+    let groups = groups(&metadata(path)?).into_iter();
+    // A damaged file may claim any numbers.
+    Ok(groups.fold(0, |sum, (rows, _)| sum.saturating_add(rows)))
+}
+
+/// What a file says at its end.
+fn metadata(path: &Path) -> Result<ParquetMetaData, DataError> {
     let file = super::open_file(path)?;
     guarded(path, FORMAT, || {
         let reader = SerializedFileReader::new(file)?;
-        let groups = reader.metadata().row_groups().iter();
-        let rows = groups.map(|group| usize::try_from(group.num_rows()).unwrap_or(0));
-        // A damaged file may claim any numbers.
-        Ok::<_, ParquetError>(rows.fold(0, usize::saturating_add))
+        Ok::<_, ParquetError>(reader.metadata().clone())
     })
+}
+
+/// Rows and bytes of each row group.
+fn groups(metadata: &ParquetMetaData) -> Vec<(usize, usize)> {
+    let groups = metadata.row_groups().iter().map(|group| {
+        let size = |number: i64| usize::try_from(number).unwrap_or(0);
+        (size(group.num_rows()), size(group.total_byte_size()))
+    });
+    groups.collect()
 }

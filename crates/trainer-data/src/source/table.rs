@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use arrow_array::{Array, ArrayRef};
+use parquet::record::Field;
 use serde_json::Value;
 
 use super::cells;
@@ -50,8 +51,25 @@ impl Table {
     }
 }
 
+/// The values of a column in a batch.
+pub(super) enum Column {
+    Arrow(ArrayRef),
+    Parquet(Vec<Field>),
+}
+
+impl Column {
+    fn value(&self, row: usize, shape: &Shape) -> Option<Value> {
+        match self {
+            Self::Arrow(array) => {
+                (row < array.len()).then(|| cells::of_arrow(array, row, shape))
+            }
+            Self::Parquet(values) => Some(cells::of_parquet(values.get(row)?, shape)),
+        }
+    }
+}
+
 /// A column of a batch, or why it cannot be decoded.
-pub(super) type Decoded = Result<ArrayRef, String>;
+pub(super) type Decoded = Result<Column, String>;
 
 /// Decodes a column of a batch.
 type Load = Box<dyn Fn(usize) -> Decoded + Send + Sync>;
@@ -69,7 +87,8 @@ impl Batch {
     pub(super) fn ready(table: Arc<Table>, columns: &[ArrayRef]) -> Self {
         let rows = columns.first().map_or(1, |column| column.len().max(1));
         let bytes: usize = columns.iter().map(|c| c.get_array_memory_size()).sum();
-        let columns = columns.iter().map(|column| Ok(Arc::clone(column)).into());
+        let columns = columns.iter();
+        let columns = columns.map(|column| Ok(Column::Arrow(Arc::clone(column))).into());
         Self {
             table,
             columns: columns.collect(),
@@ -110,11 +129,9 @@ impl Batch {
                 None => Err("the column is not there".to_owned()),
             }
         });
-        match decoded {
-            Ok(array) if row < array.len() => cells::value(array, row, &self.table.shapes[column]),
-            Ok(_) => values::unreadable("a value that is missing from the file"),
-            Err(_) => values::unreadable("a value that cannot be decoded"),
-        }
+        let shape = &self.table.shapes[column];
+        let value = decoded.as_ref().ok().and_then(|column| column.value(row, shape));
+        value.unwrap_or_else(|| values::unreadable("a value that cannot be decoded"))
     }
 
     /// Why a column could not be decoded, if that was tried.

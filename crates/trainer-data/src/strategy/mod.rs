@@ -199,7 +199,8 @@ impl<S: Strategy> Strategy for Suggesting<S> {
 }
 
 /// A prompt and its response as one sample; the prompt is masked unless
-/// `train_on_inputs`. No tokens of the response, no end of sequence either.
+/// `train_on_inputs`. `prompt` begins as every sequence does. No tokens of the
+/// response, no end of sequence either.
 fn prompt_and_response(
     tokenizer: &Tokenizer,
     prompt: Vec<u32>,
@@ -209,22 +210,20 @@ fn prompt_and_response(
     ends: Ends,
 ) -> Result<Sample, DataError> {
     let mut input_ids = prompt;
+    let mut answer = Vec::new();
+    if !response.is_empty() {
+        answer = tokenizer.encode(response, false)?;
+        if answer.starts_with(&input_ids) && input_ids == tokenizer.opening() {
+            // Without a prompt, the response may bring the beginning itself.
+            input_ids.clear();
+        }
+        end(&mut answer, tokenizer, sequence_len, ends)?;
+    }
     let mut labels = if train_on_inputs {
         input_ids.iter().copied().map(label).collect()
     } else {
         vec![IGNORE_INDEX; input_ids.len()]
     };
-    let mut answer = Vec::new();
-    if !response.is_empty() {
-        answer = tokenizer.encode(response, true)?;
-        if tokenizer
-            .bos_id()
-            .is_some_and(|bos| answer.first() == Some(&bos))
-        {
-            answer.remove(0);
-        }
-        end(&mut answer, tokenizer, sequence_len, ends);
-    }
     labels.extend(answer.iter().copied().map(label));
     input_ids.extend(answer);
     Ok(Sample {
@@ -240,9 +239,21 @@ struct Ends(usize);
 
 /// Appends end-of-sequence tokens, one less where the text has one, as far as
 /// there is room.
-fn end(ids: &mut Vec<u32>, tokenizer: &Tokenizer, sequence_len: usize, ends: Ends) {
+///
+/// # Errors
+/// [`DataError::NoEnd`] where there is no such token, and the text does not end with
+/// another special one.
+fn end(
+    ids: &mut Vec<u32>,
+    tokenizer: &Tokenizer,
+    sequence_len: usize,
+    ends: Ends,
+) -> Result<(), DataError> {
     let Some(eos) = tokenizer.eos_id() else {
-        return;
+        return match ids.last() {
+            Some(last) if !tokenizer.is_special(*last) => Err(tokenizer.no_end()),
+            _ => Ok(()),
+        };
     };
     let there = usize::from(ids.last() == Some(&eos));
     for _ in there..ends.0 {
@@ -250,6 +261,7 @@ fn end(ids: &mut Vec<u32>, tokenizer: &Tokenizer, sequence_len: usize, ends: End
             ids.push(eos);
         }
     }
+    Ok(())
 }
 
 /// A token id as a label. Ids beyond `i32` are beyond every vocabulary, and

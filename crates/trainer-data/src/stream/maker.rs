@@ -13,7 +13,7 @@ use trainer_config::{Config, PackingStrategy};
 use super::{Anchor, Block, Position, StreamOptions, StreamSource};
 use crate::ledger::{DatasetLedger, DropReason, Note, SkipReason};
 use crate::pipeline::{self, Task};
-use crate::prepare::judge;
+use crate::prepare::{Build, is_unended, judge};
 use crate::source::{Chosen, ChosenRows, Mark, Record, Row, Selection, Survey};
 use crate::{DataError, Tokenizer, strategy};
 
@@ -286,7 +286,7 @@ impl Maker<'_> {
             dataset: &self.options.sources[self.position.source].dataset,
             tokenizer: self.tokenizer,
             limit: self.config.sequence_len,
-            purpose: (),
+            purpose: Build::KNOWN,
         };
         let done = self.position.sample;
         let mut kept = false;
@@ -311,6 +311,8 @@ impl Maker<'_> {
                 None => {
                     if sample.len() < length {
                         account.truncated.add(length - sample.len());
+                    } else if is_unended(&account.strategy, &sample, self.tokenizer) {
+                        account.unended += 1;
                     }
                     account.kept.add(sample.len());
                     account.kept_rows += usize::from(first_kept);
@@ -438,7 +440,7 @@ impl Maker<'_> {
             dataset: &source.dataset,
             tokenizer: self.tokenizer,
             limit: self.config.sequence_len,
-            purpose: (),
+            purpose: Build::KNOWN,
         };
         pipeline::all_dropped::<Sample>(&task, account, *longest)
     }

@@ -440,6 +440,7 @@ fn a_vocabulary_with_scores_comes_from_gguf() {
             pad: None,
             unk: Some(0),
             add_bos: true,
+            add_eos: false,
             add_space_prefix,
             chat_template: None,
             named_templates: Vec::new(),
