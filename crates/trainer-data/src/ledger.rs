@@ -178,13 +178,13 @@ pub struct DatasetLedger {
     pub truncated: Count,
     /// Samples dropped, by reason.
     pub dropped: BTreeMap<DropReason, Count>,
-    /// What is to be said about rows, in the order in which it was found.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub warnings: Vec<Warning>,
     /// Samples kept whole whose trained part no token ends, where the data brings its
     /// ends itself.
     #[serde(default)]
     pub unended: usize,
+    /// What is to be said about rows, in the order in which it was found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 impl DatasetLedger {

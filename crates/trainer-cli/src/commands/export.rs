@@ -173,6 +173,8 @@ fn vocabulary(metadata: &HashMap<String, GgufValue>) -> GgufVocabulary {
         // As llama.cpp reads files that do not say.
         add_space_prefix: !metadata.contains_key(ADD_SPACE) || flag(ADD_SPACE),
         chat_template: text(TEMPLATE),
+        model,
+        pre,
         named_templates: {
             let mut named: Vec<(String, String)> = metadata
                 .iter()
@@ -184,7 +186,5 @@ fn vocabulary(metadata: &HashMap<String, GgufValue>) -> GgufVocabulary {
             named.sort_unstable();
             named
         },
-        model,
-        pre,
     }
 }

@@ -34,7 +34,7 @@ fn steps_are_judged_at_their_last_token() {
     // Axolotl keeps a row in which nothing is judged.
     assert_eq!(
         run(|c| c.sequence_len = 3).unwrap_err(),
-        "all 1 rows of data set data.jsonl were dropped: 1 nothing to train; what `sequence_len` (now 3) leaves of them teaches nothing: raise it"
+        "all 1 rows of data set data.jsonl were dropped: 1 cut off before the trained part; the longest has 7 tokens, and the cut at `sequence_len` (now 3 tokens) takes away what would be trained: raise it"
     );
 }
 
@@ -78,7 +78,7 @@ fn long_rows_are_dropped_cut_or_refused() {
             .copied()
             .collect::<Vec<_>>()
     };
-    assert_eq!(dropped(5), [DropReason::NothingToTrain]);
+    assert_eq!(dropped(5), [DropReason::CutOff]);
     assert_eq!(dropped(4), [DropReason::TooLong]);
     assert_eq!(
         run(12, ExcessLength::Raise).unwrap_err(),

@@ -39,7 +39,8 @@ fn special_tokens_come_from_the_folder_or_the_configuration() {
         r#"{"eos_token": {"content": "</s>"}}"#,
     );
     let tokenizer = lab.tokenizer();
-    assert_eq!(tokenizer.bos_id(), None);
+    // Nothing names it, but the tokenizer puts it in front of every text.
+    assert_eq!(tokenizer.bos_id(), id("<s>"));
     assert_eq!(
         tokenizer.pad_id(),
         id("</s>"),
