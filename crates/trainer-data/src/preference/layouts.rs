@@ -194,8 +194,16 @@ impl<'a> Layout<'a> {
                     dataset,
                     NOT_ASKED,
                     &[
-                        ("field_prompt", is(&own.field_prompt), prompt_format.asks_for("prompt")),
-                        ("field_system", is(&own.field_system), prompt_format.asks_for("system")),
+                        (
+                            "field_prompt",
+                            is(&own.field_prompt),
+                            prompt_format.asks_for("prompt"),
+                        ),
+                        (
+                            "field_system",
+                            is(&own.field_system),
+                            prompt_format.asks_for("system"),
+                        ),
                         ("field_chosen", is(&own.field_chosen), first_asks),
                         ("field_completion", is(&own.field_completion), first_asks),
                         ("field_rejected", is(&own.field_rejected), second_asks),

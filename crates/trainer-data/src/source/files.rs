@@ -133,9 +133,7 @@ pub(super) fn resolve(dataset: &Dataset) -> Result<Layout, DataError> {
     }
     if let Some((scheme, _)) = text.split_once("://") {
         let how = match scheme {
-            "s3" => format!(
-                ", such as with `aws s3 cp {text} .` (`--recursive` for a folder)"
-            ),
+            "s3" => format!(", such as with `aws s3 cp {text} .` (`--recursive` for a folder)"),
             "gs" | "gcs" => format!(", such as with `gcloud storage cp -r {text} .`"),
             "http" | "https" => format!(", such as with `curl -LO {text}`"),
             _ => String::new(),
