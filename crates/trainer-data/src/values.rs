@@ -162,10 +162,10 @@ pub(crate) fn to_template(value: &Value) -> minijinja::Value {
             Some(Special::Unreadable(what)) => refused(format!(
                 "the template prints {what}, which has no meaning as text; take it out of the data, or give it as text"
             )),
-            None => object
-                .iter()
-                .map(|(key, value)| (key.as_str(), to_template(value)))
-                .collect(),
+            None => {
+                let entries = object.iter();
+                Seen::from_pairs(entries.map(|(key, value)| (key.as_str(), to_template(value))))
+            }
         },
     }
 }

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod bad_input;
+mod chats;
 mod check;
 mod checkpoints;
 mod commands;

@@ -400,6 +400,39 @@ fn a_template_may_write_in_its_own_way() {
     }
 }
 
+/// What a template writes in ASCII alone, and many messages that it leaves out: each
+/// kind is looked at once.
+#[test]
+fn long_conversations() {
+    let long = |template: &str| {
+        let mut messages = vec![turn("user", "q")];
+        for number in 0..200 {
+            messages.push(result(&format!("r{number}")));
+        }
+        messages.push(turn("assistant", "a"));
+        let lab = Lab::new("<|im_end|>");
+        let dataset = lab.rows(
+            PromptStrategy::ChatTemplate,
+            &[json!({"messages": messages})],
+        );
+        let config = Config {
+            chat_template_jinja: Some(template.into()),
+            ..config(dataset)
+        };
+        let prepared = prepare(&config, &tokenizer("<|im_end|>")).unwrap();
+        let warnings = prepared.ledger.warnings();
+        warnings
+            .map(|warning| warning.message.clone())
+            .collect::<Vec<_>>()
+    };
+    let ascii = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | tojson(ensure_ascii=true) if m.role == 'tool' else m.content }}<|im_end|>\n{% endfor %}";
+    assert_eq!(long(ascii), Vec::<String>::new());
+    let without = "{% for m in messages if m.role != 'tool' %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}";
+    let said = long(without);
+    assert_eq!(said.len(), 1);
+    assert!(said[0].contains("messages of the role `tool`"), "{said:?}");
+}
+
 /// Rows of which the second and third lose their tools.
 fn rows_with_tools(lab: &Lab) -> Config {
     let plain = json!({"messages": [turn("user", "q"), turn("assistant", "a")]});

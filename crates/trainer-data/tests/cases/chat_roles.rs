@@ -217,11 +217,9 @@ fn plain(further: Value) -> Value {
 fn media_are_refused() {
     for (column, value) in [
         ("images", json!(["a.png"])),
-        ("image", json!("a.png")),
-        ("image", json!({"bytes": null, "path": "a.png"})),
-        ("videos", json!(["a.mp4"])),
+        ("images", json!([{"bytes": null, "path": "a.png"}])),
+        ("videos", json!("a.mp4")),
         ("audios", json!([{"path": "a.wav"}])),
-        ("audio", json!({"array": [0.5], "sampling_rate": 16000})),
     ] {
         assert_eq!(
             said(&[plain(json!({column: value}))], |_| ()).unwrap_err(),
@@ -230,6 +228,19 @@ fn media_are_refused() {
             )
         );
     }
+    // One that may have nothing to do with the conversation, unless a mark says so.
+    for value in [json!("a.png"), json!({"bytes": null, "path": "a.png"})] {
+        assert_eq!(
+            said(&[plain(json!({"image": value}))], |_| ()).unwrap(),
+            [("the column `image` is not read, as the model reads text alone: the answers are trained without it".to_owned(), 1)]
+        );
+    }
+    let row = json!({"image": "a.png", "messages": [{"role": "user", "content": "<image>q"}, {"role": "assistant", "content": "a"}]});
+    assert!(
+        said(&[row], |_| ())
+            .unwrap_err()
+            .contains("`image` holds media")
+    );
     for value in [
         json!(null),
         json!([]),

@@ -140,7 +140,7 @@ fn templates_that_treat_marked_text_in_another_way() {
     let template = "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{{ eos_token }}{% endfor %}";
     assert_eq!(
         Run::new(talk()).jinja(template).error(),
-        "data.jsonl, line 1: chat template chat_template_jinja does not print `messages[2].content`, `messages[4].content`, which is trained: the model would learn the turn without it; use a template that prints it, such as that of the model (`chat_template: tokenizer_default`), leave the role out of `roles_to_train`, or take the row out"
+        "data.jsonl, line 1: chat template chat_template_jinja does not print `messages[2].content`, which is trained: the model would learn the turn without it; use a template that prints it, such as that of the model (`chat_template: tokenizer_default`), leave the role out of `roles_to_train`, or take the row out"
     );
 }
 

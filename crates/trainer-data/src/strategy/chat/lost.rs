@@ -73,28 +73,43 @@ pub(super) fn find(
     }
     let text = renderer.render(&marked, prompt).unwrap_or_default();
     let mut index = 0;
+    let mut kinds: Vec<(What, &str, bool)> = Vec::new();
     pieces.retain(|piece| {
         let mark = mark(index);
         index += 1;
-        if text.contains(mark) {
+        if text.contains(mark) || text.contains(&escaped(mark)) {
+            return false;
+        }
+        // The first of a kind stands for the others.
+        let kind = piece.kind(conversation);
+        if kinds.contains(&kind) {
             return false;
         }
         let mut changed = conversation.clone();
         piece.touch(&mut changed, mark);
-        renderer
+        let lost = renderer
             .render(&changed, prompt)
-            .is_ok_and(|text| text == raw)
+            .is_ok_and(|text| text == raw);
+        if lost {
+            kinds.push(kind);
+        }
+        lost
     });
     // A tool of which nothing is printed lacks its description too.
     let lost = pieces.clone();
     pieces.retain(|piece| match piece.what {
-        What::Arguments(call) => !lost
-            .iter()
-            .any(|other| other.turn == piece.turn && other.what == What::Call(call)),
-        What::Described(tool, _) => !lost.iter().any(|other| other.what == What::Tool(tool)),
+        What::Arguments(_) => !lost.iter().any(|other| matches!(other.what, What::Call(_))),
+        What::Described(..) => !lost.iter().any(|other| matches!(other.what, What::Tool(_))),
         _ => true,
     });
     pieces
+}
+
+/// A mark as JSON has it where only ASCII is written.
+fn escaped(mark: char) -> String {
+    let mut units = [0; 2];
+    let units = mark.encode_utf16(&mut units).iter();
+    units.map(|unit| format!("\\u{unit:04x}")).collect()
 }
 
 /// The pieces that have not been seen.
@@ -258,6 +273,21 @@ impl Lost {
             What::Property(name) => message.get_mut(name).map_or((), |v| touch(v, mark)),
             What::Tool(_) | What::Described(..) => {}
         }
+    }
+
+    /// What the piece has in common with others that are lost for the same reason.
+    fn kind<'c>(&self, conversation: &'c Conversation) -> (What, &'c str, bool) {
+        let what = match &self.what {
+            What::Call(_) => What::Call(0),
+            What::Arguments(_) => What::Arguments(0),
+            What::Tool(_) => What::Tool(0),
+            What::Described(_, key) => What::Described(0, key),
+            other => other.clone(),
+        };
+        let turn = self.turn.and_then(|turn| conversation.turns.get(turn));
+        turn.map_or((what.clone(), "", false), |turn| {
+            (what, turn.role.as_str(), turn.trained)
+        })
     }
 
     /// Whether the piece is of what is trained.

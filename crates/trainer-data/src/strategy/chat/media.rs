@@ -8,30 +8,44 @@ use crate::DataError;
 use crate::ledger::Note;
 use crate::source::Row;
 
-/// Names of columns, and of properties of messages, that hold media.
-const HOLDERS: [&str; 6] = ["images", "image", "videos", "video", "audios", "audio"];
+/// Names of columns, and of properties of messages, that hold the media of a row.
+const HOLDERS: [&str; 3] = ["images", "videos", "audios"];
+
+/// Names of columns that may hold them, or something that has nothing to do with the
+/// conversation.
+const PERHAPS: [&str; 3] = ["image", "video", "audio"];
 
 /// Marks that stand for media in texts.
 const MARKS: [&str; 3] = ["<image>", "<video>", "<audio>"];
 
-/// Refuses a row that holds media, and notes marks that stand for none.
+/// Refuses a row that holds media, and notes what may be one.
 pub(super) fn check(row: &Row, turns: &[Turn]) -> Result<Option<Note>, DataError> {
-    for name in HOLDERS {
-        if row.columns.get(name).is_some_and(holds) {
-            return Err(refused(row, name));
-        }
+    let mark = turns.iter().find_map(|turn| {
+        let mark = turn.content().and_then(first_mark)?;
+        Some((turn, mark))
+    });
+    for name in HOLDERS.into_iter().chain(PERHAPS) {
         for turn in turns {
             if turn.message.get(name).is_some_and(holds) {
                 return Err(refused(row, &format!("{}.{name}", turn.place)));
             }
         }
+        if !row.columns.get(name).is_some_and(holds) {
+            continue;
+        }
+        if HOLDERS.contains(&name) || mark.is_some() {
+            return Err(refused(row, name));
+        }
+        let message = format!(
+            "the column `{name}` is not read, as the model reads text alone: the answers are trained without it"
+        );
+        return Ok(Some(Note::new(message, name)));
     }
-    Ok(turns.iter().find_map(|turn| {
-        let mark = turn.content().and_then(first_mark)?;
+    Ok(mark.map(|(turn, mark)| {
         let message = format!(
             "messages hold the mark `{mark}`, but rows have no column of media: it is trained as the text it is"
         );
-        Some(Note::new(message, &turn.place))
+        Note::new(message, &turn.place)
     }))
 }
 
