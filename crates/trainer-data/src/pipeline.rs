@@ -107,11 +107,6 @@ pub(crate) trait Kind: Clone + Default + Send + Sync {
         at: &Place,
     ) -> Result<Option<DropReason>, DataError>;
 
-    /// Whether no token ends what is trained, where the data brings its ends itself.
-    fn unended(&self, _: &Self::Reader<'_>, _: &Tokenizer) -> bool {
-        false
-    }
-
     /// What identifies a sample.
     fn hash(&self, hasher: &mut Hasher);
 
@@ -461,8 +456,6 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
         } = sample.size();
         if tokens < before {
             self.account.truncated.add(before - tokens);
-        } else if sample.unended(self.reader, self.task.tokenizer) {
-            self.account.unended += 1;
         }
         self.account.kept.add(tokens);
         self.account.trained_tokens += trained;

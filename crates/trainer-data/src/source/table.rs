@@ -60,7 +60,12 @@ pub(super) enum Column {
 impl Column {
     fn value(&self, row: usize, shape: &Shape) -> Option<Value> {
         match self {
-            Self::Arrow(array) => (row < array.len()).then(|| cells::of_arrow(array, row, shape)),
+            Self::Arrow(array) => {
+                // A damaged file may have arrays whose parts do not fit.
+                let read = || (row < array.len()).then(|| cells::of_arrow(array, row, shape));
+                let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+                read.ok().flatten()
+            }
             Self::Parquet(values) => Some(cells::of_parquet(values.get(row)?, shape)),
         }
     }

@@ -179,15 +179,16 @@ fn rows_taken_as_they_are_may_lack_an_end() {
     ] {
         let config = config(lab.rows(strategy(name), &rows));
         let ledger = lab.prepare(&config).unwrap().ledger;
-        assert_eq!(ledger.datasets[0].unended, 1, "{name}");
-        let warning = format!(
-            "warning: no token ends the trained part of 1 samples, so that the model does not learn to stop there; `type: {name}` takes rows as they are: put the tokenizer's `eos_token` where an answer ends"
-        );
-        assert!(ledger.to_string().contains(&warning), "{ledger}");
+        let [warning] = &ledger.datasets[0].warnings[..] else {
+            panic!("{name}: {ledger}");
+        };
+        assert_eq!(warning.rows, 1, "{name}");
+        assert!(warning.first.contains("data.jsonl, line 1"), "{name}");
+        assert!(warning.message.contains("`eos_token`"), "{name}");
         let options = StreamOptions::new(&config);
         let mut stream = SampleStream::start(&config, Arc::new(lab.tokenizer()), options).unwrap();
         stream.next().unwrap().unwrap();
-        assert_eq!(stream.ledger().datasets[0].unended, 1, "{name}");
+        assert_eq!(stream.ledger().datasets[0].warnings.len(), 1, "{name}");
     }
 }
 
