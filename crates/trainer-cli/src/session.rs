@@ -6,13 +6,11 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::Map;
-use trainer_config::{
-    Config, Dataset, Examined, Layers, Loaded, PromptStrategy, SpecialTokens, Task,
-};
+use trainer_config::{Config, Dataset, Examined, Layers, Loaded, SpecialTokens, Task};
 use trainer_core::{Adapter, AnyModel, TrainerTokenizer, backend, quantization, unfreeze};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
 use trainer_data::{
-    CacheOutcome, ChatPrompts, ChatTemplate, DataError, Ledger, PreferenceObjective, PreparedData,
+    CacheOutcome, ChatTemplate, DataError, Ledger, PreferenceObjective, PreparedData,
     PreparedPreferences, Search, Tokenizer,
 };
 use trainer_model::{
@@ -462,9 +460,7 @@ pub(crate) fn merged_reward(
 ) -> Result<Merged<RewardModel>, Failure> {
     let config = &unquantized(config);
     let Some((task, labels)) = head_of(config) else {
-        return Err(Failure::new(
-            "this configuration trains no reward model",
-        ));
+        return Err(Failure::new("this configuration trains no reward model"));
     };
     let mut base = load_base_reward(config, tokenizer, device, task, labels)?;
     Trained::of_finished(config, tokenizer).raise(&mut base.model);
@@ -557,7 +553,7 @@ impl TrainerTokenizer for SavedTokenizer {
     }
 
     fn end_ids(&self) -> Vec<u32> {
-        self.0.eos_id().into_iter().collect()
+        self.tokenizer.eos_id().into_iter().collect()
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {

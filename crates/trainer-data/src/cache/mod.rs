@@ -136,6 +136,7 @@ pub fn find_prepared_preferences(
         }
         PreferenceObjective::Pairwise
         | PreferenceObjective::Orpo
+        | PreferenceObjective::Cpo
         | PreferenceObjective::RewardModel => {
             let stored = find::<PreferencePair>(config, tokenizer, objective, search)?;
             stored.map(|stored| stored.preferences(Preferences::Pairs))
