@@ -56,12 +56,13 @@ fn missing(key: &str, folder: &Path) -> String {
         return format!("error: {key}: {}", DataError::missing(of_what, folder));
     };
     let (_, last) = name.rsplit_once('/').unwrap_or_default();
+    let colon = if key.starts_with("--") { "" } else { ":" };
     format!(
         "error: {key}: there is no folder {}
   = note: it has the form of the name of a {what} on the Hugging Face hub. Models are not \
 downloaded: `{key}` is a folder here
   = help: `hf download {name} --local-dir models/{last}` gets it; then write \
-`{key}: models/{last}`",
+`{key}{colon} models/{last}`",
         folder.display()
     )
 }
