@@ -15,7 +15,8 @@ pub(crate) fn base_config(
     config: &Config,
     overrides: Option<&Map<String, Value>>,
 ) -> Result<ModelConfig, Failure> {
-    folders::check_model(config)?;
+    folders::check_base(config)?;
+    folders::check_adapter(config)?;
     let mut found = ModelConfig::from_folder(&config.base_model, overrides)?;
     if let Some(warning) = unknown_settings(config, &found) {
         eprintln!("warning: {warning}");

@@ -6,7 +6,7 @@ use std::path::Path;
 use trainer_config::{AdapterKind, Config, Optimizer, SaveStrategy};
 use trainer_core::estimate::{BatchShape, Estimate, Others, sample_bytes};
 use trainer_core::memory::{self, gib};
-use trainer_data::Tokenizer;
+use trainer_data::{Search, Tokenizer};
 
 use crate::base::model_notes;
 use crate::failure::Failure;
@@ -158,7 +158,7 @@ struct Data {
 /// The data where it is prepared, and where the sizes are from.
 fn data(config: &Config, tokenizer: &Tokenizer) -> Result<(Data, &'static str), Failure> {
     const PREPARED: &str = "rows of the prepared data";
-    Ok(match find_prepared(config, tokenizer) {
+    Ok(match find_prepared(config, tokenizer, Search::Size) {
         Ok(Some(Found::Samples(prepared))) => {
             let batch = BatchShape::of_samples(config, prepared.train)?;
             (Data { batch, samples: 0 }, PREPARED)

@@ -94,7 +94,7 @@ pub(crate) fn merge<M: Probe>(base: M, folder: &Path) -> Result<Merged<M>, Failu
     let outputs = model.probe();
     let compared = compare(&before, &adapted, &outputs).map_err(|message| {
         Failure::new(format!(
-            "error: {}: the {} of the merged model {message}; nothing is saved",
+            "{}: the {} of the merged model {message}; nothing is saved",
             folder.display(),
             M::OUTPUTS
         ))

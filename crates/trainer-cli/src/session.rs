@@ -6,12 +6,12 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::Map;
-use trainer_config::{Config, Dataset, Layers, Loaded, Rl, SpecialTokens, Task};
+use trainer_config::{Config, Dataset, Examined, Layers, Loaded, SpecialTokens, Task};
 use trainer_core::{Adapter, AnyModel, TrainerTokenizer, backend, quantization, unfreeze};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
 use trainer_data::{
-    CacheOutcome, ChatTemplate, DataError, PreferenceObjective, PreparedData, PreparedPreferences,
-    Tokenizer,
+    CacheOutcome, ChatTemplate, DataError, Ledger, PreferenceObjective, PreparedData,
+    PreparedPreferences, Search, Tokenizer,
 };
 use trainer_model::{
     CausalLm, LoraAdapter, ModelConfig, Pretrained, RewardModel, RewardTask, has_own_head,
@@ -26,17 +26,21 @@ use crate::limits::{self, Trained};
 use crate::merge::{Merged, merge};
 use crate::vocabulary::{fitted, pad_id, vocabulary_of, vocabulary_rows};
 
-/// Loads a configuration with the layers of this process and prints warnings.
-pub(crate) fn load_layers(file: &Path, overrides: Overrides) -> Result<Loaded, Failure> {
+/// Reads a configuration with the layers of this process.
+pub(crate) fn examine_layers(file: &Path, overrides: Overrides) -> Examined {
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let layers = Layers {
+    trainer_config::examine(&Layers {
         file: Some(file.to_path_buf()),
         env,
         cli: overrides,
-    };
-    let loaded = trainer_config::load(&layers)?;
+    })
+}
+
+/// Loads a configuration with the layers of this process and prints warnings.
+pub(crate) fn load_layers(file: &Path, overrides: Overrides) -> Result<Loaded, Failure> {
+    let loaded = examine_layers(file, overrides).into_result()?;
     for warning in &loaded.warnings {
         eprintln!("{warning}");
     }
@@ -50,7 +54,8 @@ pub(crate) fn load_tokenizer(config: &Config) -> Result<Tokenizer, Failure> {
     let mut tokenizer = Tokenizer::from_config(config)?;
     if config.chat_template.is_some() {
         let template = ChatTemplate::resolve(config, None, &tokenizer)?;
-        if tokenizer.chat_template() != Some(template.source()) {
+        // Those of the tokenizer stay what they are, under their names.
+        if !template.is_of_tokenizer() && tokenizer.chat_template() != Some(template.source()) {
             tokenizer.set_chat_template(template.source());
         }
     }
@@ -64,7 +69,15 @@ pub(crate) fn load_samples(
 ) -> Result<(PreparedData, CacheOutcome), Failure> {
     let (prepared, outcome) = trainer_data::prepare_cached(config, tokenizer)?;
     say_damaged(&outcome);
+    say_warnings(&prepared.ledger);
     Ok((prepared, outcome))
+}
+
+/// What the preparation found that is no error; prepared data keeps it.
+fn say_warnings(ledger: &Ledger) {
+    for warning in ledger.warnings() {
+        eprintln!("warning: {warning}");
+    }
 }
 
 fn say_damaged(outcome: &CacheOutcome) {
@@ -87,23 +100,12 @@ pub(crate) fn load_preferences(
     tokenizer: &Tokenizer,
 ) -> Result<(PreparedPreferences, CacheOutcome), Failure> {
     // Anything else is pairs.
-    let objective = preference_objective(config).unwrap_or(PreferenceObjective::Pairwise);
+    let objective = PreferenceObjective::of(config).unwrap_or(PreferenceObjective::Pairwise);
     let (prepared, outcome) =
         trainer_data::prepare_preferences_cached(config, tokenizer, objective)?;
     say_damaged(&outcome);
+    say_warnings(&prepared.ledger);
     Ok((prepared, outcome))
-}
-
-/// What the samples of a configuration are for; none of supervised fine-tuning.
-fn preference_objective(config: &Config) -> Option<PreferenceObjective> {
-    Some(match config.preference.task() {
-        Task::Sft => return None,
-        Task::Rl(Rl::Kto) => PreferenceObjective::Kto,
-        Task::Rl(Rl::Orpo) => PreferenceObjective::Orpo,
-        Task::Rl(_) => PreferenceObjective::Pairwise,
-        Task::RewardModel => PreferenceObjective::RewardModel,
-        Task::ProcessRewardModel => PreferenceObjective::ProcessRewardModel,
-    })
 }
 
 /// Data that was prepared before, of one kind or the other.
@@ -116,14 +118,17 @@ pub(crate) enum Found {
 pub(crate) fn find_prepared(
     config: &Config,
     tokenizer: &Tokenizer,
+    search: Search,
 ) -> Result<Option<Found>, DataError> {
     if is_streamed(config) {
         return Ok(None);
     }
-    Ok(match preference_objective(config) {
-        None => trainer_data::find_prepared(config, tokenizer)?.map(Found::Samples),
-        Some(objective) => trainer_data::find_prepared_preferences(config, tokenizer, objective)?
-            .map(Found::Preferences),
+    Ok(match PreferenceObjective::of(config) {
+        None => trainer_data::find_prepared(config, tokenizer, search)?.map(Found::Samples),
+        Some(objective) => {
+            trainer_data::find_prepared_preferences(config, tokenizer, objective, search)?
+                .map(Found::Preferences)
+        }
     })
 }
 
@@ -266,7 +271,8 @@ pub(crate) fn shapes_for_training(
     tokenizer: &Tokenizer,
     device: &Device,
 ) -> Result<(AnyModel, Option<Adapter>), Failure> {
-    folders::check_model(config)?;
+    folders::check_base(config)?;
+    folders::check_adapter(config)?;
     let device = device.clone().autodiff();
     let mut config = config.clone();
     if config.adapters.lora_model_dir.is_none() {
@@ -454,9 +460,7 @@ pub(crate) fn merged_reward(
 ) -> Result<Merged<RewardModel>, Failure> {
     let config = &unquantized(config);
     let Some((task, labels)) = head_of(config) else {
-        return Err(Failure::new(
-            "error: this configuration trains no reward model",
-        ));
+        return Err(Failure::new("this configuration trains no reward model"));
     };
     let mut base = load_base_reward(config, tokenizer, device, task, labels)?;
     Trained::of_finished(config, tokenizer).raise(&mut base.model);
@@ -504,7 +508,7 @@ fn load_output<M: Pretrained>(
     }
     if config.reinit_weights {
         return Err(Failure::new(format!(
-            "error: {} holds no trained model, and `reinit_weights` leaves none to begin with; \
+            "{} holds no trained model, and `reinit_weights` leaves none to begin with; \
              train it first",
             output.display()
         )));
@@ -546,6 +550,10 @@ impl SavedTokenizer {
 impl TrainerTokenizer for SavedTokenizer {
     fn pad_id(&self) -> u32 {
         self.pad_id
+    }
+
+    fn end_ids(&self) -> Vec<u32> {
+        self.tokenizer.eos_id().into_iter().collect()
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {

@@ -195,8 +195,7 @@ impl UntrainedTokens {
     /// Checks data that is there as a whole, and says which tokens need no training since
     /// it does not have them.
     pub(crate) fn check(&self, train: &TrainData, eval: &EvalData) -> Result<(), Failure> {
-        self.find(train, eval)
-            .map_err(|message| Failure::new(format!("error: {message}")))
+        self.find(train, eval).map_err(Failure::new)
     }
 
     fn find(&self, train: &TrainData, eval: &EvalData) -> Result<(), String> {

@@ -32,7 +32,7 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
         folders::exists("--model", &folder)?;
         if !folder.join("config.json").is_file() && !is_adapter(&folder) {
             return Err(Failure::new(format!(
-                "error: --model: {} holds no model (no config.json) and no adapter (no \
+                "--model: {} holds no model (no config.json) and no adapter (no \
                  adapter_config.json)",
                 folder.display()
             )));
@@ -150,7 +150,7 @@ fn check_finite(name: &str, row: &LogRow) -> Result<(), Failure> {
     match row.get("eval_loss").is_some_and(is_number) {
         true => Ok(()),
         false => Err(Failure::new(format!(
-            "error: the loss on the data set {name} is not finite: numbers of the model are too large \
+            "the loss on the data set {name} is not finite: numbers of the model are too large \
              for what it computes in, or a step has gone wrong before it was saved"
         ))),
     }
@@ -158,7 +158,7 @@ fn check_finite(name: &str, row: &LogRow) -> Result<(), Failure> {
 
 fn no_data() -> Failure {
     Failure::new(
-        "error: there is no evaluation data: set test_datasets or val_set_size, in the file or as \
+        "there is no evaluation data: set test_datasets or val_set_size, in the file or as \
          `--val_set_size 0.05`",
     )
 }

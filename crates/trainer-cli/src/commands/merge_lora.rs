@@ -26,7 +26,7 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let config = load_layers(&run.config, overrides)?.config;
     if config.adapters.adapter.is_none() {
         return Err(Failure::new(
-            "error: this configuration has no `adapter`, so there is nothing to merge; give the \
+            "this configuration has no `adapter`, so there is nothing to merge; give the \
              configuration that the adapter was trained with",
         ));
     }
@@ -73,7 +73,7 @@ fn save<M: Probe>(
     let what = M::OUTPUTS;
     check_outputs(&[&saved]).map_err(|message| {
         Failure::new(format!(
-            "error: {}: the {what} of the saved model {message}; do not use it",
+            "{}: the {what} of the saved model {message}; do not use it",
             out.display()
         ))
     })?;
@@ -85,7 +85,7 @@ fn save<M: Probe>(
     };
     if rounding > tolerance * compared.largest {
         return Err(Failure::new(format!(
-            "error: {}: the {what} of the saved model differ from those of the merged one by \
+            "{}: the {what} of the saved model differ from those of the merged one by \
              {rounding:.1e} (the largest is {:.1e}); do not use it",
             out.display(),
             compared.largest

@@ -19,11 +19,12 @@ use crate::failure::Failure;
 use crate::fit::{self, Fit};
 use crate::limits;
 use crate::out_of_memory;
+use crate::preflight;
 use crate::progress::{JsonLines, Progress};
 use crate::report::{About, DataShown, REPORT, Reporter};
 use crate::session::{
-    SavedTokenizer, explain, is_streamed, load_for_training, load_layers, load_preferences,
-    load_reference, load_samples, load_tokenizer, open_stream, select_device, test_config,
+    SavedTokenizer, explain, is_streamed, load_for_training, load_preferences, load_reference,
+    load_samples, load_tokenizer, open_stream, select_device, test_config,
 };
 use crate::trackers::trackers;
 use crate::vocabulary::UntrainedTokens;
@@ -33,7 +34,7 @@ pub(crate) fn run(arguments: &Train) -> Result<(), Failure> {
     let ([explained, tui], overrides) = arguments.run.flags(["explain_cache", "tui"])?;
     let (shown, overrides) = arguments.shown.with(overrides);
     let file = &arguments.run.config;
-    let loaded = load_layers(file, overrides)?;
+    let loaded = preflight::load(file, overrides)?;
     let config = &loaded.config;
     if explained.is_some() && !is_streamed(config) {
         explain(config, &load_tokenizer(config)?)?;
@@ -69,7 +70,7 @@ impl View {
             #[cfg(not(feature = "tui"))]
             Self::Screen => {
                 return Err(Failure::new(format!(
-                    "error: this program was built without --tui; build it with `--features tui`, \
+                    "this program was built without --tui; build it with `--features tui`, \
                      or look at {}/metrics.jsonl",
                     config.output_dir.display()
                 )));
@@ -215,14 +216,18 @@ pub(crate) struct Data {
     untrained: Rc<RefCell<UntrainedTokens>>,
 }
 
-/// A stream that the trainer opens, where a checkpoint says.
+/// A stream that the trainer opens where a checkpoint says: at the beginning of the run,
+/// and wherever it goes back.
 type Opened = Rc<RefCell<Option<Rc<RefCell<SampleStream>>>>>;
 
-/// Rows of a stream, whose account is looked at when the run is over.
+/// Rows of a stream, whose account is looked at when the run is over. Warnings are
+/// said when the first row of their kind is read.
 struct Rows {
     stream: Rc<RefCell<SampleStream>>,
     /// Tokens that may not occur.
     untrained: UntrainedTokens,
+    /// Warnings that were said.
+    said: usize,
 }
 
 impl Iterator for Rows {
@@ -230,6 +235,11 @@ impl Iterator for Rows {
 
     fn next(&mut self) -> Option<Self::Item> {
         let row = self.stream.borrow_mut().next()?;
+        let stream = self.stream.borrow();
+        for warning in stream.warnings().skip(self.said) {
+            eprintln!("warning: {warning}");
+        }
+        self.said = stream.warnings().count();
         Some(row.map_err(Into::into).and_then(|row: Vec<Sample>| {
             for sample in &row {
                 self.untrained.check_ids("training", &sample.input_ids)?;
@@ -290,6 +300,8 @@ impl Data {
         let untrained = Rc::default();
         let tokens: Rc<RefCell<UntrainedTokens>> = Rc::clone(&untrained);
         let open: OpenStream = Box::new(move |cursor| {
+            // One that was read before ends here, with what it read ahead.
+            *place.borrow_mut() = None;
             let cursor = cursor.map(serde_json::from_value).transpose()?;
             let stream = open_stream(&owned, cursor).map_err(|error| error.to_string())?;
             for file in stream.modified() {
@@ -303,6 +315,7 @@ impl Data {
             Ok(Box::new(Rows {
                 stream,
                 untrained: tokens.borrow().clone(),
+                said: 0,
             }))
         });
         let mut data = Self {

@@ -2,6 +2,7 @@
 
 mod adapters;
 mod bad_input;
+mod chats;
 mod check;
 mod checkpoints;
 mod commands;
@@ -10,7 +11,9 @@ mod generation;
 mod models;
 mod parity;
 mod preferences;
+mod preflight;
 mod reports;
+mod rollback;
 mod training;
 mod trajectories;
 
