@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use trainer_config::ConfigErrors;
 use trainer_model::ModelError;
 
 /// Why training could not start or go on.
@@ -16,6 +17,9 @@ pub enum TrainerError {
         /// What is missing and how to get it.
         message: String,
     },
+    /// The configuration breaks rules of its own.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
     /// A setting does not fit the run or the model.
     #[error("{key}: {message}")]
     Setting {

@@ -497,17 +497,6 @@ mod tests {
         };
         *at = Some((plan, rows - 300));
         let last = seconds(&mut feed);
-        eprintln!("TIMES {first} {last}");
-        let walk = std::time::Instant::now();
-        let Feed::Samples {
-            plan: Some((plan, _)),
-            ..
-        } = &feed
-        else {
-            unreachable!()
-        };
-        let n = plan.batches().nth(rows - 10).unwrap().len();
-        eprintln!("WALK of one step {} {n}", walk.elapsed().as_secs_f64());
         assert!(last < 50.0 * first.max(1e-3), "{last} s after {first} s");
         // The end itself is where it was.
         let window = feed.next(200, rows).unwrap();

@@ -113,7 +113,8 @@ impl Sampler {
         if prompts.is_empty() {
             return Ok(json!([]));
         }
-        let options = generation_options(&self.config, model, LONGEST_SAMPLE);
+        let mut options = generation_options(&self.config, model, LONGEST_SAMPLE);
+        options.stop_ids.extend(self.tokenizer.end_ids());
         let ids: Vec<Vec<u32>> = prompts.iter().map(|it| it.prompt.clone()).collect();
         let answers = model.generate(&ids, &options, |_, _| ControlFlow::Continue(()))?;
         let text = |ids: &[u32]| self.tokenizer.decode(ids).map_err(TrainerError::Tokenizer);

@@ -7,6 +7,12 @@ pub trait TrainerTokenizer: Send + Sync {
     /// Id that fills rows up; padded places are never read.
     fn pad_id(&self) -> u32;
 
+    /// Ids that end a text besides those that the model's own files name: samples
+    /// that are written while training end with the first of them.
+    fn end_ids(&self) -> Vec<u32> {
+        Vec::new()
+    }
+
     /// The text of ids, special tokens included: what a sample shows.
     ///
     /// # Errors

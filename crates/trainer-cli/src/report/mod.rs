@@ -390,6 +390,7 @@ fn ledger_html(ledger: &Ledger) -> String {
                     set.truncated.samples, set.truncated.tokens
                 ));
             }
+            left_out.extend(set.warnings.iter().map(ToString::to_string));
             let test = if set.test { " (test)" } else { "" };
             let numbers = [
                 set.rows,
@@ -455,7 +456,7 @@ pub(crate) fn read_log(folder: &Path) -> Result<RunLog, Failure> {
     let path = folder.join("metrics.jsonl");
     let text = fs::read_to_string(&path).map_err(|error| {
         Failure::new(format!(
-            "error: {}: {error}; the folder of a run has its log there",
+            "{}: {error}; the folder of a run has its log there",
             path.display()
         ))
     })?;
@@ -468,7 +469,7 @@ pub(crate) fn read_log(folder: &Path) -> Result<RunLog, Failure> {
             Err(_) if index + 1 == lines.len() => {}
             Err(error) => {
                 return Err(Failure::new(format!(
-                    "error: {}:{}: {error}",
+                    "{}:{}: {error}",
                     path.display(),
                     index + 1
                 )));

@@ -219,11 +219,11 @@ impl Tui {
     pub(crate) fn open(title: &Path) -> Result<Self, Failure> {
         if !terminal::is_there() {
             return Err(Failure::new(
-                "error: --tui draws on a terminal, and standard input or output is none; without \
+                "--tui draws on a terminal, and standard input or output is none; without \
                  it, one line a log row is printed",
             ));
         }
-        let wrong = |error: io::Error| Failure::new(format!("error: --tui: {error}"));
+        let wrong = |error: io::Error| Failure::new(format!("--tui: {error}"));
         let (screen, keys) = Screen::open().map_err(wrong)?;
         Ok(Self {
             terminal: Some(Terminal::new(screen).map_err(wrong)?),

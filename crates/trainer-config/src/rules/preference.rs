@@ -204,7 +204,7 @@ impl Rules<'_> {
         }
     }
 
-    fn task_label(&self, note: &str) -> Option<crate::diagnostic::Label> {
+    pub(super) fn task_label(&self, note: &str) -> Option<crate::diagnostic::Label> {
         ["rl", "reward_model", "process_reward_model"]
             .into_iter()
             .find_map(|key| self.key(key, note))

@@ -13,9 +13,11 @@ use super::NonFinitePolicy;
 pub struct GuardConfig {
     /// Whether the run ends, leaves the step or the evaluation out, or goes back to the
     /// newest checkpoint of its own that was written before, with half the learning rate.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub on_nonfinite: NonFinitePolicy,
     /// Steps of a run that may be left out, or times that it may go back.
     #[schemars(range(min = 1))]
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub on_nonfinite_limit: usize,
 }
 

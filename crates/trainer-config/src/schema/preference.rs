@@ -130,11 +130,14 @@ pub struct PreferenceConfig {
     #[schemars(range(min = 0.0))]
     pub rpo_alpha: Option<f64>,
     /// The divergence that holds the policy to the reference; `reverse_kl` when absent.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub f_divergence_type: Option<FDivergence>,
     /// α of `f_divergence_type: alpha_divergence`; 0.5 when absent.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub f_alpha_divergence_coef: Option<f64>,
     /// τ of `dpo_loss_type: [discopop]`; 0.05 when absent.
     #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub discopop_tau: Option<f64>,
     /// Compute the log-probabilities of the reference, the model as it is before
     /// training, once and keep them with the prepared data: yes when absent. `false`
@@ -144,6 +147,7 @@ pub struct PreferenceConfig {
     /// Lay out each pair as prompt, chosen answer and rejected answer in one row, so that
     /// the work on the prompt is done once, with the results of two documents: where
     /// nothing is against it when absent, which is the load-balancing loss of experts.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub share_prompts: Option<bool>,
     /// Weight of the odds ratio in `rl: orpo`: another name of `rl_beta` there.
     #[schemars(extend("exclusiveMinimum" = 0))]

@@ -34,7 +34,8 @@ use crate::tokenizer::TrainerTokenizer;
 /// data, whatever is trained on.
 ///
 /// # Errors
-/// When the parts do not fit the configuration or one another.
+/// When the configuration breaks the rules of a file, or the parts do not fit it or one
+/// another.
 #[expect(
     clippy::too_many_arguments,
     reason = "the parts of Axolotl's setup_trainer but for the processor, in its order"
@@ -49,6 +50,7 @@ pub fn setup_trainer(
     reference_model: Option<CausalLm>,
     adapter: Option<Adapter>,
 ) -> Result<Trainer> {
+    config.check()?;
     let model = model.into();
     let format = compute_format(config, &model.device())?;
     let noise = config.parameters.neftune_noise_alpha.unwrap_or(0.0);

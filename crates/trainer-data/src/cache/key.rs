@@ -21,11 +21,12 @@ use serde_json::Value;
 use trainer_config::{Config, Dataset};
 
 use super::atomic::io;
+use crate::pipeline::Purpose;
 use crate::{ChatTemplate, DataError, Tokenizer, source};
 
 /// Version of the code that makes samples of rows. Raised with every change
 /// that makes other samples of the same input; a release has one of its own anyway.
-const ENGINE: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+const ENGINE: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
 
 /// Keys that do not change a token, a label or the order of the samples.
 const NO_INFLUENCE: &[&str] = &[
@@ -231,9 +232,12 @@ impl Fingerprint {
         }
         let mut files: Vec<(String, PathBuf)> = Vec::new();
         for (place, dataset) in entries(config) {
-            if let Ok(template) = ChatTemplate::resolve(config, Some(dataset), tokenizer) {
-                let hash = blake3::hash(template.source().as_bytes());
-                inputs.insert(format!("{place} chat template"), short(&hash));
+            if let Ok(templates) = ChatTemplate::all(config, Some(dataset), tokenizer) {
+                let mut hasher = blake3::Hasher::new();
+                for template in templates.iter() {
+                    hasher.update(template.source().as_bytes());
+                }
+                inputs.insert(format!("{place} chat template"), short(&hasher.finalize()));
             }
             for (name, path) in data_files(dataset)? {
                 files.push((format!("{place} {name}"), path));
@@ -245,6 +249,22 @@ impl Fingerprint {
             .collect::<Result<_, _>>()?;
         inputs.extend(files.into_iter().map(|(name, _)| name).zip(hashes));
         Ok(Self { inputs })
+    }
+
+    /// Whether these inputs are those of `by_size`, as far as sizes of files tell.
+    pub(super) fn is_of_size(&self, by_size: &Self) -> bool {
+        self.inputs.len() == by_size.inputs.len()
+            && self.inputs.iter().zip(&by_size.inputs).all(|(a, b)| {
+                let sized = b.1.ends_with(" bytes") && a.1.ends_with(&format!("({})", b.1));
+                a.0 == b.0 && (a.1 == b.1 || sized)
+            })
+    }
+
+    /// Adds what the samples are for.
+    pub(super) fn for_purpose(&mut self, purpose: impl Purpose) {
+        if let Some(name) = purpose.name() {
+            self.add("objective", name.to_owned());
+        }
     }
 
     /// Adds an input.
