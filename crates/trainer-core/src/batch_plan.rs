@@ -10,13 +10,14 @@ use seqprep::{
     best_fit_decreasing_limited, first_fit, group_by_length, num_micro_batches, permutation,
     sequential, sequential_order,
 };
+use serde::{Deserialize, Serialize};
 use trainer_config::{AutoBool, Backend, Config, PackingStrategy};
 
 use crate::backend;
 use crate::error::{Result, TrainerError};
 
 /// How samples become batches.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchOptions {
     /// Rows in a batch.
     pub rows: usize,
@@ -36,7 +37,8 @@ pub struct BatchOptions {
 }
 
 /// Order of the samples in an epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Order {
     /// As given.
     Sequential,
@@ -54,7 +56,7 @@ pub enum Order {
 }
 
 /// How samples are put into rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PackingOptions {
     /// The algorithm.
     pub strategy: PackingStrategy,

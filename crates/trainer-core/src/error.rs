@@ -71,7 +71,11 @@ pub enum TrainerError {
     #[error(
         "after step {step}, {tensor} has a value that is not finite: the model is not saved. Lower \
          learning_rate, raise warmup_steps, or lower max_grad_norm{}",
-        given_up.advice()
+        match given_up {
+            // There is no step to leave out.
+            GivenUp::AtOnce => "; or set on_nonfinite: rollback".into(),
+            other => other.advice(),
+        }
     )]
     NonFiniteWeight {
         /// Steps taken.

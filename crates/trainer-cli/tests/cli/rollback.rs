@@ -88,6 +88,12 @@ fn every_kind_of_run_goes_back() {
                 "{row}"
             );
         }
+        // A stream that went back counts its rows once.
+        let ledger = |name: &str| fs::read(folder.path().join(name).join("data_ledger.json"));
+        assert!(
+            ledger("wild").ok() == ledger("calm").ok(),
+            "{case} {extra:?}"
+        );
         let state = fs::read_to_string(out.join("trainer_state.json")).unwrap();
         let state: Value = serde_json::from_str(&state).unwrap();
         assert_eq!(state["log_history"], Value::from(found));

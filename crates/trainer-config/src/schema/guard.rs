@@ -5,13 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use super::NonFinitePolicy;
 
-/// What happens to a step whose loss or gradient is not a finite number. It is
-/// never taken, and its rows are written to `output_dir`.
+/// What happens to a step whose loss or gradient is not a finite number, and to an
+/// evaluation that gives none. Such a step is never taken, and its rows are written to
+/// `output_dir`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default)]
 pub struct GuardConfig {
-    /// Whether the run ends, leaves the step out, or goes back to its last
-    /// checkpoint with half the learning rate.
+    /// Whether the run ends, leaves the step or the evaluation out, or goes back to the
+    /// newest checkpoint of its own that was written before, with half the learning rate.
     #[schemars(extend("x-not-in-axolotl" = true))]
     pub on_nonfinite: NonFinitePolicy,
     /// Steps of a run that may be left out, or times that it may go back.

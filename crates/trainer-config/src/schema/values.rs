@@ -218,13 +218,13 @@ names! {
 }
 
 names! {
-    /// What happens to a step whose loss or gradient is not finite.
+    /// What happens to a step or an evaluation whose numbers are not finite.
     NonFinitePolicy {
         /// The run ends with an error.
         Stop = "stop",
         /// The step is left out, and counted.
         Skip = "skip",
-        /// The run goes back to its last checkpoint, with half the learning rate.
+        /// The run goes back to a checkpoint of its own, with half the learning rate.
         Rollback = "rollback",
     }
 }

@@ -48,6 +48,15 @@ pub(crate) fn check(path: &Path) -> Result<(), String> {
     }
 }
 
+/// What [`newest`] found.
+#[derive(Debug)]
+pub(crate) struct Newest<T> {
+    /// The checkpoint, with what was learnt of it.
+    pub(crate) checkpoint: Option<(PathBuf, T)>,
+    /// Later ones that cannot be used, and why.
+    pub(crate) skipped: Vec<String>,
+}
+
 /// The checkpoint that was written last of those that `takes` accepts by where they come
 /// from and `fits`, which returns why one is not, accepts as they are; with why later ones
 /// are not. One whose manifest cannot be read comes before the others, by its step.
@@ -55,7 +64,7 @@ pub(crate) fn newest<T>(
     output: &Path,
     takes: impl Fn(&Origin) -> bool,
     mut fits: impl FnMut(&Path) -> Result<T, String>,
-) -> Result<(Option<(PathBuf, T)>, Vec<String>)> {
+) -> Result<Newest<T>> {
     let mut skipped = Vec::new();
     let mut found: Vec<_> = all(output)?
         .into_iter()
@@ -68,11 +77,20 @@ pub(crate) fn newest<T>(
     });
     for (.., path) in found.into_iter().rev() {
         match check(&path).and_then(|()| fits(&path)) {
-            Ok(fit) => return Ok((Some((path, fit)), skipped)),
+            Ok(fit) => {
+                let checkpoint = Some((path, fit));
+                return Ok(Newest {
+                    checkpoint,
+                    skipped,
+                });
+            }
             Err(reason) => skipped.push(format!("{} is skipped: {reason}", path.display())),
         }
     }
-    Ok((None, skipped))
+    Ok(Newest {
+        checkpoint: None,
+        skipped,
+    })
 }
 
 /// The checkpoint of a run after a step, if there is a complete one.
@@ -191,8 +209,8 @@ mod tests {
     /// The newest checkpoint, of one run or of all.
     fn last(output: &Path, run: Option<&str>) -> Option<PathBuf> {
         let takes = |origin: &Origin| run.is_none_or(|run| origin.run == run);
-        let (found, _) = newest(output, takes, |_| Ok(())).unwrap();
-        Some(found?.0)
+        let found = newest(output, takes, |_| Ok(())).unwrap();
+        Some(found.checkpoint?.0)
     }
 
     fn steps(output: &Path) -> Vec<usize> {
@@ -261,8 +279,11 @@ mod tests {
         fs::write(path(output.path(), 20).join("weights"), "abd").unwrap();
         fs::write(path(output.path(), 15).join("weights"), "ab").unwrap();
         fs::remove_file(path(output.path(), 10).join(manifest::MANIFEST)).unwrap();
-        let (found, skipped) = newest(output.path(), |_| true, |_| Ok(())).unwrap();
-        assert_eq!(found, Some((path(output.path(), 5), ())));
+        let Newest {
+            checkpoint,
+            skipped,
+        } = newest(output.path(), |_| true, |_| Ok(())).unwrap();
+        assert_eq!(checkpoint, Some((path(output.path(), 5), ())));
         let reasons: Vec<_> = skipped
             .iter()
             .map(|text| text.split(" is skipped: ").nth(1).unwrap_or_default())

@@ -56,9 +56,11 @@ pub(crate) struct Found {
 pub(crate) fn find(output: &Path, named: Option<&Path>, newest: bool) -> Result<Found> {
     // Of whatever run: what it is to go on from is for the user to say.
     let newest_in = |folder: &Path| -> Result<Found> {
-        let (found, skipped) = folders::newest(folder, |_| true, |_| Ok(()))?;
-        let path = found.map(|(path, ())| path);
-        Ok(Found { path, skipped })
+        let found = folders::newest(folder, |_| true, |_| Ok(()))?;
+        Ok(Found {
+            path: found.checkpoint.map(|(path, ())| path),
+            skipped: found.skipped,
+        })
     };
     let Some(path) = named else {
         return match newest {

@@ -50,7 +50,7 @@ impl Resume {
     /// # Errors
     /// When the folder cannot be read.
     pub(super) fn within(config: &Config, run: &str, before: usize) -> Result<Self> {
-        let (checkpoint, skipped) = checkpoint::newest(
+        let found = checkpoint::newest(
             &config.output_dir,
             |origin| origin.run == run && origin.step < before,
             |path| {
@@ -62,8 +62,8 @@ impl Resume {
             },
         )?;
         Ok(Self {
-            checkpoint,
-            skipped,
+            checkpoint: found.checkpoint,
+            skipped: found.skipped,
         })
     }
 

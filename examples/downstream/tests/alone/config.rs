@@ -29,6 +29,20 @@ fn a_file_is_read_and_checked() {
     assert_eq!(json_schema()["properties"]["seed"]["default"], 42);
 }
 
+/// A configuration made in a program is held to the rules of a file.
+#[test]
+fn a_configuration_without_a_file_is_checked() {
+    let mut config = Config {
+        learning_rate: 1e-3,
+        use_pose: true,
+        ..Config::default()
+    };
+    let errors = config.check().unwrap_err().to_string();
+    assert!(errors.contains("`pose_max_context_len`"), "{errors}");
+    config.pose_max_context_len = Some(32_768);
+    assert!(config.check().is_ok());
+}
+
 /// What a file's defaults keep on disk, those of a program do not.
 #[test]
 fn defaults_of_a_program_keep_nothing() {
