@@ -8,6 +8,7 @@ use trainer_core::estimate::{BatchShape, Estimate, Others, sample_bytes};
 use trainer_core::memory::{self, gib};
 use trainer_data::{Search, Tokenizer};
 
+use crate::base::model_notes;
 use crate::failure::Failure;
 use crate::session::{
     Found, find_prepared, has_second_model, load_tokenizer, select_device, shapes_for_training,
@@ -28,6 +29,8 @@ pub(crate) struct Fit {
     ways_out: Vec<(String, u64)>,
     /// Bytes that the disk of the output folder has free.
     free: Option<u64>,
+    /// What there is to know of the model before it is trained.
+    notes: Vec<String>,
 }
 
 impl Fit {
@@ -50,6 +53,7 @@ impl Fit {
             available,
             ways_out,
             free: free_space(&config.output_dir),
+            notes: model_notes(config)?,
         })
     }
 
@@ -117,7 +121,11 @@ impl fmt::Display for Fit {
         let free = self.free.map_or_else(String::new, |free| {
             format!("  of {} that are free", size(free))
         });
-        writeln!(f, "#   {:<16} {total:>10}{free}", "total")
+        writeln!(f, "#   {:<16} {total:>10}{free}", "total")?;
+        for note in &self.notes {
+            writeln!(f, "\n# warning: {note}")?;
+        }
+        Ok(())
     }
 }
 

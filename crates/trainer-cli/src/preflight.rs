@@ -13,12 +13,13 @@ use burn::tensor::Device;
 use trainer_config::{AutoBool, Config, ConfigErrors, Diagnostic, Examined, Loaded, Severity};
 use trainer_core::estimate::{BatchShape, Others};
 use trainer_core::{Schedule, TrainerError, backend, check_settings};
-use trainer_data::{ChatTemplate, DataError, Tokenizer};
+use trainer_data::{ChatTemplate, DataError, PreferenceObjective, Tokenizer};
 use trainer_model::{ModelConfig, ModelError, has_score};
 
 use crate::args::Overrides;
 use crate::failure::Failure;
-use crate::session::{examine_layers, load_tokenizer, preference_objective, shapes_for_training};
+use crate::folders::{self, WrongFolder};
+use crate::session::{examine_layers, load_tokenizer, shapes_for_training};
 
 /// Steps of a run whose length is not known yet.
 const MANY_STEPS: usize = 1_000_000_000;
@@ -61,6 +62,9 @@ fn findings(loaded: &Loaded) -> Vec<Diagnostic> {
     };
     let device = found.device();
     found.settings();
+    if let Err(wrong) = folders::check_adapter(&loaded.config) {
+        found.folder(&wrong);
+    }
     let model = found.model();
     let tokenizer = found.tokenizer(model);
     found.templates(tokenizer.as_ref());
@@ -91,6 +95,14 @@ impl<'a> Findings<'a> {
                 .map(str::to_owned)
                 .collect();
             self.all.push(finding);
+        }
+    }
+
+    fn folder(&mut self, wrong: &WrongFolder) {
+        if self.loaded.is_usable(&[wrong.key]) && self.seen.insert(wrong.message.clone()) {
+            let message = format!("`{}`: {}", wrong.key, wrong.message);
+            let error = self.loaded.error(wrong.key, &message, "", &wrong.help);
+            self.all.push(error);
         }
     }
 
@@ -188,6 +200,10 @@ impl<'a> Findings<'a> {
         {
             return false;
         }
+        if let Err(wrong) = folders::check_base(config) {
+            self.folder(&wrong);
+            return false;
+        }
         let read = ModelConfig::from_folder(&folder, config.model_config.as_ref());
         let weights = match (read, config.reinit_weights) {
             (Err(error), _) => Err(error),
@@ -230,6 +246,10 @@ impl<'a> Findings<'a> {
             "chat_template_jinja",
         ];
         if !self.loaded.is_usable(&keys) {
+            return None;
+        }
+        if let Err(wrong) = folders::check_tokenizer(config) {
+            self.folder(&wrong);
             return None;
         }
         match Tokenizer::from_config(config) {
@@ -280,7 +300,7 @@ impl<'a> Findings<'a> {
     /// Files of data sets and their first rows.
     fn data(&mut self, tokenizer: Option<&Tokenizer>) {
         let config = self.config();
-        let objective = preference_objective(config);
+        let objective = PreferenceObjective::of(config);
         let rules = [
             "rl",
             "reward_model",

@@ -9,6 +9,8 @@ use std::sync::LazyLock;
 
 use serde_json::Value;
 
+use crate::layers::PREPARED_FOLDER;
+
 /// What a value must be. A null is allowed everywhere: it means the default.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Shape {
@@ -174,6 +176,9 @@ pub(crate) fn known_words<S: AsRef<str>>(words: &[S]) -> String {
 pub(crate) fn full_schema() -> Value {
     let mut schema = schemars::schema_for!(crate::Config).to_value();
     without_default(&mut schema);
+    if let Some(folder) = schema.pointer_mut("/properties/dataset_prepared_path/default") {
+        *folder = PREPARED_FOLDER.into();
+    }
     for entry in ["Dataset", "PretrainingDataset", "LrGroup"] {
         if let Some(entry) = schema.pointer_mut(&format!("/$defs/{entry}")) {
             without_default(entry);

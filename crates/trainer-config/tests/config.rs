@@ -308,6 +308,35 @@ fn optimizers() {
     assert_eq!(arguments["momentum"], 0.5);
 }
 
+/// The losses that have a smoothing published read the key, the others refuse it; beside one
+/// that reads it, others may stand.
+#[test]
+fn label_smoothing_by_loss() {
+    let load = |losses: &str| {
+        let text = "base_model: m\nlearning_rate: 1e-5\nrl: dpo\ndpo_label_smoothing: 0.1\n\
+                    datasets: [{path: a.jsonl, type: chatml.intel}]\n";
+        load_str("c.yaml", &format!("{text}dpo_loss_type: [{losses}]\n")).map(|_| ())
+    };
+    let published = ["sigmoid", "exo_pair", "robust", "aot", "aot_unpaired"];
+    for loss in trainer_config::DpoLossType::NAMES {
+        match load(loss) {
+            Ok(()) => assert!(published.contains(loss), "{loss}"),
+            Err(errors) => {
+                assert!(!published.contains(loss), "{loss}: {errors}");
+                assert!(
+                    errors
+                        .to_string()
+                        .contains("`dpo_label_smoothing` has no effect")
+                );
+            }
+        }
+    }
+    load("sigmoid, hinge").unwrap();
+    let plain = "base_model: m\nlearning_rate: 1e-5\nrl: dpo\ndpo_label_smoothing: 0.1\n\
+                 datasets: [{path: a.jsonl, type: chatml.intel}]\n";
+    load_str("c.yaml", plain).unwrap();
+}
+
 #[test]
 fn resolved_output_shows_origins_and_loads_again() {
     let text = "base_model: models/llama\nlearning_rate: 2e-4\ndatasets:\n  - path: data/a b.jsonl\n    type: chat_template\n    \
@@ -339,6 +368,8 @@ fn without_a_file_the_command_line_is_enough() {
             base_model: "m".into(),
             learning_rate: 1.0,
             datasets: config.datasets.clone(),
+            // Of files alone: a program's default keeps nothing.
+            dataset_prepared_path: Some("last_run_prepared".into()),
             ..Config::default()
         }
     );

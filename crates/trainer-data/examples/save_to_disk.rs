@@ -19,13 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ..Layers::default()
     })?
     .config;
-    let tokenizer = Tokenizer::from_dir(
-        config
-            .tokenizer_config
-            .as_ref()
-            .unwrap_or(&config.base_model),
-        &config.special_tokens,
-    )?;
+    let tokenizer = Tokenizer::from_config(&config)?;
     let prepared = prepare(&config, &tokenizer)?;
     println!("{}", prepared.ledger);
     let samples = prepared.train.into();

@@ -5,6 +5,7 @@ use seqprep::{KtoSample, PreferencePair, Sample, StepSample};
 use trainer_config::{Config, Dataset};
 
 use crate::pipeline::{Kind, Task};
+use crate::prepare::Build;
 use crate::source::{self, skips};
 use crate::stream::StreamOptions;
 use crate::{DataError, PreferenceObjective, Tokenizer};
@@ -54,7 +55,7 @@ fn first_row(
     objective: Option<PreferenceObjective>,
     limit: usize,
 ) -> Result<(), DataError> {
-    use PreferenceObjective::{Kto, Orpo, Pairwise, ProcessRewardModel, RewardModel};
+    use PreferenceObjective::{Cpo, Kto, Orpo, Pairwise, ProcessRewardModel, RewardModel};
     let row = match source::first_row(dataset) {
         Err(error) if skips(config, &error) => return Ok(()),
         row => row?,
@@ -73,9 +74,9 @@ fn first_row(
         return Ok(());
     }
     let read = match objective {
-        None => read::<Sample>(config, dataset, tokenizer, limit, (), &row),
+        None => read::<Sample>(config, dataset, tokenizer, limit, Build::KNOWN, &row),
         Some(purpose @ Kto) => read::<KtoSample>(config, dataset, tokenizer, limit, purpose, &row),
-        Some(purpose @ (Pairwise | Orpo | RewardModel)) => {
+        Some(purpose @ (Pairwise | Orpo | Cpo | RewardModel)) => {
             read::<PreferencePair>(config, dataset, tokenizer, limit, purpose, &row)
         }
         Some(purpose @ ProcessRewardModel) => {

@@ -7,6 +7,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::values::{self, Special};
+
 /// Where a row comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Place {
@@ -130,7 +132,7 @@ pub enum DataError {
         /// The row.
         at: Place,
         /// What it is.
-        found: &'static str,
+        found: String,
     },
     /// A CSV file that breaks the rules.
     #[error("{}, line {line}: {message}", path.display())]
@@ -320,6 +322,17 @@ pub enum DataError {
         /// What is wrong.
         message: String,
     },
+    /// A tokenizer without a token that ends answers.
+    #[error(
+        "nothing would end the answers, so that a model trained on them would not learn to stop: of the tokenizer in {}, {reason}; give the token that ends a sequence as `eos_token` under `special_tokens`",
+        path.display()
+    )]
+    NoEnd {
+        /// The tokenizer folder.
+        path: PathBuf,
+        /// Why there is none.
+        reason: String,
+    },
     /// A tokenizer that fails on a text.
     #[error("the tokenizer failed: {message}")]
     Encode {
@@ -331,6 +344,14 @@ pub enum DataError {
     NoChatTemplate {
         /// The tokenizer folder.
         path: PathBuf,
+    },
+    /// A tokenizer with chat templates of which none is for chats in general.
+    #[error("the tokenizer in {} has the chat templates {names}, but none named `default` (or `tool_use`, for rows with tools); set `chat_template` to the name of a bundled one, or give one as `chat_template_jinja`", path.display())]
+    NoDefaultTemplate {
+        /// The tokenizer folder.
+        path: PathBuf,
+        /// Names of its templates.
+        names: String,
     },
     /// A name of a chat template that is not known.
     #[error(
@@ -399,6 +420,16 @@ impl DataError {
         )
     }
 
+    /// The error of a file or folder that is not there, with the name that is nearest.
+    #[must_use]
+    pub fn missing(what: &'static str, path: &std::path::Path) -> Self {
+        Self::Missing {
+            what,
+            path: path.to_owned(),
+            hint: nearest(path),
+        }
+    }
+
     /// The same error, at a row.
     #[must_use]
     pub fn at(self, at: &Place) -> Self {
@@ -421,9 +452,14 @@ fn names(found: &[String]) -> String {
 }
 
 /// What a JSON value is, for messages.
-pub(crate) fn kind(value: &serde_json::Value) -> &'static str {
+pub(crate) fn kind(value: &serde_json::Value) -> String {
     use serde_json::Value as V;
-    match value {
+    match values::special(value) {
+        Some(Special::Integer(_)) => return "an integer beyond 64 bits".to_owned(),
+        Some(Special::Unreadable(what)) => return what.to_owned(),
+        None => {}
+    }
+    let name = match value {
         V::Null => "null",
         V::Bool(_) => "a boolean",
         V::Number(_) => "a number",
@@ -431,7 +467,8 @@ pub(crate) fn kind(value: &serde_json::Value) -> &'static str {
         V::Array(values) if values.is_empty() => "an empty list",
         V::Array(_) => "a list",
         V::Object(_) => "an object",
-    }
+    };
+    name.to_owned()
 }
 
 /// The hint of a missing file: the working directory of a relative path and

@@ -2,9 +2,9 @@
 //! rest is not.
 //!
 //! Invariants: for each data set, samples = kept + the dropped of all reasons,
-//! and tokens = kept tokens + cut tokens + dropped tokens. A row that never
-//! becomes tokens is counted in `skipped`, one that is used more often in
-//! `repeated`.
+//! tokens = kept tokens + cut tokens + dropped tokens, and rows = those with a
+//! sample that is kept + those without. A row that never becomes tokens is counted
+//! in `skipped`, one that is used more often in `repeated`.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::DataError;
 use crate::cache::atomic::write_atomically;
+use crate::{DataError, Place};
 
 /// Name of the file that the account is saved under.
 pub(crate) const LEDGER_FILE: &str = "data_ledger.json";
@@ -48,12 +48,21 @@ pub enum DropReason {
     TooShort,
     /// No token is a target.
     NothingToTrain,
+    /// No token is a target in what the cut at `sequence_len` leaves.
+    CutOff,
     /// The tokens and labels of an earlier sample.
     Duplicate,
     /// An evaluation sample that is trained on as well.
     InTraining,
     /// Not in the part that `dataset_shard_idx` chooses.
     OtherShard,
+}
+
+impl DropReason {
+    /// Whether a sample was dropped because no token of it is a target.
+    pub(crate) fn is_untrained(self) -> bool {
+        matches!(self, Self::NothingToTrain | Self::CutOff)
+    }
 }
 
 impl fmt::Display for DropReason {
@@ -63,6 +72,7 @@ impl fmt::Display for DropReason {
             Self::TooLong => "too long",
             Self::TooShort => "too short",
             Self::NothingToTrain => "nothing to train",
+            Self::CutOff => "cut off before the trained part",
             Self::Duplicate => "duplicate",
             Self::InTraining => "also trained on",
             Self::OtherShard => "in another shard",
@@ -104,6 +114,36 @@ pub struct SplitCount {
     pub samples: usize,
 }
 
+/// Something about a row that is no error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Note {
+    /// What it is and what to do, the same text for all rows.
+    pub message: String,
+    /// Where in the row: `messages[2].tool_calls`.
+    pub place: String,
+}
+
+impl Note {
+    /// A remark on a place of a row.
+    pub(crate) fn new(message: impl Into<String>, place: &str) -> Self {
+        Self {
+            message: message.into(),
+            place: place.to_owned(),
+        }
+    }
+}
+
+/// Something that is no error, and the rows that it is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Warning {
+    /// What it is and what to do.
+    pub message: String,
+    /// Number of rows.
+    pub rows: usize,
+    /// The first of them, and where in it.
+    pub first: String,
+}
+
 /// The account of one data set.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatasetLedger {
@@ -115,6 +155,9 @@ pub struct DatasetLedger {
     pub test: bool,
     /// Rows read.
     pub rows: usize,
+    /// Rows of which at least one sample is kept.
+    #[serde(default)]
+    pub kept_rows: usize,
     /// Rows read that were not made into samples, by reason.
     #[serde(default)]
     pub skipped: BTreeMap<SkipReason, usize>,
@@ -135,12 +178,35 @@ pub struct DatasetLedger {
     pub truncated: Count,
     /// Samples dropped, by reason.
     pub dropped: BTreeMap<DropReason, Count>,
+    /// What is to be said about rows, in the order in which it was found.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<Warning>,
 }
 
 impl DatasetLedger {
     /// Counts a row as left out.
     pub fn skip(&mut self, reason: SkipReason) {
         *self.skipped.entry(reason).or_default() += 1;
+    }
+
+    /// Enters what is to be said about a row: each message counts it once.
+    pub(crate) fn note(&mut self, at: &Place, notes: Vec<Note>) {
+        let mut said: Vec<String> = Vec::new();
+        for Note { message, place } in notes {
+            if said.contains(&message) {
+                continue;
+            }
+            said.push(message.clone());
+            let known = self.warnings.iter_mut();
+            match known.into_iter().find(|known| known.message == message) {
+                Some(known) => known.rows += 1,
+                None => self.warnings.push(Warning {
+                    message,
+                    rows: 1,
+                    first: format!("{at}, `{place}`"),
+                }),
+            }
+        }
     }
 
     /// Counts a sample that was kept as dropped after all.
@@ -160,6 +226,10 @@ impl DatasetLedger {
 /// Sums over a split.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
+    /// Number of rows that the samples are of. A row that is used several times
+    /// counts once.
+    #[serde(default)]
+    pub rows: usize,
     /// Number of samples.
     pub samples: usize,
     /// Number of tokens in them.
@@ -177,9 +247,33 @@ pub struct Ledger {
     pub train: Totals,
     /// What is evaluated on.
     pub eval: Totals,
+    /// Samples of those that are trained on as well, because the data holds them
+    /// more than once.
+    #[serde(default)]
+    pub eval_in_train: usize,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            message,
+            rows,
+            first,
+        } = self;
+        let rows = match rows {
+            1 => "1 row".to_owned(),
+            rows => format!("{rows} rows, the first"),
+        };
+        write!(f, "{message} ({rows}: {first})")
+    }
 }
 
 impl Ledger {
+    /// What is to be said about the rows of all data sets.
+    pub fn warnings(&self) -> impl Iterator<Item = &Warning> {
+        self.datasets.iter().flat_map(|set| &set.warnings)
+    }
+
     /// Saves the account as `data_ledger.json` in a folder, which is made if it
     /// is not there. The file is the old one or the complete new one.
     ///
@@ -275,12 +369,23 @@ impl fmt::Display for Ledger {
         }
         for (name, split) in [("train", self.train), ("eval", self.eval)] {
             if name == "train" || split.samples > 0 {
+                write!(f, "{name}: {} samples", split.samples)?;
+                if split.rows < split.samples {
+                    write!(f, " of {} rows", split.rows)?;
+                }
                 writeln!(
                     f,
-                    "{name}: {} samples, {} tokens, {} trained",
-                    split.samples, split.tokens, split.trained_tokens
+                    ", {} tokens, {} trained",
+                    split.tokens, split.trained_tokens
                 )?;
             }
+        }
+        if self.eval_in_train > 0 {
+            writeln!(
+                f,
+                "warning: {} of {} samples of the evaluation data are trained on as well, since the data holds them more than once; `dataset_exact_deduplication: true` keeps one of each",
+                self.eval_in_train, self.eval.samples
+            )?;
         }
         Ok(())
     }

@@ -44,6 +44,7 @@ pub mod strategy;
 pub mod stream;
 mod template;
 mod tokenizer;
+mod values;
 
 pub use cache::{
     CacheOutcome, Difference, Explanation, Fingerprint, PreparedData, Samples, Search,
@@ -53,10 +54,12 @@ pub use cache::{
 pub use check::check_data;
 pub use error::{DataError, Place};
 pub use export::export_jsonl;
-pub use ledger::{Count, DatasetLedger, DropReason, Ledger, SkipReason, SplitCount, Totals};
-pub use preference::{PreferenceObjective, PreparedPreferences, prepare_preferences};
-pub use prepare::{Prepared, prepare};
+pub use ledger::{
+    Count, DatasetLedger, DropReason, Ledger, Note, SkipReason, SplitCount, Totals, Warning,
+};
+pub use preference::{PreferenceObjective, PreparedPreferences, plain_prompt, prepare_preferences};
+pub use prepare::{BuildStrategy, Prepared, prepare, prepare_with};
 pub use saved::save_to_disk;
-pub use strategy::ChatPrompts;
+pub use strategy::{Asked, ChatPrompts};
 pub use template::ChatTemplate;
 pub use tokenizer::{Encoded, GgufVocabulary, TextStream, Tokenizer};

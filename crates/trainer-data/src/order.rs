@@ -3,7 +3,10 @@
 //!
 //! Invariants: what is drawn depends on `seed` and the number of samples only;
 //! with `curriculum_sampling`, training samples keep the order of the files,
-//! whether there is one data set or several.
+//! whether there is one data set or several; the validation split takes whole rows,
+//! so that no two samples of a row are on both sides of it.
+
+use std::collections::HashSet;
 
 use seqprep::{SeedStream, permutation};
 use trainer_config::Config;
@@ -17,6 +20,10 @@ use crate::prepare::Plan;
 pub(crate) struct Order {
     tokens: Vec<u32>,
     trained: Vec<u32>,
+    /// The number of each sample's row; empty as long as every row has one.
+    rows: Vec<u32>,
+    /// A hash of each sample, where evaluation is compared with training.
+    hashes: Vec<u64>,
     /// Uses after the first; empty as long as there are none.
     copies: Vec<u32>,
     /// Number of samples after each data set.
@@ -25,17 +32,40 @@ pub(crate) struct Order {
     training: (usize, usize),
 }
 
+/// What is known of a sample.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) tokens: usize,
+    pub(crate) trained: usize,
+    /// Uses after the first.
+    pub(crate) copies: u32,
+    /// Whether it is of the same row as the sample before it.
+    pub(crate) same_row: bool,
+    /// Hash of what it holds, where that is asked for.
+    pub(crate) hash: Option<u64>,
+}
+
 impl Order {
-    pub(crate) fn push(
-        &mut self,
-        tokens: usize,
-        trained: usize,
-        copies: u32,
-    ) -> Result<(), DataError> {
+    pub(crate) fn push(&mut self, entry: Entry) -> Result<(), DataError> {
+        let Entry {
+            tokens,
+            trained,
+            copies,
+            same_row,
+            hash,
+        } = entry;
         let rows = self.tokens.len();
-        if u32::try_from(rows).is_err() {
+        let Ok(place) = u32::try_from(rows) else {
             return Err(DataError::TooManySamples { rows });
+        };
+        if same_row && self.rows.is_empty() {
+            self.rows.extend(0..place);
         }
+        if let Some(last) = self.rows.last() {
+            let row = if same_row { *last } else { last + 1 };
+            self.rows.push(row);
+        }
+        self.hashes.extend(hash);
         if copies > 0 || !self.copies.is_empty() {
             self.copies.resize(rows, 0);
             self.copies.push(copies);
@@ -57,6 +87,49 @@ impl Order {
     /// The data set of a sample.
     fn dataset(&self, index: u32) -> usize {
         self.ends.partition_point(|end| *end <= index as usize)
+    }
+
+    /// The row of a sample.
+    fn row(&self, index: u32) -> u32 {
+        self.rows.get(index as usize).copied().unwrap_or(index)
+    }
+
+    /// Number of rows that samples are of.
+    fn count_rows(&self, order: &[u32]) -> usize {
+        if self.rows.is_empty() && self.copies.is_empty() {
+            return order.len();
+        }
+        let rows: HashSet<u32> = order.iter().map(|index| self.row(*index)).collect();
+        rows.len()
+    }
+
+    /// Takes the samples of so many rows out: those of the last samples.
+    fn hold_back(&self, train: &mut Vec<u32>, rows: usize) -> Vec<u32> {
+        let mut held = HashSet::new();
+        let mut from_the_end = train.iter().rev();
+        while held.len() < rows
+            && let Some(index) = from_the_end.next()
+        {
+            held.insert(self.row(*index));
+        }
+        let (eval, rest) = train
+            .iter()
+            .partition(|index| held.contains(&self.row(**index)));
+        *train = rest;
+        eval
+    }
+
+    /// How many of the samples to evaluate on are trained on as well.
+    fn in_both(&self, train: &[u32], eval: &[u32]) -> usize {
+        let hash = |index: &u32| self.hashes.get(*index as usize);
+        if self.hashes.is_empty() || eval.is_empty() {
+            return 0;
+        }
+        let known: HashSet<&u64> = eval.iter().filter_map(hash).collect();
+        let trained = train.iter().filter_map(hash);
+        let both: HashSet<&u64> = trained.filter(|hash| known.contains(hash)).collect();
+        let mut hashes = eval.iter().filter_map(hash);
+        hashes.by_ref().filter(|hash| both.contains(hash)).count()
     }
 
     pub(crate) fn plan(
@@ -86,8 +159,8 @@ impl Order {
         let test = samples..self.tokens.len();
         let mut eval: Vec<u32> = test.filter_map(|index| u32::try_from(index).ok()).collect();
         if config.test_datasets.is_none() {
-            let size = eval_rows(config.val_set_size, train.len())?;
-            eval = train.split_off(train.len() - size);
+            let size = eval_rows(config.val_set_size, self.count_rows(&train))?;
+            eval = self.hold_back(&mut train, size);
         }
         if !self.copies.is_empty() {
             let added = self.repeat(&mut train, shuffled, &mut datasets);
@@ -101,6 +174,7 @@ impl Order {
         }
         let ledger = Ledger {
             datasets,
+            eval_in_train: self.in_both(&train, &eval),
             train: self.totals(&train),
             eval: self.totals(&eval),
         };
@@ -130,6 +204,11 @@ impl Order {
         for index in train.iter().chain(&after) {
             let (tokens, trained) = self.size(*index);
             datasets[self.dataset(*index)].unkeep(DropReason::OtherShard, tokens, trained);
+        }
+        for (dataset, account) in datasets.iter_mut().enumerate().filter(|(_, a)| !a.test) {
+            let kept = kept.iter().copied();
+            let kept: Vec<u32> = kept.filter(|i| self.dataset(*i) == dataset).collect();
+            account.kept_rows = self.count_rows(&kept);
         }
         Ok(kept)
     }
@@ -168,6 +247,7 @@ impl Order {
 
     fn totals(&self, order: &[u32]) -> Totals {
         let mut totals = Totals {
+            rows: self.count_rows(order),
             samples: order.len(),
             ..Totals::default()
         };

@@ -14,8 +14,8 @@ use rayon::prelude::*;
 use seqprep::{LengthOutcome, SeedStream};
 use trainer_config::{Config, Dataset, ExcessLength};
 
-use crate::ledger::{DatasetLedger, DropReason, Ledger, SkipReason};
-use crate::order::Order;
+use crate::ledger::{DatasetLedger, DropReason, Ledger, Note, SkipReason};
+use crate::order::{Entry, Order};
 use crate::prepare::Plan;
 use crate::source::{self, Record, Row, Selection};
 use crate::{DataError, Place, Tokenizer};
@@ -52,20 +52,28 @@ pub(crate) struct Size {
     pub(crate) trained: usize,
 }
 
-/// Samples that a row gave, each with the number of tokens that are cut already.
-pub(crate) type Read<K> = Vec<(K, usize)>;
+/// What a row gave.
+pub(crate) struct Read<K> {
+    /// Samples, each with the number of tokens that are cut already.
+    pub(crate) samples: Vec<(K, usize)>,
+    /// What is to be said about the row.
+    pub(crate) notes: Vec<Note>,
+}
+
+impl<K> From<Vec<(K, usize)>> for Read<K> {
+    fn from(samples: Vec<(K, usize)>) -> Self {
+        Self {
+            samples,
+            notes: Vec::new(),
+        }
+    }
+}
 
 /// What samples are for.
 pub(crate) trait Purpose: Copy + Send + Sync {
     /// Its name, by which prepared samples are told apart; none of samples for
     /// supervised fine-tuning.
     fn name(self) -> Option<&'static str>;
-}
-
-impl Purpose for () {
-    fn name(self) -> Option<&'static str> {
-        None
-    }
 }
 
 /// A kind of samples.
@@ -105,6 +113,12 @@ pub(crate) trait Kind: Clone + Default + Send + Sync {
     /// Its tokens, to show them where there is nothing to train; `None` where
     /// that is for other reasons than masks.
     fn shown(&self) -> Option<&[u32]>;
+
+    /// Whether what is too long is cut, so that a sample is too long only where a cut
+    /// leaves nothing of it.
+    fn cuts(task: &Task<'_, Self::Purpose>) -> bool {
+        task.config.excess_length_strategy == ExcessLength::Truncate
+    }
 
     /// What to change where samples are dropped for a reason that is the kind's
     /// own.
@@ -181,6 +195,7 @@ pub(crate) fn run<K: Kind>(
         sink,
         order: Order::default(),
         seen: config.dataset_exact_deduplication.then(Seen::default),
+        compared: config.val_set_size > 0.0 || config.test_datasets.is_some(),
         datasets: Vec::new(),
     };
     let task = |dataset, limit| Task {
@@ -245,6 +260,7 @@ struct Seen {
 struct Tokenized<K> {
     at: Place,
     samples: Vec<(K, usize, u128)>,
+    notes: Vec<Note>,
     copies: u32,
 }
 
@@ -260,6 +276,8 @@ struct Made<'a, K> {
     sink: Sink<'a, K>,
     order: Order,
     seen: Option<Seen>,
+    /// Whether evaluation samples are looked for among those that are trained on.
+    compared: bool,
     datasets: Vec<DatasetLedger>,
 }
 
@@ -276,6 +294,7 @@ impl<K: Kind> Made<'_, K> {
             task,
             reader: &reader,
             longest: 0,
+            kept_of_row: 0,
             account: DatasetLedger {
                 path: dataset.path.clone(),
                 strategy: K::name(&reader).to_owned(),
@@ -334,6 +353,8 @@ struct Sorter<'a, 'b, 'r, K: Kind> {
     task: &'a Task<'r, K::Purpose>,
     reader: &'a K::Reader<'r>,
     longest: usize,
+    /// Samples that were kept of the present row.
+    kept_of_row: usize,
     account: DatasetLedger,
     /// The first sample with nothing to train, and the beginning of its tokens.
     untrained: Option<(Place, Vec<u32>)>,
@@ -341,7 +362,7 @@ struct Sorter<'a, 'b, 'r, K: Kind> {
 
 impl<K: Kind> Sorter<'_, '_, '_, K> {
     fn chunks(&mut self, chunks: &Receiver<Chunk>) -> Result<(), DataError> {
-        let hashed = self.made.seen.is_some();
+        let hashed = self.made.seen.is_some() || self.made.compared;
         let reader = self.reader;
         let make = |(record, copies): (Record, u32)| {
             let row = record.row()?;
@@ -349,10 +370,11 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
                 let hash = if hashed { hash(&sample) } else { 0 };
                 (sample, cut, hash)
             };
-            let samples = K::read(reader, &row)?.into_iter().map(hash).collect();
+            let Read { samples, notes } = row.checked(K::read(reader, &row))?;
             Ok(Tokenized {
                 at: row.at,
-                samples,
+                samples: samples.into_iter().map(hash).collect(),
+                notes,
                 copies,
             })
         };
@@ -388,6 +410,7 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
 
     fn row(&mut self, row: Tokenized<K>) -> Result<(), DataError> {
         self.account.rows += 1;
+        self.account.note(&row.at, row.notes);
         match row.samples.len() {
             0 => {
                 self.account.made.add(0);
@@ -399,9 +422,11 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
                 self.account.split.samples += several;
             }
         }
+        self.kept_of_row = 0;
         for (sample, cut, hash) in row.samples {
             self.sample(&row.at, sample, cut, hash, row.copies)?;
         }
+        self.account.kept_rows += usize::from(self.kept_of_row > 0);
         Ok(())
     }
 
@@ -419,7 +444,7 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
         self.longest = self.longest.max(whole.longest);
         let dropped = sample.judge(self.task, self.reader, at)?;
         if let Some(reason) = dropped.or_else(|| self.seen(hash)) {
-            if reason == DropReason::NothingToTrain && self.untrained.is_none() {
+            if reason.is_untrained() && self.untrained.is_none() {
                 let shown = |ids: &[u32]| ids[..ids.len().min(SHOWN_TOKENS)].to_vec();
                 self.untrained = sample.shown().map(|ids| (at.clone(), shown(ids)));
             }
@@ -434,7 +459,14 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
         }
         self.account.kept.add(tokens);
         self.account.trained_tokens += trained;
-        self.made.order.push(tokens, trained, copies)?;
+        self.made.order.push(Entry {
+            tokens,
+            trained,
+            copies,
+            same_row: self.kept_of_row > 0,
+            hash: self.made.compared.then_some(hash as u64),
+        })?;
+        self.kept_of_row += 1;
         (self.made.sink)(sample)
     }
 
@@ -453,57 +485,93 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
     }
 
     fn finish(self) -> Result<DatasetLedger, DataError> {
-        let Task {
-            config,
-            dataset,
-            tokenizer,
-            limit,
-            ..
-        } = *self.task;
         let dropped = &self.account.dropped;
         // Nothing new in a further data set is what deduplication is for; an
         // evaluation without rows is not.
         let expected = !self.account.test && dropped.contains_key(&DropReason::Duplicate);
-        if self.account.kept.samples > 0 || expected {
-            let count = dropped.get(&DropReason::NothingToTrain);
-            let count = count.map_or(0, |count| count.samples);
-            return match self.untrained {
-                Some((at, ids)) if count > self.account.made.samples / 2 => {
-                    Err(DataError::MostlyUntrained {
-                        path: dataset.path.clone(),
-                        untrained: count,
-                        samples: self.account.made.samples,
-                        at,
-                        text: tokenizer.decode(&ids, false)?.into(),
-                        advice: K::advice(self.task, DropReason::NothingToTrain).into(),
-                    })
-                }
-                _ => Ok(self.account),
-            };
+        if self.account.kept.samples == 0 && !expected {
+            return Err(all_dropped::<K>(self.task, &self.account, self.longest));
         }
-        let advice = dropped.keys().map(|reason| match reason {
-            DropReason::TooLong => format!(
-                "the longest has {} tokens: raise `sequence_len` (now {limit}), or set `excess_length_strategy: truncate`",
-                self.longest
-            ),
-            DropReason::TooShort => format!(
-                "rows may be as short as `min_sample_len` (now {}): lower it",
-                config.min_sample_len
-            ),
-            DropReason::NothingToTrain | DropReason::Empty => K::advice(self.task, *reason),
-            DropReason::Duplicate | DropReason::InTraining => {
-                "take other rows, or write `dataset_exact_deduplication: false`".to_owned()
+        let counts = dropped.iter().filter(|(reason, _)| reason.is_untrained());
+        let untrained: usize = counts.clone().map(|(_, count)| count.samples).sum();
+        let most = counts.max_by_key(|(_, count)| count.samples);
+        match (self.untrained, most) {
+            (Some((at, ids)), Some((reason, _))) if untrained > self.account.made.samples / 2 => {
+                Err(DataError::MostlyUntrained {
+                    path: self.task.dataset.path.clone(),
+                    untrained,
+                    samples: self.account.made.samples,
+                    at,
+                    text: self.task.tokenizer.decode(&ids, false)?.into(),
+                    advice: advice::<K>(self.task, *reason, &self.account, self.longest).into(),
+                })
             }
-            DropReason::OtherShard => "lower `dataset_shard_num`".to_owned(),
-        });
-        Err(DataError::AllDropped {
-            path: dataset.path.clone(),
-            rows: self.account.rows,
-            reasons: dropped
-                .iter()
-                .map(|(reason, count)| format!("{} {reason}", count.samples))
-                .collect(),
-            advice: advice.collect::<Vec<_>>().join("; "),
-        })
+            _ => Ok(self.account),
+        }
+    }
+}
+
+/// The error of a data set of which nothing is left, whose longest sequence had
+/// `longest` tokens.
+pub(crate) fn all_dropped<K: Kind>(
+    task: &Task<'_, K::Purpose>,
+    account: &DatasetLedger,
+    longest: usize,
+) -> DataError {
+    // Rows that gave several samples each are not what the counts are of.
+    let unit = match account.made.samples == account.rows {
+        true => "",
+        false => "samples ",
+    };
+    let reasons = account.dropped.iter();
+    let causes = account.dropped.keys();
+    let advice = causes.map(|reason| advice::<K>(task, *reason, account, longest));
+    DataError::AllDropped {
+        path: task.dataset.path.clone(),
+        rows: account.rows,
+        reasons: reasons
+            .map(|(reason, count)| format!("{} {unit}{reason}", count.samples))
+            .collect(),
+        advice: advice.collect::<Vec<_>>().join("; "),
+    }
+}
+
+/// What to change where samples are dropped for a reason.
+fn advice<K: Kind>(
+    task: &Task<'_, K::Purpose>,
+    reason: DropReason,
+    account: &DatasetLedger,
+    longest: usize,
+) -> String {
+    let (config, limit) = (task.config, task.limit);
+    let key = match account.test && config.eval_sequence_len.is_some() {
+        true => "eval_sequence_len",
+        false => "sequence_len",
+    };
+    let truncates = config.excess_length_strategy == ExcessLength::Truncate;
+    match reason {
+        DropReason::TooLong if K::cuts(task) => format!(
+            "the longest has {longest} tokens, and the cut at `{key}` (now {limit}) leaves no room for an answer: raise it"
+        ),
+        DropReason::TooLong => format!(
+            "the longest has {longest} tokens: raise `{key}` (now {limit}), or set `excess_length_strategy: truncate`"
+        ),
+        DropReason::CutOff => format!(
+            "the longest has {longest} tokens, and the cut at `{key}` (now {limit} tokens) takes away what would be trained: raise it{}",
+            if truncates {
+                ", or leave such rows out with `excess_length_strategy: drop`"
+            } else {
+                ""
+            }
+        ),
+        DropReason::TooShort => format!(
+            "rows may be as short as `min_sample_len` (now {}): lower it",
+            config.min_sample_len
+        ),
+        DropReason::NothingToTrain | DropReason::Empty => K::advice(task, reason),
+        DropReason::Duplicate | DropReason::InTraining => {
+            "take other rows, or write `dataset_exact_deduplication: false`".to_owned()
+        }
+        DropReason::OtherShard => "lower `dataset_shard_num`".to_owned(),
     }
 }

@@ -7,9 +7,9 @@ use seqprep::{
 use trainer_config::{Config, Dataset, ExcessLength, PromptStrategy};
 
 use crate::ledger::{DropReason, Ledger};
-use crate::pipeline::{self, Hasher, Kind, Read, Size, Task, by_length};
+use crate::pipeline::{self, Hasher, Kind, Purpose, Read, Size, Task, by_length};
 use crate::source::Row;
-use crate::strategy::Strategy;
+use crate::strategy::{Made, Strategy};
 use crate::{DataError, Place, Tokenizer, strategy};
 
 /// The samples of a run.
@@ -39,14 +39,39 @@ pub(crate) struct Plan {
 ///
 /// The training samples are shuffled by `seed` if `shuffle_merged_datasets` is
 /// set and `curriculum_sampling` is not. Evaluation samples are those of
-/// `test_datasets`, in file order, or else the last `val_set_size` of the
-/// training samples. A sample that a `weight` above 1 repeats is never in both.
+/// `test_datasets`, in file order, or else those of `val_set_size` rows: of the rows
+/// of the last training samples. All samples of a row are on one side; a sample that
+/// a `weight` above 1 repeats is never in both.
 ///
 /// # Errors
 /// The first error in the order of the rows; a data set without rows, or of
 /// which no row can be used; a split that leaves nothing on one side.
 pub fn prepare(config: &Config, tokenizer: &Tokenizer) -> Result<Prepared, DataError> {
-    let collected = in_pool(config, || pipeline::collect(config, tokenizer, ()))?;
+    prepare_with(config, tokenizer, strategy::build)
+}
+
+/// Makes the strategy of a data set, of which the first row is given, for sequences of
+/// so many tokens.
+pub type BuildStrategy = for<'a> fn(
+    &'a Config,
+    &'a Dataset,
+    &Row,
+    &'a Tokenizer,
+    usize,
+) -> Result<Box<dyn Strategy + 'a>, DataError>;
+
+/// As [`prepare`], with strategies of one's own: `build` may hand what it does not know
+/// to [`strategy::build`].
+///
+/// # Errors
+/// As [`prepare`], and those of `build`.
+pub fn prepare_with(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    build: BuildStrategy,
+) -> Result<Prepared, DataError> {
+    let purpose = Build(build);
+    let collected = in_pool(config, || pipeline::collect(config, tokenizer, purpose))?;
     let (train, eval, ledger) = collected?;
     Ok(Prepared {
         train,
@@ -73,19 +98,34 @@ pub(crate) fn in_pool<T: Send>(
     Ok(pool.install(work))
 }
 
+/// What samples for supervised fine-tuning are made with.
+#[derive(Clone, Copy)]
+pub(crate) struct Build(BuildStrategy);
+
+impl Build {
+    /// The strategies of this crate.
+    pub(crate) const KNOWN: Self = Self(strategy::build);
+}
+
+impl Purpose for Build {
+    fn name(self) -> Option<&'static str> {
+        None
+    }
+}
+
 impl Kind for Sample {
     type Reader<'a> = Box<dyn Strategy + 'a>;
-    type Purpose = ();
+    type Purpose = Build;
 
-    fn reader<'a>(task: &Task<'a, ()>, first: &Row) -> Result<Self::Reader<'a>, DataError> {
+    fn reader<'a>(task: &Task<'a, Build>, first: &Row) -> Result<Self::Reader<'a>, DataError> {
         let Task {
             config,
             dataset,
             tokenizer,
             limit,
-            ..
+            purpose: Build(build),
         } = *task;
-        strategy::build(config, dataset, first, tokenizer, limit)
+        build(config, dataset, first, tokenizer, limit)
     }
 
     fn name(reader: &Self::Reader<'_>) -> &'static str {
@@ -93,8 +133,11 @@ impl Kind for Sample {
     }
 
     fn read(reader: &Self::Reader<'_>, row: &Row) -> Result<Read<Self>, DataError> {
-        let samples = reader.samples(row)?;
-        Ok(samples.into_iter().map(|sample| (sample, 0)).collect())
+        let Made { samples, notes } = reader.made(row)?;
+        Ok(Read {
+            samples: samples.into_iter().map(|sample| (sample, 0)).collect(),
+            notes,
+        })
     }
 
     fn size(&self) -> Size {
@@ -107,7 +150,7 @@ impl Kind for Sample {
 
     fn judge(
         &mut self,
-        task: &Task<'_, ()>,
+        task: &Task<'_, Build>,
         _: &Self::Reader<'_>,
         at: &Place,
     ) -> Result<Option<DropReason>, DataError> {
@@ -126,7 +169,7 @@ impl Kind for Sample {
         Some(&self.input_ids)
     }
 
-    fn advice(task: &Task<'_, ()>, reason: DropReason) -> String {
+    fn advice(task: &Task<'_, Build>, reason: DropReason) -> String {
         let advice = match reason {
             DropReason::Empty => "empty rows hold no text",
             _ => untrained_advice(task.dataset),
@@ -138,19 +181,26 @@ impl Kind for Sample {
 /// Applies the length rule, which may cut the sample, and the rule that
 /// something has to be trained.
 pub(crate) fn judge(
-    task: &Task<'_, ()>,
+    task: &Task<'_, Build>,
     at: &Place,
     sample: &mut Sample,
 ) -> Result<Option<DropReason>, DataError> {
     let length = sample.len();
     let shortest = task.config.min_sample_len;
+    let taught = trained_tokens(&sample.labels) > 0;
     let outcome: LengthOutcome = match task.config.excess_length_strategy {
         ExcessLength::Truncate => truncate(sample, task.limit, shortest),
         ExcessLength::Drop | ExcessLength::Raise => drop_long_seq(sample, task.limit, shortest),
     };
     let dropped = by_length(task, at, length, outcome)?;
-    let untrained = !drop_no_trainable_tokens(sample);
-    Ok(dropped.or_else(|| untrained.then_some(DropReason::NothingToTrain)))
+    if dropped.is_some() || drop_no_trainable_tokens(sample) {
+        return Ok(dropped);
+    }
+    let cut = matches!(outcome, LengthOutcome::Truncated { .. });
+    Ok(Some(match cut && taught {
+        true => DropReason::CutOff,
+        false => DropReason::NothingToTrain,
+    }))
 }
 
 /// What to change where samples have nothing to train.

@@ -34,7 +34,7 @@ use trainer_config::{
     Config, Dataset, PackingStrategy, PretrainingDataset, PretrainingType, PromptStrategy,
 };
 
-use crate::ledger::{DatasetLedger, Ledger, Totals};
+use crate::ledger::{DatasetLedger, Ledger, Totals, Warning};
 use crate::prepare::in_pool;
 use crate::source::{Mark, Survey};
 use crate::{DataError, Fingerprint, Tokenizer};
@@ -270,6 +270,7 @@ impl SampleStream {
                 anchor: None,
                 resumed,
                 ledger_before: ledger.clone(),
+                longest: vec![0; ledger.len()],
                 ledger,
             };
             let end = in_pool(&config, || maker.run()).and_then(|end| match end {
@@ -298,11 +299,17 @@ impl SampleStream {
         &self.modified
     }
 
+    /// What is to be said about the rows read up to the end of the present block.
+    pub fn warnings(&self) -> impl Iterator<Item = &Warning> {
+        self.ledger.iter().flat_map(|set| &set.warnings)
+    }
+
     /// The account of everything read up to the end of the present block.
     #[must_use]
     pub fn ledger(&self) -> Ledger {
         let mut train = Totals::default();
         for set in &self.ledger {
+            train.rows += set.kept_rows;
             train.samples += set.kept.samples;
             train.tokens += set.kept.tokens;
             train.trained_tokens += set.trained_tokens;
@@ -311,6 +318,7 @@ impl SampleStream {
             datasets: self.ledger.clone(),
             train,
             eval: Totals::default(),
+            eval_in_train: 0,
         }
     }
 }

@@ -2,12 +2,14 @@
 //!
 //! Read: `tokenizer.json` (the tokenizer), `tokenizer_config.json` and
 //! `special_tokens_map.json` (which tokens play which part; the first wins),
-//! `chat_template.jinja`, or `chat_template` in the configuration.
+//! `chat_template.jinja` and `additional_chat_templates`, or else `chat_template` in
+//! the configuration, which may be several templates by name.
 //!
 //! Invariants: offsets are bytes of the text as given, whitespace included;
 //! truncation and padding stored in the file are ignored, both belong to the
 //! data path; a special token that is named exists in the vocabulary.
 
+mod around;
 mod escape;
 mod fast;
 mod files;
@@ -28,6 +30,8 @@ use trainer_config::{Config, SpecialTokens};
 
 use crate::DataError;
 use crate::error::nearest;
+use crate::template::DEFAULT_NAME;
+use around::Around;
 use fast::Fast;
 use files::{Files, json_bytes, json_value, object_bytes, write, write_object};
 pub use gguf::GgufVocabulary;
@@ -70,12 +74,15 @@ pub struct Tokenizer {
     special: Option<Map<String, Value>>,
     /// Tokens that the folder's vocabulary lacks.
     new_tokens: Vec<(String, u32)>,
+    /// What it puts around every sequence.
+    around: Around,
     /// Whether special tokens play a part that nothing but the family gives them.
     implied: bool,
     /// Text and id of each of `ROLES`.
     tokens: [Option<(String, u32)>; 4],
     overrides: Map<String, Value>,
-    chat_template: Option<String>,
+    /// Names and texts.
+    chat_templates: Vec<(String, String)>,
     /// Whether the template is another one than the folder's.
     new_template: bool,
     /// `inner` with a token that divides texts, and the id of that token; made
@@ -130,7 +137,14 @@ impl Tokenizer {
             return Err(DataError::Missing {
                 what: "tokenizer folder",
                 path: folder.to_owned(),
-                hint: nearest(folder),
+                hint: match crate::source::is_hub_id(folder) {
+                    true => format!(
+                        "; it reads like a model of the Hugging Face hub, which is not downloaded: `base_model` and `tokenizer_config` are folders here. Get one with `hf download {0} --local-dir {1}` and name {1}",
+                        folder.display(),
+                        folder.file_name().unwrap_or_default().display()
+                    ),
+                    false => nearest(folder),
+                },
             });
         }
         let path = folder.join(MODEL);
@@ -156,12 +170,25 @@ impl Tokenizer {
             .map(|bytes| files::object(&folder.join(MODEL_CONFIG), &bytes))
             .transpose()?;
         let contents = files.contents();
+        let mut new_tokens = Vec::new();
+        let declared = vocabulary::declared(&inner, &config, files.object(ADDED)?.as_ref());
+        if !declared.is_empty() {
+            let mut json = json_value(&path, bytes)?;
+            let new = vocabulary::declare(&mut json, declared, &inner, folder)?;
+            let bytes = json_bytes(&path, &json)?;
+            inner = parse(&bytes)?;
+            files.replace(MODEL, bytes);
+            // The model may have rows for them.
+            let rows = model.as_ref().and_then(|model| model.get("vocab_size"));
+            let rows = rows.and_then(Value::as_u64).unwrap_or(0);
+            new_tokens.extend(new.into_iter().filter(|(_, id)| u64::from(*id) >= rows));
+        }
+        let bytes = files.get(MODEL).unwrap_or_default();
         let own = implied(changes.special, model.as_ref(), &config, special.as_ref());
         let changes = Changes {
             special: own.as_ref().unwrap_or(changes.special),
             ..changes
         };
-        let mut new_tokens = Vec::new();
         if changes.any(|text| inner.token_to_id(text)) {
             let json = vocabulary::Files {
                 model: json_value(&path, bytes)?,
@@ -179,7 +206,7 @@ impl Tokenizer {
                     let listed = relisted(old, &new, changes.overrides);
                     files.replace(ADDED, object_bytes(&folder.join(ADDED), &listed)?);
                 }
-                new_tokens = new;
+                new_tokens.extend(new);
             }
         }
         inner.with_padding(None);
@@ -187,8 +214,13 @@ impl Tokenizer {
         untruncated.map_err(|error| encode_error(&*error))?;
         keep_whitespace_offsets(&mut inner);
 
-        let chat_template = files.text(TEMPLATE)?;
-        let chat_template = chat_template.or_else(|| template_of(config.get("chat_template")));
+        let mut chat_templates = files.templates()?;
+        if chat_templates.is_empty() {
+            chat_templates = templates_of(config.get("chat_template")).map_err(|message| {
+                let path = folder.join(CONFIG);
+                DataError::Tokenizer { path, message }
+            })?;
+        }
         // Both are kept as objects, to which `save` adds.
         files.remove(CONFIG);
         files.remove(SPECIAL);
@@ -219,6 +251,7 @@ impl Tokenizer {
             files,
             contents,
             fast: Fast::new(&inner),
+            around: Around::of(&inner),
             inner,
             vocab_size,
             config,
@@ -227,7 +260,7 @@ impl Tokenizer {
             implied: own.is_some(),
             tokens,
             overrides,
-            chat_template,
+            chat_templates,
             new_template: false,
             splitting: OnceLock::new(),
         })
@@ -294,10 +327,11 @@ impl Tokenizer {
         text.map_err(|error| encode_error(&*error))
     }
 
-    /// Id of the token that opens a sequence.
+    /// Id of the token that opens a sequence: the one that the files name, else the one
+    /// that the tokenizer puts in front of every sequence.
     #[must_use]
     pub fn bos_id(&self) -> Option<u32> {
-        self.id(0)
+        self.id(0).or_else(|| self.opening().first().copied())
     }
 
     /// Id of the token that ends a sequence.
@@ -354,15 +388,32 @@ impl Tokenizer {
         self.implied
     }
 
-    /// The tokenizer's own chat template.
+    /// The tokenizer's own chat template: of several, the one named `default`.
     #[must_use]
     pub fn chat_template(&self) -> Option<&str> {
-        self.chat_template.as_deref()
+        self.named_chat_template(DEFAULT_NAME)
     }
 
-    /// Sets the chat template, which [`Tokenizer::save`] then writes.
+    /// The chat template of a name, such as `tool_use`.
+    #[must_use]
+    pub fn named_chat_template(&self, name: &str) -> Option<&str> {
+        let mut templates = self.chat_templates();
+        templates
+            .find(|(other, _)| *other == name)
+            .map(|(_, source)| source)
+    }
+
+    /// Names and texts of the tokenizer's chat templates.
+    pub fn chat_templates(&self) -> impl Iterator<Item = (&str, &str)> {
+        let templates = self.chat_templates.iter();
+        templates.map(|(name, source)| (name.as_str(), source.as_str()))
+    }
+
+    /// Sets the chat template, which [`Tokenizer::save`] then writes in place of those
+    /// that were there.
     pub fn set_chat_template(&mut self, source: impl Into<String>) {
-        self.chat_template = Some(source.into());
+        self.chat_templates = vec![(DEFAULT_NAME.to_owned(), source.into())];
+        self.files.remove_templates();
         self.new_template = true;
     }
 
@@ -400,7 +451,7 @@ impl Tokenizer {
         self.files.write(folder)?;
         let mut config = self.config.clone();
         config.extend(self.overrides.clone());
-        if let (Some(template), true) = (&self.chat_template, self.new_template) {
+        if let (Some(template), true) = (self.chat_template(), self.new_template) {
             config.shift_remove("chat_template");
             write(&folder.join(TEMPLATE), template.as_bytes())?;
         }
@@ -469,17 +520,34 @@ fn token_text(value: &Value) -> Option<&str> {
     value.as_str().or_else(|| value.get("content")?.as_str())
 }
 
-/// A template entry: text, or a list of `{name, template}` with a `default`.
-fn template_of(value: Option<&Value>) -> Option<String> {
-    match value? {
-        Value::String(text) => Some(text.clone()),
-        Value::Array(templates) => templates
-            .iter()
-            .find(|entry| entry.get("name").and_then(Value::as_str) == Some("default"))
-            .or(templates.first())
-            .and_then(|entry| entry.get("template")?.as_str())
-            .map(str::to_owned),
-        _ => None,
+/// A template entry: text, or several by name, as a list of `{name, template}` or as
+/// an object.
+fn templates_of(value: Option<&Value>) -> Result<Vec<(String, String)>, String> {
+    let text = |name: &str, value: Option<&Value>| match value {
+        Some(Value::String(text)) => Ok((name.to_owned(), text.clone())),
+        _ => Err(format!(
+            "`chat_template`: the template `{name}` is not text"
+        )),
+    };
+    match value {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        value @ Some(Value::String(_)) => Ok(vec![text(DEFAULT_NAME, value)?]),
+        Some(Value::Array(list)) => {
+            let entries = list.iter().map(|entry| {
+                let name = entry.get("name").and_then(Value::as_str).ok_or(
+                    "`chat_template` is a list, whose entries have to be {\"name\": ..., \"template\": ...}",
+                )?;
+                text(name, entry.get("template"))
+            });
+            entries.collect()
+        }
+        Some(Value::Object(object)) => {
+            let entries = object.iter();
+            entries
+                .map(|(name, value)| text(name, Some(value)))
+                .collect()
+        }
+        Some(_) => Err("`chat_template` has to be text, or templates by name".to_owned()),
     }
 }
 

@@ -7,10 +7,18 @@ mod bundled;
 mod cache;
 #[path = "cases/chat.rs"]
 mod chat;
+#[path = "cases/chat_lost.rs"]
+mod chat_lost;
 #[path = "cases/chat_messages.rs"]
 mod chat_messages;
+#[path = "cases/chat_roles.rs"]
+mod chat_roles;
 #[path = "cases/chat_rules.rs"]
 mod chat_rules;
+#[path = "cases/chat_values.rs"]
+mod chat_values;
+#[path = "cases/columnar.rs"]
+mod columnar;
 #[path = "cases/conversations.rs"]
 mod conversations;
 #[path = "cases/errors.rs"]
@@ -19,6 +27,12 @@ mod errors;
 mod hostile;
 #[path = "cases/masks.rs"]
 mod masks;
+#[path = "cases/named_templates.rs"]
+mod named_templates;
+#[path = "cases/one_path.rs"]
+mod one_path;
+#[path = "cases/parquet_files.rs"]
+mod parquet_files;
 #[path = "cases/pipeline.rs"]
 mod pipeline;
 #[path = "cases/preference_rules.rs"]
@@ -33,6 +47,8 @@ mod prompts;
 mod recorded;
 #[path = "cases/resume.rs"]
 mod resume;
+#[path = "cases/row_rules.rs"]
+mod row_rules;
 #[path = "cases/saved.rs"]
 mod saved;
 #[path = "cases/selection.rs"]
@@ -45,6 +61,8 @@ mod strategies;
 mod stream;
 #[path = "cases/support.rs"]
 mod support;
+#[path = "cases/tables.rs"]
+mod tables;
 #[path = "cases/templates.rs"]
 mod templates;
 #[path = "cases/tokenizers.rs"]

@@ -13,7 +13,7 @@ use trainer_config::{Config, GenerationConfig, SaveStrategy};
 use trainer_core::{AnyModel, Observer, Phases, StepReport, memory, setup_trainer, unfreeze};
 use trainer_model::{ModelConfig, Pretrained, TrainingWork};
 
-use super::train::Data;
+use super::train::{Data, fit_together};
 use crate::args::{Bench, Shown};
 use crate::failure::Failure;
 use crate::session::{
@@ -144,21 +144,23 @@ struct Measured {
 fn measure(config: &Config, warmup: usize, shown: Shown) -> Result<Measured, Failure> {
     let selected = select_device(config)?;
     let tokenizer = load_tokenizer(config)?;
-    let (model, adapter) = load_for_training(config, &tokenizer, &selected.device)?;
+    let (mut model, adapter) = load_for_training(config, &tokenizer, &selected.device)?;
     let reference = load_reference(config, &tokenizer, &selected.device)?;
-    let data = Data::load(config, &tokenizer, shown)?;
+    let mut data = Data::load(config, &tokenizer, shown)?;
+    fit_together(config, &tokenizer, &mut model, &mut data)?;
     let (sizes, work, parameters, trained_parameters) = match &model {
         AnyModel::Causal(model) => size(config, model)?,
         AnyModel::Reward(model) => size(config, model)?,
     };
     shown.note("timing matrix products");
     let peak = matrix_peak(&selected.device, &sizes);
+    let tokenizer = Arc::new(SavedTokenizer::new(tokenizer, &model));
     let trainer = setup_trainer(
         config,
         data.train,
         data.eval,
         model,
-        Arc::new(SavedTokenizer(tokenizer)),
+        tokenizer,
         config.max_steps,
         reference,
         adapter,

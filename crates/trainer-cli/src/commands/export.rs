@@ -9,7 +9,7 @@ use trainer_model::{GgufExport, GgufType, GgufValue, SaveDtype, export_gguf, ope
 
 use crate::args::{Run, Shown};
 use crate::failure::Failure;
-use crate::session::{load_layers, load_trained_model, select_device};
+use crate::session::{head_of, load_layers, load_whole_model, select_device};
 
 /// Writes the trained model of a configuration.
 pub(crate) fn run(run: &Run) -> Result<(), Failure> {
@@ -26,8 +26,15 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
         )));
     };
     let config = load_layers(&run.config, overrides)?.config;
+    if head_of(&config).is_some() {
+        return Err(Failure::new(
+            "this configuration trains a model with a head for rewards, which GGUF files do \
+             not hold; a folder of it (`trainer merge-lora` where it is an adapter) is what \
+             transformers loads",
+        ));
+    }
     let device = select_device(&config)?.device;
-    let trained = load_trained_model(&config, &device, Shown::default())?;
+    let trained = load_whole_model(&config, &device, Shown::default())?;
     let vocabulary = trained
         .tokenizer
         .to_gguf(trained.model.config().vocab_size)?;
@@ -84,8 +91,12 @@ const EOS: &str = "tokenizer.ggml.eos_token_id";
 const PADDING: &str = "tokenizer.ggml.padding_token_id";
 const UNKNOWN: &str = "tokenizer.ggml.unknown_token_id";
 const ADD_BOS: &str = "tokenizer.ggml.add_bos_token";
+const ADD_EOS: &str = "tokenizer.ggml.add_eos_token";
 const ADD_SPACE: &str = "tokenizer.ggml.add_space_prefix";
 const TEMPLATE: &str = "tokenizer.chat_template";
+/// Names of the templates beside that; each stands under the key of [`TEMPLATE`], a
+/// dot and its name.
+const TEMPLATES: &str = "tokenizer.chat_templates";
 
 fn metadata(vocabulary: GgufVocabulary) -> Vec<(String, GgufValue)> {
     let llama = vocabulary.scores.is_some();
@@ -105,6 +116,7 @@ fn metadata(vocabulary: GgufVocabulary) -> Vec<(String, GgufValue)> {
         (PADDING, id(vocabulary.pad)),
         (UNKNOWN, id(vocabulary.unk)),
         (ADD_BOS, Some(GgufValue::Bool(vocabulary.add_bos))),
+        (ADD_EOS, Some(GgufValue::Bool(vocabulary.add_eos))),
         (
             ADD_SPACE,
             llama.then_some(GgufValue::Bool(vocabulary.add_space_prefix)),
@@ -114,7 +126,16 @@ fn metadata(vocabulary: GgufVocabulary) -> Vec<(String, GgufValue)> {
     let present = entries
         .into_iter()
         .filter_map(|(key, value)| Some((key.to_owned(), value?)));
-    present.collect()
+    let mut all: Vec<(String, GgufValue)> = present.collect();
+    if !vocabulary.named_templates.is_empty() {
+        let named = vocabulary.named_templates.iter();
+        let names = named.map(|(name, _)| name.clone()).collect();
+        all.push((TEMPLATES.to_owned(), GgufValue::Texts(names)));
+    }
+    for (name, template) in vocabulary.named_templates {
+        all.push((format!("{TEMPLATE}.{name}"), GgufValue::Text(template)));
+    }
+    all
 }
 
 fn vocabulary(metadata: &HashMap<String, GgufValue>) -> GgufVocabulary {
@@ -133,9 +154,13 @@ fn vocabulary(metadata: &HashMap<String, GgufValue>) -> GgufVocabulary {
         Some(GgufValue::Texts(texts)) => texts.clone(),
         _ => Vec::new(),
     };
+    let (model, pre) = (
+        text(MODEL).unwrap_or_default(),
+        text(PRE).unwrap_or_default(),
+    );
+    // Where a file does not say, these do so in llama.cpp.
+    let opens = model == "llama" || pre == "llama-bpe";
     GgufVocabulary {
-        model: text(MODEL).unwrap_or_default(),
-        pre: text(PRE).unwrap_or_default(),
         tokens: texts(TOKENS),
         types: match metadata.get(TYPES) {
             Some(GgufValue::I32s(types)) => types.clone(),
@@ -150,9 +175,23 @@ fn vocabulary(metadata: &HashMap<String, GgufValue>) -> GgufVocabulary {
         eos: id(EOS),
         pad: id(PADDING),
         unk: id(UNKNOWN),
-        add_bos: flag(ADD_BOS),
+        add_bos: flag(ADD_BOS) || (opens && !metadata.contains_key(ADD_BOS)),
+        add_eos: flag(ADD_EOS),
         // As llama.cpp reads files that do not say.
         add_space_prefix: !metadata.contains_key(ADD_SPACE) || flag(ADD_SPACE),
         chat_template: text(TEMPLATE),
+        model,
+        pre,
+        named_templates: {
+            let mut named: Vec<(String, String)> = metadata
+                .iter()
+                .filter_map(|(key, value)| {
+                    let name = key.strip_prefix(TEMPLATE)?.strip_prefix('.')?;
+                    Some((name.to_owned(), value.text()?.to_owned()))
+                })
+                .collect();
+            named.sort_unstable();
+            named
+        },
     }
 }

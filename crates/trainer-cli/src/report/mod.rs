@@ -81,7 +81,7 @@ impl DataShown {
         let lengths: Vec<usize> = (0..count)
             .map(|at| samples.length(at).unwrap_or(0))
             .collect();
-        let mut collate = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0)).collate;
+        let mut collate = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0))?.collate;
         collate.pad_to = PadTo::Longest;
         let mut rows = Vec::new();
         for (index, sample) in samples.iter().take(SHOWN_SAMPLES).enumerate() {
@@ -390,6 +390,7 @@ fn ledger_html(ledger: &Ledger) -> String {
                     set.truncated.samples, set.truncated.tokens
                 ));
             }
+            left_out.extend(set.warnings.iter().map(ToString::to_string));
             let test = if set.test { " (test)" } else { "" };
             let numbers = [
                 set.rows,

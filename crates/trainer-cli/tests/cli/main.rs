@@ -2,15 +2,18 @@
 
 mod adapters;
 mod bad_input;
+mod chats;
 mod check;
 mod checkpoints;
 mod commands;
 mod frozen;
 mod generation;
+mod models;
 mod parity;
 mod preferences;
 mod preflight;
 mod reports;
+mod rollback;
 mod training;
 mod trajectories;
 

@@ -340,7 +340,9 @@ impl Default for Config {
             dataset_num_proc: None,
             dataset_shard_num: None,
             dataset_shard_idx: None,
-            dataset_prepared_path: Some(PathBuf::from("last_run_prepared")),
+            // A file's default is a folder (`layers::defaults`); a program writes nothing
+            // where it did not say so.
+            dataset_prepared_path: None,
             shuffle_before_merging_datasets: false,
             shuffle_merged_datasets: true,
             curriculum_sampling: false,

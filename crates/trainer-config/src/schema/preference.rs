@@ -27,7 +27,7 @@ names! {
     /// Losses of `rl: dpo`, under TRL's names. `c` and `r` are the log-ratios of
     /// policy to reference of the chosen and of the rejected answer.
     DpoLossType {
-        /// `−log σ(β(c − r))`.
+        /// `−log σ(β(c − r))`; with `dpo_label_smoothing` conservative DPO.
         Sigmoid = "sigmoid",
         /// `max(0, 1 − β(c − r))`.
         Hinge = "hinge",
@@ -112,8 +112,8 @@ pub struct PreferenceConfig {
     /// Weight of each loss of `dpo_loss_type`; 1 when absent.
     #[schemars(length(min = 1))]
     pub dpo_loss_weights: Option<Vec<f64>>,
-    /// Part of the preferences taken to be wrong (`exo_pair`, `robust`, `aot`,
-    /// `aot_unpaired`).
+    /// Part of the preferences taken to be wrong (`sigmoid`, `exo_pair`, `robust`, `aot`,
+    /// `aot_unpaired`). Of several losses, each of these reads it.
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1))]
     pub dpo_label_smoothing: Option<f64>,
     /// Weigh each pair by how likely the model is to give such answers (WPO).

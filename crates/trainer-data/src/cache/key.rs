@@ -26,7 +26,7 @@ use crate::{ChatTemplate, DataError, Tokenizer, source};
 
 /// Version of the code that makes samples of rows. Raised with every change
 /// that makes other samples of the same input; a release has one of its own anyway.
-const ENGINE: &str = concat!(env!("CARGO_PKG_VERSION"), "/1");
+const ENGINE: &str = concat!(env!("CARGO_PKG_VERSION"), "/2");
 
 /// Keys that do not change a token, a label or the order of the samples.
 const NO_INFLUENCE: &[&str] = &[
@@ -232,9 +232,12 @@ impl Fingerprint {
         }
         let mut files: Vec<(String, PathBuf)> = Vec::new();
         for (place, dataset) in entries(config) {
-            if let Ok(template) = ChatTemplate::resolve(config, Some(dataset), tokenizer) {
-                let hash = blake3::hash(template.source().as_bytes());
-                inputs.insert(format!("{place} chat template"), short(&hash));
+            if let Ok(templates) = ChatTemplate::all(config, Some(dataset), tokenizer) {
+                let mut hasher = blake3::Hasher::new();
+                for template in templates.iter() {
+                    hasher.update(template.source().as_bytes());
+                }
+                inputs.insert(format!("{place} chat template"), short(&hasher.finalize()));
             }
             for (name, path) in data_files(dataset)? {
                 files.push((format!("{place} {name}"), path));

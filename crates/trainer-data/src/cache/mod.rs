@@ -38,6 +38,7 @@ use trainer_config::Config;
 
 use crate::pipeline::{Kind, Purpose};
 use crate::preference::of_kind;
+use crate::prepare::Build;
 use crate::{DataError, PreferenceObjective, PreparedPreferences, Tokenizer};
 use atomic::io;
 use entry::{NotWritten, Stored};
@@ -82,7 +83,7 @@ pub fn prepare_cached(
     config: &Config,
     tokenizer: &Tokenizer,
 ) -> Result<(PreparedData, CacheOutcome), DataError> {
-    let (stored, outcome) = cached::<Sample>(config, tokenizer, ())?;
+    let (stored, outcome) = cached::<Sample>(config, tokenizer, Build::KNOWN)?;
     let prepared = match stored {
         None => crate::prepare(config, tokenizer)?.into(),
         Some(stored) => stored.samples(),
@@ -110,7 +111,7 @@ pub fn find_prepared(
     tokenizer: &Tokenizer,
     search: Search,
 ) -> Result<Option<PreparedData>, DataError> {
-    let stored = find::<Sample>(config, tokenizer, (), search)?;
+    let stored = find::<Sample>(config, tokenizer, Build::KNOWN, search)?;
     Ok(stored.map(Stored::samples))
 }
 
@@ -135,6 +136,7 @@ pub fn find_prepared_preferences(
         }
         PreferenceObjective::Pairwise
         | PreferenceObjective::Orpo
+        | PreferenceObjective::Cpo
         | PreferenceObjective::RewardModel => {
             let stored = find::<PreferencePair>(config, tokenizer, objective, search)?;
             stored.map(|stored| stored.preferences(Preferences::Pairs))

@@ -10,7 +10,7 @@ use trainer_config::ExcessLength;
 
 use super::PreferenceObjective;
 use super::encode::Encoder;
-use super::layouts::Layout;
+use super::layouts::{Layout, Text};
 use super::steps::Steps;
 use crate::ledger::DropReason;
 use crate::pipeline::{Hasher, Kind, Read, Size, Task, by_length};
@@ -51,17 +51,20 @@ fn judged<K: Kind>(
     let dropped = by_length(task, at, length, outcome)?;
     let cut = matches!(outcome, LengthOutcome::Truncated { .. });
     let nothing = (cut && !teaches) || sample.size().trained == 0;
-    Ok(dropped.or_else(|| nothing.then_some(DropReason::NothingToTrain)))
+    let reason = match cut {
+        true => DropReason::CutOff,
+        false => DropReason::NothingToTrain,
+    };
+    Ok(dropped.or_else(|| nothing.then_some(reason)))
 }
 
 fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
-    match reason {
-        DropReason::Empty => "prompts and answers have to hold text".to_owned(),
-        _ => format!(
-            "what `sequence_len` (now {}) leaves of them teaches nothing: raise it",
-            task.limit
-        ),
-    }
+    let advice = match (reason, task.purpose) {
+        (DropReason::Empty, _) => "prompts and answers have to hold text",
+        (_, PreferenceObjective::ProcessRewardModel) => "`labels` has to hold a verdict",
+        _ => "answers have to hold text",
+    };
+    advice.to_owned()
 }
 
 impl Kind for PreferencePair {
@@ -72,7 +75,7 @@ impl Kind for PreferencePair {
         let (config, tokenizer, purpose) = (task.config, task.tokenizer, task.purpose);
         Ok((
             Layout::new(config, task.dataset, first, tokenizer, purpose)?,
-            Encoder::new(config, tokenizer, purpose)?,
+            Encoder::new(tokenizer, purpose),
         ))
     }
 
@@ -82,8 +85,8 @@ impl Kind for PreferencePair {
 
     fn read((layout, encoder): &Self::Reader<'_>, row: &Row) -> Result<Read<Self>, DataError> {
         let texts = layout.texts(row)?;
-        if texts.prompt.is_empty() || texts.answers.iter().any(String::is_empty) {
-            return Ok(Vec::new());
+        if texts.prompt.is_empty() || texts.answers.iter().any(Text::is_empty) {
+            return Ok(Vec::new().into());
         }
         let mut pair = encoder.pair(&texts).map_err(|error| error.at(&row.at))?;
         pair.margin = match row.columns.get("margin") {
@@ -99,7 +102,10 @@ impl Kind for PreferencePair {
                 Some(margin)
             }
         };
-        Ok(vec![(pair, 0)])
+        Ok(Read {
+            samples: vec![(pair, 0)],
+            notes: texts.notes,
+        })
     }
 
     fn size(&self) -> Size {
@@ -148,6 +154,10 @@ impl Kind for PreferencePair {
         None
     }
 
+    fn cuts(task: &PreferenceTask<'_>) -> bool {
+        cuts(task)
+    }
+
     fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
         advice(task, reason)
     }
@@ -169,10 +179,13 @@ impl Kind for KtoSample {
         let texts = layout.texts(row)?;
         let desirable = layout.verdict(row)?;
         if texts.prompt.is_empty() || texts.answers[0].is_empty() {
-            return Ok(Vec::new());
+            return Ok(Vec::new().into());
         }
         let sample = encoder.kto(&texts, desirable);
-        Ok(vec![(sample.map_err(|error| error.at(&row.at))?, 0)])
+        Ok(Read {
+            samples: vec![(sample.map_err(|error| error.at(&row.at))?, 0)],
+            notes: texts.notes,
+        })
     }
 
     fn size(&self) -> Size {
@@ -210,6 +223,10 @@ impl Kind for KtoSample {
         None
     }
 
+    fn cuts(task: &PreferenceTask<'_>) -> bool {
+        cuts(task)
+    }
+
     fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
         advice(task, reason)
     }
@@ -220,7 +237,7 @@ impl Kind for StepSample {
     type Purpose = PreferenceObjective;
 
     fn reader<'a>(task: &PreferenceTask<'a>, _: &Row) -> Result<Self::Reader<'a>, DataError> {
-        Steps::new(task.dataset, task.tokenizer)
+        Steps::new(task.dataset, task.tokenizer, task.purpose)
     }
 
     fn name(_: &Self::Reader<'_>) -> &'static str {
@@ -228,7 +245,7 @@ impl Kind for StepSample {
     }
 
     fn read(reader: &Self::Reader<'_>, row: &Row) -> Result<Read<Self>, DataError> {
-        Ok(vec![reader.sample(row)?])
+        Ok(vec![reader.sample(row)?].into())
     }
 
     fn size(&self) -> Size {
@@ -264,7 +281,16 @@ impl Kind for StepSample {
         None
     }
 
+    fn cuts(task: &PreferenceTask<'_>) -> bool {
+        cuts(task)
+    }
+
     fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
-        advice(task, reason)
+        match (reason, task.dataset.max_completion_length) {
+            (DropReason::NothingToTrain, Some(longest)) => format!(
+                "`labels` has to hold a verdict, on a step within `max_completion_length` (now {longest})"
+            ),
+            _ => advice(task, reason),
+        }
     }
 }

@@ -1,22 +1,18 @@
 //! Apache Arrow IPC: files (`ARROW1` at their start) and streams, which is
-//! what the `datasets` library writes. Columns and nulls as in Parquet.
+//! what the `datasets` library writes.
 //!
-//! One batch is in memory at a time; its rows become JSON values one by one.
+//! One batch is in memory at a time; its rows become JSON values when they are
+//! asked for.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::{
-    Date32Type, Date64Type, Float16Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,
-    Int64Type, UInt8Type, UInt16Type, UInt32Type, UInt64Type,
-};
-use arrow_array::{Array, RecordBatch};
-use arrow_schema::DataType;
-use serde_json::{Map, Value};
+use arrow_array::RecordBatch;
 
+use super::features::{features, of_metadata, shape};
 use super::messages::Batches;
-use super::{Record, Records, Row, guarded};
+use super::table::{Batch, Table};
+use super::{Columns, Record, Records, Row, guarded};
 use crate::{DataError, Place};
 
 const FORMAT: &str = "Arrow";
@@ -26,13 +22,27 @@ fn batches(path: &Path) -> Result<Batches, DataError> {
     guarded(path, FORMAT, || Batches::open(file))
 }
 
+/// What the batches of a file have in common.
+fn table(path: &Arc<PathBuf>, batch: &RecordBatch) -> Table {
+    let schema = batch.schema_ref();
+    let features = features(of_metadata(schema.metadata()), path);
+    let columns = schema.fields().iter().map(|field| {
+        let feature = features.as_ref().and_then(|all| all.get(field.name()));
+        let shape = shape(field, feature);
+        (field.name().clone(), shape)
+    });
+    Table::new(path, FORMAT, columns.collect())
+}
+
 pub(super) fn open(path: &Arc<PathBuf>, start: usize) -> Result<Records, DataError> {
     let mut batches = batches(path)?;
     // Batches in front of the row are not decoded; the first one that is
     // begins with some rows too many.
     let mut surplus = start - guarded(path, FORMAT, || batches.pass(start))?;
     let path = Arc::clone(path);
-    let mut current: Option<(Arc<RecordBatch>, usize)> = None;
+    let mut table: Option<Arc<Table>> = None;
+    // A batch, its rows, and the next of them.
+    let mut current: Option<(Arc<Batch>, usize, usize)> = None;
     let mut number = start;
     let mut failed = false;
     Ok(Box::new(std::iter::from_fn(move || {
@@ -40,8 +50,8 @@ pub(super) fn open(path: &Arc<PathBuf>, start: usize) -> Result<Records, DataErr
             if failed {
                 return None;
             }
-            if let Some((batch, next)) = &mut current
-                && *next < batch.num_rows()
+            if let Some((batch, rows, next)) = &mut current
+                && next < rows
             {
                 let index = *next;
                 *next += 1;
@@ -51,15 +61,17 @@ pub(super) fn open(path: &Arc<PathBuf>, start: usize) -> Result<Records, DataErr
                     unit: "row",
                     number,
                 };
-                let batch = Arc::clone(batch);
-                return Some(Ok((Record::Arrow { at, batch, index }, None)));
+                let columns = Columns::stored(Arc::clone(batch), index);
+                return Some(Ok((Record::Ready(Row { at, columns }), None)));
             }
             match guarded(&path, FORMAT, || batches.next()) {
                 Ok(None) => return None,
                 Ok(Some(batch)) => {
                     let passed = surplus.min(batch.num_rows());
                     surplus -= passed;
-                    current = Some((Arc::new(batch), passed));
+                    let table = table.get_or_insert_with(|| Arc::new(self::table(&path, &batch)));
+                    let decoded = Batch::ready(Arc::clone(table), batch.columns());
+                    current = Some((Arc::new(decoded), batch.num_rows(), passed));
                 }
                 Err(error) => {
                     failed = true;
@@ -74,93 +86,4 @@ pub(super) fn open(path: &Arc<PathBuf>, start: usize) -> Result<Records, DataErr
 pub(super) fn count(path: &Path) -> Result<usize, DataError> {
     let mut batches = batches(path)?;
     guarded(path, FORMAT, || batches.pass(usize::MAX))
-}
-
-pub(super) fn row(at: Place, batch: &RecordBatch, index: usize) -> Result<Row, DataError> {
-    let mut columns = Map::new();
-    for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-        let value = value(column, index).map_err(|found| DataError::WrongType {
-            at: at.clone(),
-            what: field.name().clone(),
-            expected: "text, a number, a boolean, a list or a struct",
-            found,
-        })?;
-        columns.insert(field.name().clone(), value);
-    }
-    Ok(Row { at, columns })
-}
-
-fn value(array: &dyn Array, i: usize) -> Result<Value, String> {
-    use DataType as T;
-    if array.is_null(i) {
-        return Ok(Value::Null);
-    }
-    let text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
-        Ok(text) => Ok(Value::from(text)),
-        Err(_) => Err("binary data".to_owned()),
-    };
-    macro_rules! number {
-        ($kind:ty) => {
-            Value::from(array.as_primitive::<$kind>().value(i))
-        };
-    }
-    Ok(match array.data_type() {
-        T::Null => Value::Null,
-        T::Boolean => Value::from(array.as_boolean().value(i)),
-        T::Int8 => number!(Int8Type),
-        T::Int16 => number!(Int16Type),
-        T::Int32 => number!(Int32Type),
-        T::Int64 => number!(Int64Type),
-        T::UInt8 => number!(UInt8Type),
-        T::UInt16 => number!(UInt16Type),
-        T::UInt32 => number!(UInt32Type),
-        T::UInt64 => number!(UInt64Type),
-        T::Float16 => Value::from(array.as_primitive::<Float16Type>().value(i).to_f32()),
-        T::Float32 => number!(Float32Type),
-        T::Float64 => number!(Float64Type),
-        T::Date32 => number!(Date32Type),
-        T::Date64 => number!(Date64Type),
-        T::Utf8 => Value::from(array.as_string::<i32>().value(i)),
-        T::LargeUtf8 => Value::from(array.as_string::<i64>().value(i)),
-        T::Utf8View => Value::from(array.as_string_view().value(i)),
-        T::Binary => text(array.as_binary::<i32>().value(i))?,
-        T::LargeBinary => text(array.as_binary::<i64>().value(i))?,
-        T::BinaryView => text(array.as_binary_view().value(i))?,
-        T::List(_) => list(&*array.as_list::<i32>().value(i))?,
-        T::LargeList(_) => list(&*array.as_list::<i64>().value(i))?,
-        T::FixedSizeList(..) => list(&*array.as_fixed_size_list().value(i))?,
-        T::Struct(fields) => {
-            let columns = array.as_struct().columns();
-            let mut object = Map::new();
-            for (field, column) in fields.iter().zip(columns) {
-                object.insert(field.name().clone(), value(column, i)?);
-            }
-            Value::Object(object)
-        }
-        T::Map(..) => {
-            let entries = array.as_map().value(i);
-            let mut object = Map::new();
-            for entry in 0..entries.len() {
-                let Value::String(key) = value(entries.column(0), entry)? else {
-                    return Err("a map whose keys are not text".to_owned());
-                };
-                object.insert(key, value(entries.column(1), entry)?);
-            }
-            Value::Object(object)
-        }
-        T::Dictionary(..) => {
-            let dictionary = array.as_any_dictionary();
-            let key = value(dictionary.keys(), i)?;
-            let key = key.as_u64().and_then(|key| usize::try_from(key).ok());
-            match key {
-                Some(key) if key < dictionary.values().len() => value(dictionary.values(), key)?,
-                _ => return Err("a value outside of its dictionary".to_owned()),
-            }
-        }
-        other => return Err(format!("a value of the Arrow type {other}")),
-    })
-}
-
-fn list(items: &dyn Array) -> Result<Value, String> {
-    (0..items.len()).map(|i| value(items, i)).collect()
 }

@@ -93,7 +93,7 @@ fn row(
             unit: "line",
             number: usize::try_from(line).unwrap_or(usize::MAX),
         },
-        columns,
+        columns: columns.into(),
     })
 }
 

@@ -134,9 +134,17 @@ pub(super) fn resolve(dataset: &Dataset) -> Result<Layout, DataError> {
         return Ok(Layout::one(files.collect::<Result<_, _>>()?));
     }
     if let Some((scheme, _)) = text.split_once("://") {
+        let how = match scheme {
+            "s3" => format!(", such as with `aws s3 cp {text} .` (`--recursive` for a folder)"),
+            "gs" | "gcs" => format!(", such as with `gcloud storage cp -r {text} .`"),
+            "http" | "https" => format!(", such as with `curl -LO {text}`"),
+            _ => String::new(),
+        };
         return Err(error(
             path,
-            format!("`{scheme}` addresses cannot be read; download the files and give their path"),
+            format!(
+                "`{scheme}` addresses cannot be read; download the files{how}, and give their path"
+            ),
         ));
     }
     if is_hub_id(path) {
@@ -170,7 +178,7 @@ fn unread(dataset: &Dataset, what: &str) -> Result<(), DataError> {
 }
 
 /// `owner/name` without a file type, in a folder that is not there.
-pub(super) fn is_hub_id(path: &Path) -> bool {
+pub(crate) fn is_hub_id(path: &Path) -> bool {
     let parts: Vec<_> = path.components().collect();
     let [Component::Normal(owner), Component::Normal(_)] = parts[..] else {
         return false;
@@ -182,7 +190,11 @@ pub(super) fn is_hub_id(path: &Path) -> bool {
 fn hub(dataset: &Dataset) -> Result<Layout, DataError> {
     Err(error(
         &dataset.path,
-        "there is no such file or folder; if it is a data set of the Hugging Face hub, download it and give its folder, or use a build with the feature `hub`".to_owned(),
+        format!(
+            "there is no such file or folder. It reads like a data set of the Hugging Face hub: download it with `hf download {0} --repo-type dataset --local-dir {1}` and write `path: {1}`, or use a build with the feature `hub`",
+            dataset.path.display(),
+            dataset.path.file_name().unwrap_or_default().display()
+        ),
     ))
 }
 

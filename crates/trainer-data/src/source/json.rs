@@ -3,18 +3,16 @@
 //! Both are read a row at a time. Which of the two a file is is told from its
 //! first character. Rows are parsed later, so that all threads can take part.
 
-use std::fmt;
 use std::io::{BufRead, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Number, Value};
+use serde_json::Value;
 
 use super::input::{Input, Lines, MAX_ROW, convert, no_nul, utf8};
-use super::{Record, Records, Row, Spot, Start};
+use super::{Record, Records, Row, Spot, Start, wrapped};
 use crate::error::kind;
-use crate::{DataError, Place};
+use crate::{DataError, Place, values};
 
 const LINES: &str = "the file holds one JSON object a line";
 const ARRAY: &str = "the file holds one array of JSON objects";
@@ -63,7 +61,7 @@ pub(super) fn open(path: &Arc<PathBuf>, input: Input, start: Start) -> Result<Re
 /// Parses the row that starts at a line, after `column` bytes of it.
 pub(super) fn row(at: Place, line: usize, column: usize, bytes: &[u8]) -> Result<Row, DataError> {
     let text = utf8(&at.path, line, column, bytes)?;
-    let value = parse(text).map_err(|error| DataError::Json {
+    let value = values::parse(text).map_err(|error| DataError::Json {
         path: at.path.to_path_buf(),
         line: line + error.line().saturating_sub(1),
         column: match error.line() {
@@ -71,10 +69,24 @@ pub(super) fn row(at: Place, line: usize, column: usize, bytes: &[u8]) -> Result
             _ => error.column(),
         }
         .max(1),
-        message: message(&error, if at.unit == "line" { LINES } else { ARRAY }),
+        message: {
+            let lines = at.unit == "line";
+            let mut message = message(&error, if lines { LINES } else { ARRAY });
+            if lines
+                && at.number == 1
+                && error.is_eof()
+                && let Some(key) = wrapped::key(&at.path)
+            {
+                message = format!("{message}; {}", wrapped::advice(&at.path, &key));
+            }
+            message
+        },
     })?;
     match value {
-        Value::Object(columns) => Ok(Row { at, columns }),
+        Value::Object(columns) => Ok(Row {
+            at,
+            columns: columns.into(),
+        }),
         other => Err(DataError::NotAnObject {
             at,
             found: kind(&other),
@@ -339,84 +351,10 @@ impl Scanner {
     }
 }
 
-/// Parses a JSON text; a key that stands twice in an object is an error.
-fn parse(text: &str) -> serde_json::Result<Value> {
-    let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Strict.deserialize(&mut deserializer)?;
-    deserializer.end()?;
-    Ok(value)
-}
-
-struct Strict;
-
-impl<'de> DeserializeSeed<'de> for Strict {
-    type Value = Value;
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Strict {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(Value::from(value))
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(Number::from_f64(value).map_or(Value::Null, Value::Number))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(Value::String(value.to_owned()))
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(value) = access.next_element_seed(Strict)? {
-            values.push(value);
-        }
-        Ok(Value::Array(values))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        while let Some(key) = access.next_key::<String>()? {
-            if object.contains_key(&key) {
-                return Err(de::Error::custom(format!(
-                    "the key `{key}` stands twice in one object; keep one of them"
-                )));
-            }
-            let value = access.next_value_seed(Strict)?;
-            object.insert(key, value);
-        }
-        Ok(Value::Object(object))
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use serde_json::Map;
+
     use super::*;
     use std::io::{BufReader, Cursor};
 
@@ -427,7 +365,7 @@ mod tests {
         open(&path, Input::Plain(Box::new(reader)), Start::default())
             .and_then(|records| {
                 records
-                    .map(|record| Ok(Value::Object(record?.0.row()?.columns)))
+                    .map(|record| Ok(Value::Object(record?.0.row()?.columns.into_map())))
                     .collect()
             })
             .map_err(|error| error.to_string())

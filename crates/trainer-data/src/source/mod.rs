@@ -1,12 +1,16 @@
 //! Files to rows.
 //!
 //! A [`Row`] is a JSON object that knows its [`Place`]. Readers hold one row, or
-//! one batch of a columnar file, at a time, so memory is bound by the consumer.
+//! one batch of a columnar file, at a time, so memory is bound by the consumer. What
+//! nothing reads of a columnar file is not decoded: see [`Columns`].
 //! A format is one module with one `open` function; `files` says which files a
 //! data set consists of, `select` which of their rows are used.
 
 mod arrow;
+mod cells;
+mod columns;
 mod csv;
+mod features;
 mod files;
 #[cfg(feature = "hub")]
 mod hub;
@@ -16,7 +20,9 @@ mod messages;
 mod parquet;
 mod select;
 mod splits;
+mod table;
 mod text;
+mod wrapped;
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -29,6 +35,9 @@ use trainer_config::{Dataset, DatasetFormat};
 use crate::error::kind;
 use crate::{DataError, Place};
 
+pub use columns::Columns;
+pub(crate) use files::is_hub_id;
+
 pub(crate) use select::{Chosen, ChosenRows, Mark, Selection, Survey, first, skips};
 
 /// One row of a data set.
@@ -37,10 +46,32 @@ pub struct Row {
     /// Where it comes from.
     pub at: Place,
     /// Its columns, in file order.
-    pub columns: Map<String, Value>,
+    pub columns: Columns,
 }
 
 impl Row {
+    /// A row that is in no file, which messages call row 1 of `memory`.
+    #[must_use]
+    pub fn new(columns: Map<String, Value>) -> Self {
+        Self {
+            at: Place {
+                path: Arc::new(PathBuf::from("memory")),
+                unit: "row",
+                number: 1,
+            },
+            columns: columns.into(),
+        }
+    }
+
+    /// What was made of the row, unless a column that it was asked for could not be
+    /// decoded: then the file is damaged.
+    pub(crate) fn checked<T>(&self, made: Result<T, DataError>) -> Result<T, DataError> {
+        match self.columns.damage() {
+            Some(damage) => Err(damage),
+            None => made,
+        }
+    }
+
     /// Names of the columns.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
@@ -50,22 +81,28 @@ impl Row {
     /// A column that the strategy cannot do without.
     ///
     /// # Errors
-    /// [`DataError::MissingColumn`], with `hint` at the end of the message.
+    /// [`DataError::MissingColumn`], with `hint` at the end of the message;
+    /// [`DataError::Columnar`] where the column cannot be decoded.
     pub fn column(
         &self,
         column: &str,
         strategy: &'static str,
         hint: impl Into<String>,
     ) -> Result<&Value, DataError> {
-        self.columns
-            .get(column)
-            .ok_or_else(|| DataError::MissingColumn {
+        let found = self.columns.get(column).ok_or_else(|| {
+            let wrapping = self.columns.wrapping(column);
+            DataError::MissingColumn {
                 at: self.at.clone(),
                 column: column.to_owned(),
                 strategy,
                 found: self.names(),
-                hint: hint.into(),
-            })
+                hint: match wrapping {
+                    Some(key) => format!("; {}", wrapped::advice(&self.at.path, key)),
+                    None => hint.into(),
+                },
+            }
+        });
+        self.checked(found)
     }
 
     /// A column of text that the strategy cannot do without.
@@ -106,7 +143,7 @@ impl Row {
             at: self.at.clone(),
             what: what.into(),
             expected,
-            found: kind(found).to_owned(),
+            found: kind(found),
         }
     }
 }
@@ -123,16 +160,8 @@ pub(crate) enum Record {
     },
     /// A line of text.
     Text { at: Place, bytes: Vec<u8> },
-    /// A row of a batch.
-    Arrow {
-        at: Place,
-        batch: Arc<arrow_array::RecordBatch>,
-        index: usize,
-    },
-    /// A row.
+    /// A row, whose columns may still have to be decoded.
     Ready(Row),
-    /// What is wrong with a row.
-    Bad(DataError),
 }
 
 impl Record {
@@ -146,9 +175,7 @@ impl Record {
                 bytes,
             } => json::row(at, line, column, &bytes),
             Self::Text { at, bytes } => text::row(at, &bytes),
-            Self::Arrow { at, batch, index } => arrow::row(at, &batch, index),
             Self::Ready(row) => Ok(row),
-            Self::Bad(error) => Err(error),
         }
     }
 
@@ -156,21 +183,9 @@ impl Record {
     pub(crate) fn size(&self) -> usize {
         match self {
             Self::Json { bytes, .. } | Self::Text { bytes, .. } => bytes.len(),
-            Self::Arrow { batch, .. } => batch.get_array_memory_size() / batch.num_rows().max(1),
-            Self::Ready(row) => row.columns.values().map(size).sum(),
-            Self::Bad(_) => 0,
+            Self::Ready(row) => columns::size(&row.columns),
         }
     }
-}
-
-fn size(value: &Value) -> usize {
-    std::mem::size_of::<Value>()
-        + match value {
-            Value::String(text) => text.len(),
-            Value::Array(values) => values.iter().map(size).sum(),
-            Value::Object(object) => object.values().map(size).sum(),
-            _ => 0,
-        }
 }
 
 /// Where a row begins in a file that can be read from there on: a text file that
@@ -213,7 +228,7 @@ pub fn open(dataset: &Dataset) -> Result<Rows, DataError> {
     Ok(Box::new(rows.map(|row| row?.record.row())))
 }
 
-/// The files that a data set reads, in order.
+/// The files that a data set reads, in order, with the descriptions of columnar ones.
 ///
 /// # Errors
 /// As [`open`], without looking into the files.
@@ -222,8 +237,18 @@ pub fn files(dataset: &Dataset) -> Result<Vec<PathBuf>, DataError> {
     let mut paths = Vec::new();
     for part in &layout.spec(dataset)?.parts {
         for file in layout.split(dataset, &part.name)? {
-            if !matches!(file.format, Format::Empty(_)) && !paths.contains(&file.path) {
-                paths.push(file.path.clone());
+            let mut add = |path: PathBuf| {
+                if !paths.contains(&path) {
+                    paths.push(path);
+                }
+            };
+            if matches!(file.format, Format::Parquet | Format::Arrow)
+                && let Some(description) = features::description(&file.path)
+            {
+                add(description);
+            }
+            if !matches!(file.format, Format::Empty(_)) {
+                add(file.path.clone());
             }
         }
     }
@@ -319,7 +344,7 @@ impl DataFile {
                         unit: "row",
                         number,
                     },
-                    columns: Map::new(),
+                    columns: Columns::default(),
                 };
                 Ok((Record::Ready(row), None))
             }))),

@@ -23,5 +23,8 @@ pub(super) fn row(at: Place, bytes: &[u8]) -> Result<Row, DataError> {
     let text = utf8(&at.path, at.number, 0, bytes)?.to_owned();
     let mut columns = Map::new();
     columns.insert("text".to_owned(), Value::String(text));
-    Ok(Row { at, columns })
+    Ok(Row {
+        at,
+        columns: columns.into(),
+    })
 }

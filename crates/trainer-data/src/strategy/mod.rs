@@ -5,7 +5,7 @@
 //! token unless its text does already; nothing is cut here, since lengths are
 //! the business of the pipeline, which counts what it cuts.
 
-mod chat;
+pub(crate) mod chat;
 mod input_output;
 mod instruct;
 pub(crate) mod plain;
@@ -20,8 +20,9 @@ use std::sync::Arc;
 use seqprep::{IGNORE_INDEX, Sample};
 use trainer_config::{Config, Dataset, PromptStrategy};
 
-pub use chat::ChatPrompts;
+pub use chat::{Asked, ChatPrompts};
 
+use crate::ledger::Note;
 use crate::source::Row;
 use crate::{DataError, Tokenizer};
 
@@ -37,12 +38,39 @@ pub trait Strategy: Send + Sync {
     /// A row that lacks a column or holds values of another type.
     fn samples(&self, row: &Row) -> Result<Vec<Sample>, DataError>;
 
+    /// As [`Strategy::samples`], with what is to be said about the row. Strategies
+    /// that have something to say override this.
+    ///
+    /// # Errors
+    /// As [`Strategy::samples`].
+    fn made(&self, row: &Row) -> Result<Made, DataError> {
+        Ok(self.samples(row)?.into())
+    }
+
     /// Who says each token of a row; nothing where a row has no roles.
     ///
     /// # Errors
     /// As [`Strategy::samples`].
     fn roles(&self, _row: &Row) -> Result<Option<TokenRoles>, DataError> {
         Ok(None)
+    }
+}
+
+/// What became of a row.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Made {
+    /// Its samples.
+    pub samples: Vec<Sample>,
+    /// What is to be said about it, which is no error.
+    pub notes: Vec<Note>,
+}
+
+impl From<Vec<Sample>> for Made {
+    fn from(samples: Vec<Sample>) -> Self {
+        Self {
+            samples,
+            notes: Vec::new(),
+        }
     }
 }
 
@@ -117,9 +145,7 @@ pub fn build<'a>(
         PromptStrategy::InputOutput => Box::new(Suggesting(input_output::InputOutput::new(
             config, tokenizer,
         ))),
-        PromptStrategy::Pretokenized => Box::new(pretokenized::Pretokenized {
-            vocab_size: tokenizer.vocab_size(),
-        }),
+        PromptStrategy::Pretokenized => Box::new(pretokenized::Pretokenized { tokenizer }),
         PromptStrategy::Synthetic => Box::new(synthetic::Synthetic::new(
             config,
             dataset,
@@ -153,7 +179,11 @@ impl<S: Strategy> Strategy for Suggesting<S> {
     }
 
     fn samples(&self, row: &Row) -> Result<Vec<Sample>, DataError> {
-        self.0.samples(row).map_err(|mut error| {
+        Ok(self.made(row)?.samples)
+    }
+
+    fn made(&self, row: &Row) -> Result<Made, DataError> {
+        self.0.made(row).map_err(|mut error| {
             if let DataError::MissingColumn { hint, strategy, .. } = &mut error
                 && hint.is_empty()
                 && let Some(nearest) = instruct::nearest(row)
@@ -171,7 +201,8 @@ impl<S: Strategy> Strategy for Suggesting<S> {
 }
 
 /// A prompt and its response as one sample; the prompt is masked unless
-/// `train_on_inputs`. No tokens of the response, no end of sequence either.
+/// `train_on_inputs`. `prompt` begins as every sequence does. No tokens of the
+/// response, no end of sequence either.
 fn prompt_and_response(
     tokenizer: &Tokenizer,
     prompt: Vec<u32>,
@@ -181,22 +212,20 @@ fn prompt_and_response(
     ends: Ends,
 ) -> Result<Sample, DataError> {
     let mut input_ids = prompt;
+    let mut answer = Vec::new();
+    if !response.is_empty() {
+        answer = tokenizer.encode(response, false)?;
+        if answer.starts_with(&input_ids) && input_ids == tokenizer.opening() {
+            // Without a prompt, the response may bring the beginning itself.
+            input_ids.clear();
+        }
+        end(&mut answer, tokenizer, sequence_len, ends)?;
+    }
     let mut labels = if train_on_inputs {
         input_ids.iter().copied().map(label).collect()
     } else {
         vec![IGNORE_INDEX; input_ids.len()]
     };
-    let mut answer = Vec::new();
-    if !response.is_empty() {
-        answer = tokenizer.encode(response, true)?;
-        if tokenizer
-            .bos_id()
-            .is_some_and(|bos| answer.first() == Some(&bos))
-        {
-            answer.remove(0);
-        }
-        end(&mut answer, tokenizer, sequence_len, ends);
-    }
     labels.extend(answer.iter().copied().map(label));
     input_ids.extend(answer);
     Ok(Sample {
@@ -206,15 +235,43 @@ fn prompt_and_response(
     })
 }
 
+/// What is to be said about a row that brings its ends itself, where no token ends
+/// what is trained of it. `place` is the column.
+fn unended(sample: &Sample, tokenizer: &Tokenizer, place: &str) -> Vec<Note> {
+    let ids = sample.input_ids.iter().zip(&sample.labels);
+    let last = ids.rev().find(|(_, label)| **label != IGNORE_INDEX);
+    match last {
+        Some((id, _)) if tokenizer.eos_id() != Some(*id) && !tokenizer.is_added(*id) => {
+            vec![Note::new(
+                "no token ends what is trained, so that the model does not learn to stop there; rows of this type are taken as they are: put the tokenizer's `eos_token` where an answer ends",
+                place,
+            )]
+        }
+        _ => Vec::new(),
+    }
+}
+
 /// How many end-of-sequence tokens stand after a text.
 #[derive(Debug, Clone, Copy)]
 struct Ends(usize);
 
 /// Appends end-of-sequence tokens, one less where the text has one, as far as
 /// there is room.
-fn end(ids: &mut Vec<u32>, tokenizer: &Tokenizer, sequence_len: usize, ends: Ends) {
+///
+/// # Errors
+/// [`DataError::NoEnd`] where there is no such token, and the text does not end with
+/// another special one.
+fn end(
+    ids: &mut Vec<u32>,
+    tokenizer: &Tokenizer,
+    sequence_len: usize,
+    ends: Ends,
+) -> Result<(), DataError> {
     let Some(eos) = tokenizer.eos_id() else {
-        return;
+        return match ids.last() {
+            Some(last) if !tokenizer.is_special(*last) => Err(tokenizer.no_end()),
+            _ => Ok(()),
+        };
     };
     let there = usize::from(ids.last() == Some(&eos));
     for _ in there..ends.0 {
@@ -222,6 +279,7 @@ fn end(ids: &mut Vec<u32>, tokenizer: &Tokenizer, sequence_len: usize, ends: End
             ids.push(eos);
         }
     }
+    Ok(())
 }
 
 /// A token id as a label. Ids beyond `i32` are beyond every vocabulary, and

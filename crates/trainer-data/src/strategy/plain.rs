@@ -82,20 +82,13 @@ impl Plain {
         (out.into(), cuts)
     }
 
-    /// The ids of a marked text, with what the tokenizer puts in front of every
-    /// sequence.
+    /// The ids of a marked text, with what every sequence begins with.
     pub(super) fn encode(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, DataError> {
         let (text, cuts) = self.unmark(text);
-        if cuts.is_empty() {
-            return tokenizer.encode(&text, true);
-        }
-        let mut ids = tokenizer.encode_cut(&text, &cuts)?.ids;
-        let bos = tokenizer.bos_id();
-        if let Some(bos) = bos
-            && tokenizer.encode("", true)?.first() == Some(&bos)
-        {
-            ids.insert(0, bos);
-        }
-        Ok(ids)
+        let ids = match cuts.is_empty() {
+            true => tokenizer.encode(&text, false)?,
+            false => tokenizer.encode_cut(&text, &cuts)?.ids,
+        };
+        Ok(tokenizer.opened(ids))
     }
 }

@@ -79,9 +79,9 @@ impl Strategy for Text<'_> {
         if text.is_empty() {
             return Ok(Vec::new());
         }
-        let encoded = self.tokenizer.encode(text, true);
+        let encoded = self.tokenizer.encode_whole(text);
         let mut ids = encoded.map_err(|error| error.at(&row.at))?;
-        super::end(&mut ids, self.tokenizer, usize::MAX, super::Ends(1));
+        super::end(&mut ids, self.tokenizer, usize::MAX, super::Ends(1))?;
         let end_alone =
             ids.len() % self.window == 1 && ids.last().copied() == self.tokenizer.eos_id();
         let shortest = if end_alone { 0 } else { self.shortest };

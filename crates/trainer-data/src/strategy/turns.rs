@@ -29,7 +29,7 @@ pub(super) struct Turns<'a> {
     keys: [&'static str; 2],
     tokenizer: &'a Tokenizer,
     plain: Plain,
-    bos: &'a str,
+    bos: String,
     eos: &'a str,
     train_on_inputs: bool,
 }
@@ -53,10 +53,8 @@ impl<'a> Turns<'a> {
         config: &Config,
         tokenizer: &'a Tokenizer,
     ) -> Option<Self> {
-        let token = |role| {
-            let found = tokenizer.special_tokens().find(|(name, _)| *name == role);
-            found.map_or("", |(_, text)| text)
-        };
+        let mut special = tokenizer.special_tokens();
+        let eos = special.find(|(name, _)| *name == "eos_token");
         let (style, keys) = match strategy {
             PromptStrategy::Llama2Chat => (Style::Llama2, ["from", "value"]),
             PromptStrategy::Pygmalion => (Style::Pygmalion, ["role", "value"]),
@@ -68,8 +66,8 @@ impl<'a> Turns<'a> {
             keys,
             tokenizer,
             plain: Plain::new(config, tokenizer),
-            bos: token("bos_token"),
-            eos: token("eos_token"),
+            bos: tokenizer.bos_text(),
+            eos: eos.map_or("", |(_, text)| text),
             train_on_inputs: config.train_on_inputs,
         })
     }
@@ -137,7 +135,7 @@ impl<'a> Turns<'a> {
     /// `<|system|>Persona: ...<|user|> ...<|model|> ...`, each answer with the end
     /// of the sequence.
     fn pygmalion(&self, row: &Row, turns: &[Turn<'_>]) -> Result<Vec<Part>, DataError> {
-        let mut parts = vec![(self.bos.to_owned(), false)];
+        let mut parts = vec![(self.bos.clone(), false)];
         for turn in turns {
             let text = turn.text.trim();
             match turn.role {
@@ -174,6 +172,9 @@ impl Strategy for Turns<'_> {
         let turns = self.turns(row)?;
         if turns.is_empty() {
             return Ok(Vec::new());
+        }
+        if self.eos.is_empty() {
+            return Err(self.tokenizer.no_end());
         }
         let mut parts = match self.style {
             Style::Llama2 => self.llama2(row, &turns)?,

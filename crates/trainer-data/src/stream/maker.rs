@@ -1,5 +1,6 @@
 //! The thread of a stream: reads, tokenizes, shuffles and packs block after block.
 
+use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
 
 use rayon::prelude::*;
@@ -10,9 +11,9 @@ use seqprep::{
 use trainer_config::{Config, PackingStrategy};
 
 use super::{Anchor, Block, Position, StreamOptions, StreamSource};
-use crate::ledger::{DatasetLedger, DropReason, SkipReason};
-use crate::pipeline::Task;
-use crate::prepare::judge;
+use crate::ledger::{DatasetLedger, DropReason, Note, SkipReason};
+use crate::pipeline::{self, Task};
+use crate::prepare::{Build, judge};
 use crate::source::{Chosen, ChosenRows, Mark, Record, Row, Selection, Survey};
 use crate::{DataError, Tokenizer, strategy};
 
@@ -30,6 +31,7 @@ struct Made {
     row: Row,
     mark: Mark,
     samples: Vec<Sample>,
+    notes: Vec<Note>,
     copies: u32,
 }
 
@@ -52,10 +54,12 @@ impl Opened<'_> {
     }
 }
 
-/// What identifies a row, beside its place.
+/// What identifies a row, beside its place: the columns that its samples are made
+/// of, since no others are decoded.
 fn hash(row: &Row) -> String {
+    let columns: Vec<_> = row.columns.asked().collect();
     // Columns are JSON values: there is nothing to fail.
-    let columns = serde_json::to_vec(&row.columns).unwrap_or_default();
+    let columns = serde_json::to_vec(&columns).unwrap_or_default();
     blake3::hash(&columns).to_hex()[..32].to_owned()
 }
 
@@ -112,6 +116,8 @@ pub(super) struct Maker<'a> {
     pub(super) resumed: Option<Found>,
     pub(super) ledger_before: Vec<DatasetLedger>,
     pub(super) ledger: Vec<DatasetLedger>,
+    /// Tokens of the longest sample of each data set so far.
+    pub(super) longest: Vec<usize>,
 }
 
 impl Maker<'_> {
@@ -218,11 +224,12 @@ impl Maker<'_> {
                 .into_par_iter()
                 .map(|chosen| {
                     let row = chosen.record.row()?;
-                    let samples = strategy.samples(&row)?;
+                    let strategy::Made { samples, notes } = row.checked(strategy.made(&row))?;
                     Ok(Made {
                         row,
                         mark: chosen.mark,
                         samples,
+                        notes,
                         copies: chosen.copies,
                     })
                 })
@@ -257,6 +264,7 @@ impl Maker<'_> {
         let account = &mut self.ledger[self.position.source];
         if self.position.sample == 0 {
             account.rows += 1;
+            account.note(&made.row.at, std::mem::take(&mut made.notes));
             match count {
                 0 => {
                     account.made.add(0);
@@ -278,11 +286,21 @@ impl Maker<'_> {
             dataset: &self.options.sources[self.position.source].dataset,
             tokenizer: self.tokenizer,
             limit: self.config.sequence_len,
-            purpose: (),
+            purpose: Build::KNOWN,
         };
-        for mut sample in samples.into_iter().skip(self.position.sample) {
+        let done = self.position.sample;
+        let mut kept = false;
+        for (index, mut sample) in samples.into_iter().enumerate() {
             let length = sample.len();
             let dropped = judge(&task, &made.row.at, &mut sample)?;
+            let first_kept = dropped.is_none() && !kept;
+            kept |= dropped.is_none();
+            if index < done {
+                // It went into an earlier block.
+                continue;
+            }
+            let longest = &mut self.longest[self.position.source];
+            *longest = length.max(*longest);
             if self.anchor.is_none() {
                 self.anchor = Some(opened.anchor(&made));
             }
@@ -295,6 +313,7 @@ impl Maker<'_> {
                         account.truncated.add(length - sample.len());
                     }
                     account.kept.add(sample.len());
+                    account.kept_rows += usize::from(first_kept);
                     account.trained_tokens += trained_tokens(&sample.labels);
                     account.repeated += made.copies as usize;
                     for _ in 0..made.copies {
@@ -404,22 +423,23 @@ impl Maker<'_> {
         }
     }
 
-    /// A whole pass gave nothing: another would give nothing again.
+    /// A whole pass gave nothing: another would give nothing again. Says why of the
+    /// first data set.
     fn nothing(&self) -> DataError {
-        let rows = self.ledger.iter().map(|account| account.rows).sum();
-        let mut reasons = std::collections::BTreeMap::<DropReason, usize>::new();
-        for (reason, count) in self.ledger.iter().flat_map(|account| &account.dropped) {
-            *reasons.entry(*reason).or_default() += count.samples;
-        }
-        let path = self.ledger.first().map(|account| account.path.clone());
-        DataError::AllDropped {
-            path: path.unwrap_or_default(),
-            rows,
-            reasons: reasons
-                .iter()
-                .map(|(reason, count)| format!("{count} {reason}"))
-                .collect(),
-            advice: "`trainer preprocess` on a part of the data says more".to_owned(),
-        }
+        let accounts = self.ledger.iter().zip(&self.longest);
+        let mut sources = self.options.sources.iter().zip(accounts);
+        let Some((source, (account, longest))) = sources.next() else {
+            return DataError::EmptyDataset {
+                path: PathBuf::new(),
+            };
+        };
+        let task = Task {
+            config: self.config,
+            dataset: &source.dataset,
+            tokenizer: self.tokenizer,
+            limit: self.config.sequence_len,
+            purpose: Build::KNOWN,
+        };
+        pipeline::all_dropped::<Sample>(&task, account, *longest)
     }
 }

@@ -10,9 +10,10 @@
 use std::fmt::Write as _;
 
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Kwargs, Serde, from_args};
+use minijinja::value::{Kwargs, from_args};
 use minijinja::{Environment, Error, ErrorKind, State, Value};
-use serde::Serialize;
+
+use crate::values::{self, Special};
 
 /// Instructions that one rendering may take; the longest conversations of real
 /// data need a hundredth of it.
@@ -92,11 +93,7 @@ fn strftime_now(format: &str) -> Result<String, Error> {
 /// Python's `json.dumps(value, ensure_ascii=False, indent=..., sort_keys=...,
 /// separators=...)`, which is what transformers puts in the place of Jinja2's
 /// filter.
-fn tojson(
-    value: Serde<serde_json::Value>,
-    indent: Option<usize>,
-    options: Kwargs,
-) -> Result<String, Error> {
+fn tojson(value: &Value, indent: Option<usize>, options: Kwargs) -> Result<String, Error> {
     let indent = match indent {
         Some(indent) => Some(indent),
         None => options.get("indent")?,
@@ -105,7 +102,7 @@ fn tojson(
     let sort: Option<bool> = options.get("sort_keys")?;
     let separators: Option<Vec<String>> = options.get("separators")?;
     options.assert_all_used()?;
-    let mut value = value.0;
+    let mut value = values::from_template(value)?;
     if sort == Some(true) {
         value.sort_all_objects();
     }
@@ -120,128 +117,104 @@ fn tojson(
         None if indent.is_some() => (",".to_owned(), ": ".to_owned()),
         None => (", ".to_owned(), ": ".to_owned()),
     };
-    let mut out = Vec::new();
-    let python = Python {
+    let mut python = Python {
+        out: String::new(),
         item,
         key,
         indent: indent.map(|width| width.min(64)),
         ascii: ascii == Some(true),
         depth: 0,
-        filled: false,
     };
-    let bad = |message: String| Error::new(ErrorKind::BadSerialization, message);
-    value
-        .serialize(&mut serde_json::Serializer::with_formatter(
-            &mut out, python,
-        ))
-        .map_err(|error| bad(error.to_string()))?;
-    String::from_utf8(out).map_err(|error| bad(error.to_string()))
+    python.value(&value);
+    Ok(python.out)
 }
 
 /// JSON as Python writes it.
 struct Python {
+    out: String,
     item: String,
     key: String,
     indent: Option<usize>,
     ascii: bool,
     depth: usize,
-    /// Whether the innermost container has an entry.
-    filled: bool,
 }
-
-type Written = std::io::Result<()>;
 
 impl Python {
-    fn line<W: ?Sized + std::io::Write>(&self, out: &mut W) -> Written {
-        match self.indent {
-            Some(width) => write!(out, "\n{:width$}", "", width = width * self.depth),
-            None => Ok(()),
+    fn value(&mut self, value: &serde_json::Value) {
+        use serde_json::Value as V;
+        match value {
+            V::Null => self.out.push_str("null"),
+            V::Bool(value) => self.out.push_str(if *value { "true" } else { "false" }),
+            V::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+                Some(value) => self.out.push_str(&python_float(value)),
+                None => self.out.push_str(&number.to_string()),
+            },
+            V::String(text) => self.text(text),
+            V::Array(values) => {
+                self.out.push('[');
+                self.entries(values.iter(), |python, value| python.value(value));
+                self.out.push(']');
+            }
+            V::Object(object) => match values::special(value) {
+                Some(Special::Integer(digits)) => self.out.push_str(digits),
+                _ => {
+                    self.out.push('{');
+                    self.entries(object.iter(), |python, (key, value)| {
+                        python.text(key);
+                        python.out.push_str(&python.key.clone());
+                        python.value(value);
+                    });
+                    self.out.push('}');
+                }
+            },
         }
     }
 
-    fn open<W: ?Sized + std::io::Write>(&mut self, out: &mut W, bracket: &[u8]) -> Written {
+    fn entries<T>(
+        &mut self,
+        entries: impl ExactSizeIterator<Item = T>,
+        mut write: impl FnMut(&mut Self, T),
+    ) {
+        if entries.len() == 0 {
+            return;
+        }
         self.depth += 1;
-        self.filled = false;
-        out.write_all(bracket)
-    }
-
-    fn close<W: ?Sized + std::io::Write>(&mut self, out: &mut W, bracket: &[u8]) -> Written {
+        for (index, entry) in entries.enumerate() {
+            if index > 0 {
+                self.out.push_str(&self.item.clone());
+            }
+            self.line();
+            write(self, entry);
+        }
         self.depth -= 1;
-        if std::mem::replace(&mut self.filled, true) {
-            self.line(out)?;
+        self.line();
+    }
+
+    fn line(&mut self) {
+        if let Some(width) = self.indent {
+            self.out.push('\n');
+            self.out
+                .extend(std::iter::repeat_n(' ', width * self.depth));
         }
-        out.write_all(bracket)
     }
 
-    fn entry<W: ?Sized + std::io::Write>(&mut self, out: &mut W, first: bool) -> Written {
-        self.filled = true;
-        if !first {
-            out.write_all(self.item.as_bytes())?;
-        }
-        self.line(out)
-    }
-}
-
-impl serde_json::ser::Formatter for Python {
-    fn begin_array<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> Written {
-        self.open(out, b"[")
-    }
-
-    fn end_array<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> Written {
-        self.close(out, b"]")
-    }
-
-    fn begin_array_value<W: ?Sized + std::io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> Written {
-        self.entry(out, first)
-    }
-
-    fn begin_object<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> Written {
-        self.open(out, b"{")
-    }
-
-    fn end_object<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> Written {
-        self.close(out, b"}")
-    }
-
-    fn begin_object_key<W: ?Sized + std::io::Write>(
-        &mut self,
-        out: &mut W,
-        first: bool,
-    ) -> Written {
-        self.entry(out, first)
-    }
-
-    fn begin_object_value<W: ?Sized + std::io::Write>(&mut self, out: &mut W) -> Written {
-        out.write_all(self.key.as_bytes())
-    }
-
-    fn write_f64<W: ?Sized + std::io::Write>(&mut self, out: &mut W, value: f64) -> Written {
-        out.write_all(python_float(value).as_bytes())
-    }
-
-    fn write_string_fragment<W: ?Sized + std::io::Write>(
-        &mut self,
-        out: &mut W,
-        fragment: &str,
-    ) -> Written {
+    fn text(&mut self, text: &str) {
+        // A text always can be written as JSON.
+        let quoted = serde_json::to_string(text).unwrap_or_default();
         if !self.ascii {
-            return out.write_all(fragment.as_bytes());
+            self.out.push_str(&quoted);
+            return;
         }
-        for c in fragment.chars() {
+        for c in quoted.chars() {
             if c.is_ascii() {
-                out.write_all(&[c as u8])?;
+                self.out.push(c);
             } else {
                 let mut units = [0; 2];
                 for unit in c.encode_utf16(&mut units) {
-                    write!(out, "\\u{unit:04x}")?;
+                    self.out.push_str(&format!("\\u{unit:04x}"));
                 }
             }
         }
-        Ok(())
     }
 }
 

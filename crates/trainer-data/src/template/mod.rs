@@ -13,14 +13,56 @@ mod generation;
 
 use std::path::Path;
 
-use minijinja::value::Serde;
 use minijinja::{Environment, Error, Value};
 use trainer_config::{CHAT_TEMPLATE_FALLBACK, Config, Dataset, PromptStrategy};
 
 use crate::error::nearest;
-use crate::{DataError, Tokenizer};
+use crate::{DataError, Tokenizer, values};
 
 const DEFAULT: &str = "tokenizer_default";
+
+/// Name of a tokenizer's template for rows that no other is for.
+pub(crate) const DEFAULT_NAME: &str = "default";
+
+/// Name of a tokenizer's template for rows with tools, as in transformers.
+const TOOL_USE: &str = "tool_use";
+
+/// What there is for rows without tools and for rows with them.
+#[derive(Debug)]
+pub(crate) struct Templates<T> {
+    plain: Option<T>,
+    tools: Option<T>,
+    /// Names of the templates that it was chosen from.
+    names: String,
+}
+
+impl<T> Templates<T> {
+    /// That of rows with tools, or of rows without.
+    ///
+    /// # Errors
+    /// The names of the templates where none is for such rows.
+    pub(crate) fn of(&self, tools: bool) -> Result<&T, &str> {
+        let own = self.tools.as_ref().filter(|_| tools);
+        own.or(self.plain.as_ref()).ok_or(&self.names)
+    }
+
+    /// Each of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        self.plain.iter().chain(&self.tools)
+    }
+
+    /// The same of something else.
+    pub(crate) fn try_map<U, E>(
+        self,
+        mut map: impl FnMut(T) -> Result<U, E>,
+    ) -> Result<Templates<U>, E> {
+        Ok(Templates {
+            plain: self.plain.map(&mut map).transpose()?,
+            tools: self.tools.map(&mut map).transpose()?,
+            names: self.names,
+        })
+    }
+}
 
 /// A chat template, compiled, with the special tokens it may print.
 #[derive(Debug)]
@@ -56,7 +98,8 @@ impl ChatTemplate {
     }
 
     /// The template that a data set uses, with `chat_template_kwargs`: its own
-    /// setting, else the configuration's, else the tokenizer's template.
+    /// setting, else the configuration's, else the tokenizer's template. Of several
+    /// templates of a tokenizer, that of rows without tools.
     ///
     /// # Errors
     /// An unknown name, a missing file, a tokenizer without a template, or a
@@ -66,6 +109,20 @@ impl ChatTemplate {
         dataset: Option<&Dataset>,
         tokenizer: &Tokenizer,
     ) -> Result<Self, DataError> {
+        let Templates { plain, tools, .. } = Self::all(config, dataset, tokenizer)?;
+        // One of the two is there.
+        plain.or(tools).ok_or_else(|| DataError::NoChatTemplate {
+            path: tokenizer.folder().to_owned(),
+        })
+    }
+
+    /// As [`ChatTemplate::resolve`], with the template of rows that have tools where
+    /// the tokenizer has another one for them.
+    pub(crate) fn all(
+        config: &Config,
+        dataset: Option<&Dataset>,
+        tokenizer: &Tokenizer,
+    ) -> Result<Templates<Self>, DataError> {
         let settings = [
             dataset.map(|d| (&d.chat_template, &d.chat_template_jinja)),
             Some((&config.chat_template, &config.chat_template_jinja)),
@@ -82,38 +139,72 @@ impl ChatTemplate {
                 (Some(name), _) => (name.as_str(), jinja.as_deref()),
                 (None, _) => ("jinja", jinja.as_deref()),
             });
-        let own = tokenizer.chat_template();
-        let (name, source) = match name {
-            "jinja" => {
-                // A data set may choose `jinja` and leave the text to the top level.
-                let jinja = jinja.or(config.chat_template_jinja.as_deref());
-                jinja_source(jinja.ok_or(DataError::NoJinja)?)?
+        let compile = |name: &str, source: &str| {
+            let mut template = Self::new(name, source, tokenizer.special_tokens())?;
+            for (variable, value) in config.chat_template_kwargs.iter().flatten() {
+                template.set(variable, value);
             }
-            DEFAULT => (
-                DEFAULT.to_owned(),
-                own.ok_or_else(|| DataError::NoChatTemplate {
-                    path: tokenizer.folder().to_owned(),
-                })?
-                .to_owned(),
-            ),
-            name => {
-                let fallback = name.strip_prefix(CHAT_TEMPLATE_FALLBACK);
-                let source = bundled::source(fallback.unwrap_or(name)).ok_or_else(|| {
-                    DataError::UnknownChatTemplate {
-                        name: name.to_owned(),
-                    }
-                })?;
-                match (fallback, own) {
-                    (Some(_), Some(own)) => (DEFAULT.to_owned(), own.to_owned()),
-                    (fallback, _) => (fallback.unwrap_or(name).to_owned(), source.to_owned()),
-                }
-            }
+            Ok(template)
         };
-        let mut template = Self::new(&name, &source, tokenizer.special_tokens())?;
-        for (variable, value) in config.chat_template_kwargs.iter().flatten() {
-            template.set(variable, value);
+        let one = |name: &str, source: &str| {
+            Ok(Templates {
+                plain: Some(compile(name, source)?),
+                tools: None,
+                names: name.to_owned(),
+            })
+        };
+        let fallback = name.strip_prefix(CHAT_TEMPLATE_FALLBACK);
+        if name == "jinja" {
+            // A data set may choose `jinja` and leave the text to the top level.
+            let jinja = jinja.or(config.chat_template_jinja.as_deref());
+            let (name, source) = jinja_source(jinja.ok_or(DataError::NoJinja)?)?;
+            return one(&name, &source);
         }
-        Ok(template)
+        if name != DEFAULT && (fallback.is_none() || tokenizer.chat_templates().next().is_none()) {
+            let name = fallback.unwrap_or(name);
+            let source = bundled::source(name).ok_or_else(|| DataError::UnknownChatTemplate {
+                name: name.to_owned(),
+            })?;
+            return one(name, source);
+        }
+        let names: Vec<String> = tokenizer
+            .chat_templates()
+            .map(|(name, _)| format!("`{name}`"))
+            .collect();
+        let own = |name: &str| {
+            let source = tokenizer.named_chat_template(name);
+            let called = match name {
+                DEFAULT_NAME => DEFAULT.to_owned(),
+                other => format!("{DEFAULT} `{other}`"),
+            };
+            source.map(|source| compile(&called, source)).transpose()
+        };
+        let templates = Templates {
+            plain: own(DEFAULT_NAME)?,
+            tools: own(TOOL_USE)?,
+            names: names.join(", "),
+        };
+        let path = || tokenizer.folder().to_owned();
+        match templates {
+            Templates {
+                plain: None,
+                tools: None,
+                names,
+            } => Err(match names.is_empty() {
+                true => DataError::NoChatTemplate { path: path() },
+                false => DataError::NoDefaultTemplate {
+                    path: path(),
+                    names,
+                },
+            }),
+            templates => Ok(templates),
+        }
+    }
+
+    /// Whether it is one that the tokenizer brought.
+    #[must_use]
+    pub fn is_of_tokenizer(&self) -> bool {
+        self.name.starts_with(DEFAULT)
     }
 
     /// Names of the bundled templates, in alphabetic order.
@@ -124,7 +215,7 @@ impl ChatTemplate {
     /// Sets a variable of the template, such as `enable_thinking`.
     pub fn set(&mut self, variable: &str, value: &serde_json::Value) {
         self.environment
-            .add_global(variable.to_owned(), Value::from(Serde(value)));
+            .add_global(variable.to_owned(), values::to_template(value));
     }
 
     /// The text of a conversation: a list of objects with `role`, `content` and
@@ -152,9 +243,9 @@ impl ChatTemplate {
         tools: Option<&serde_json::Value>,
         add_generation_prompt: bool,
     ) -> Result<String, DataError> {
-        let tools = tools.map(|tools| Value::from(Serde(tools)));
+        let tools = tools.map(values::to_template);
         self.render_values(
-            Value::from(Serde(messages)),
+            values::to_template(messages),
             tools.as_ref(),
             add_generation_prompt,
             None,

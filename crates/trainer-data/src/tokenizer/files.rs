@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::{ADDED, CONFIG, MODEL, SPECIAL, TEMPLATE};
 use crate::DataError;
 use crate::cache::content_of;
+use crate::template::DEFAULT_NAME;
 
 /// Files that some tokenizers have beside `tokenizer.json`.
 const EXTRA: [&str; 5] = [
@@ -23,11 +24,19 @@ const EXTRA: [&str; 5] = [
 /// comes from.
 const DECIDING: [&str; 4] = [MODEL, CONFIG, SPECIAL, ADDED];
 
+/// Folder of the chat templates that have a name, one a file.
+const NAMED: &str = "additional_chat_templates";
+
+/// End of the names of templates' files.
+const JINJA: &str = ".jinja";
+
 /// Files of a folder by name, with their bytes.
 #[derive(Debug)]
 pub(super) struct Files {
     folder: PathBuf,
     files: Vec<(&'static str, Vec<u8>)>,
+    /// Chat templates by their names.
+    named: Vec<(String, Vec<u8>)>,
 }
 
 impl Files {
@@ -39,10 +48,40 @@ impl Files {
                 files.push((name, bytes));
             }
         }
+        let mut named = Vec::new();
+        for name in names_in(folder)? {
+            if let Some(bytes) = read(&template_path(folder, &name))? {
+                named.push((name, bytes));
+            }
+        }
         Ok(Self {
             folder: folder.to_owned(),
             files,
+            named,
         })
+    }
+
+    /// Names and texts of the chat templates that are files of their own.
+    pub(super) fn templates(&self) -> Result<Vec<(String, String)>, DataError> {
+        let main = self.text(TEMPLATE)?;
+        let mut out: Vec<(String, String)> = main
+            .map(|text| (DEFAULT_NAME.to_owned(), text))
+            .into_iter()
+            .collect();
+        for (name, bytes) in &self.named {
+            let text = utf8(&template_path(&self.folder, name), bytes.clone())?;
+            // The file beside the others is the default.
+            if !out.iter().any(|(other, _)| other == name) {
+                out.push((name.clone(), text));
+            }
+        }
+        Ok(out)
+    }
+
+    /// Forgets the chat templates, which are then not written.
+    pub(super) fn remove_templates(&mut self) {
+        self.remove(TEMPLATE);
+        self.named.clear();
     }
 
     /// The folder that they were read from.
@@ -96,14 +135,65 @@ impl Files {
         for name in names().filter(|name| self.get(name).is_none()) {
             remove(&folder.join(name))?;
         }
+        for name in names_in(folder)? {
+            if !self.named.iter().any(|(own, _)| *own == name) {
+                remove(&template_path(folder, &name))?;
+            }
+        }
         let mut files = self.files.iter();
-        files.try_for_each(|(name, bytes)| write(&folder.join(name), bytes))
+        files.try_for_each(|(name, bytes)| write(&folder.join(name), bytes))?;
+        write_templates(folder, &self.named)
     }
 }
 
 /// All files that a tokenizer may consist of.
 fn names() -> impl Iterator<Item = &'static str> {
     [MODEL, CONFIG, SPECIAL, TEMPLATE].into_iter().chain(EXTRA)
+}
+
+/// Names of the chat templates in the folder for them, in alphabetic order.
+fn names_in(folder: &Path) -> Result<Vec<String>, DataError> {
+    let path = folder.join(NAMED);
+    let failed = |source| DataError::Io {
+        action: "read",
+        path: path.clone(),
+        source,
+    };
+    let entries = match std::fs::read_dir(&path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(failed)?.file_name();
+        let name = name.to_str().and_then(|name| name.strip_suffix(JINJA));
+        names.extend(name.map(str::to_owned));
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Writes chat templates under their names.
+pub(super) fn write_templates<T: AsRef<[u8]>>(
+    folder: &Path,
+    templates: &[(String, T)],
+) -> Result<(), DataError> {
+    if templates.is_empty() {
+        return Ok(());
+    }
+    let path = folder.join(NAMED);
+    std::fs::create_dir_all(&path).map_err(|source| DataError::Io {
+        action: "create",
+        path,
+        source,
+    })?;
+    let mut templates = templates.iter();
+    templates.try_for_each(|(name, text)| write(&template_path(folder, name), text.as_ref()))
+}
+
+fn template_path(folder: &Path, name: &str) -> PathBuf {
+    folder.join(NAMED).join(format!("{name}{JINJA}"))
 }
 
 fn remove(path: &Path) -> Result<(), DataError> {

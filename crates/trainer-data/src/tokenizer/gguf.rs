@@ -10,9 +10,10 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::files::{json_bytes, json_value, write};
+use super::files::{json_bytes, json_value, write, write_templates};
 use super::{CONFIG, MODEL, ROLES, TEMPLATE, Tokenizer};
 use crate::DataError;
+use crate::template::DEFAULT_NAME;
 
 /// What a space is in vocabularies of SentencePiece.
 const SPACE: &str = "\u{2581}";
@@ -52,10 +53,14 @@ pub struct GgufVocabulary {
     pub unk: Option<u32>,
     /// Whether sequences begin with `bos`.
     pub add_bos: bool,
+    /// Whether sequences end with `eos`.
+    pub add_eos: bool,
     /// Whether a space goes before a text, for `llama`.
     pub add_space_prefix: bool,
     /// The chat template.
     pub chat_template: Option<String>,
+    /// Further chat templates, such as `tool_use`, and their names.
+    pub named_templates: Vec<(String, String)>,
 }
 
 /// Names of rules, and the rules as `tokenizer.json` has them; fields that change
@@ -180,7 +185,17 @@ impl Tokenizer {
         }
         let merges = merges(&model["merges"]).ok_or_else(|| wrong("the merges are no pairs"))?;
         let scores = sentencepiece.then(|| scores(&merges, &tokens, &types));
-        let first = self.encode("a", true)?.first().copied();
+        // What the tokenizer does counts, not what its files call the tokens.
+        let one = |around: &[u32], role: Option<u32>, place: &str| match around {
+            [] => Ok((role, false)),
+            [id] => Ok((Some(*id), true)),
+            several => Err(wrong(&format!(
+                "it puts {} tokens {place} every sequence, GGUF describes one",
+                several.len()
+            ))),
+        };
+        let (bos, add_bos) = one(self.opening(), self.id(0), "in front of")?;
+        let (eos, add_eos) = one(self.closing(), self.id(1), "behind")?;
         Ok(GgufVocabulary {
             model: if sentencepiece { "llama" } else { "gpt2" }.to_owned(),
             pre: pre.to_owned(),
@@ -191,15 +206,29 @@ impl Tokenizer {
                 true => Vec::new(),
                 false => merges.iter().map(|(a, b)| format!("{a} {b}")).collect(),
             },
-            bos: self.bos_id(),
-            eos: self.eos_id(),
+            bos,
+            eos,
             pad: self.id(2),
             unk,
-            add_bos: first.is_some() && first == self.bos_id(),
+            add_bos,
+            add_eos,
             add_space_prefix: sentencepiece && puts_space_before(&json),
-            chat_template: self.chat_template.clone(),
+            chat_template: self.chat_template().map(str::to_owned),
+            named_templates: self
+                .chat_templates()
+                .filter(|(name, _)| *name != DEFAULT_NAME)
+                .map(|(name, source)| (gguf_name(name), source.to_owned()))
+                .collect(),
         })
     }
+}
+
+/// The name of a chat template as GGUF's keys have it.
+fn gguf_name(name: &str) -> String {
+    let name = name.to_ascii_lowercase();
+    name.chars()
+        .filter(|c| c.is_ascii_alphanumeric() || *c == '_')
+        .collect()
 }
 
 /// Whether the files say that a space goes before a text.
@@ -260,7 +289,7 @@ fn scores(merges: &[(String, String)], tokens: &[String], types: &[i32]) -> Vec<
 }
 
 impl GgufVocabulary {
-    /// Writes `tokenizer.json`, `tokenizer_config.json` and the chat template into a
+    /// Writes `tokenizer.json`, `tokenizer_config.json` and the chat templates into a
     /// folder. `path` is the GGUF file, for messages.
     ///
     /// # Errors
@@ -326,21 +355,7 @@ impl GgufVocabulary {
             })?;
             config.insert(role.to_owned(), Value::from(text.as_str()));
         }
-        let bos = self.bos.filter(|_| self.add_bos);
-        let bos = bos.and_then(|id| Some((id, self.tokens.get(id as usize)?)));
-        let processor = bos.map_or(Value::Null, |(id, text)| {
-            let (bos, a) = (
-                json!({"SpecialToken": {"id": text, "type_id": 0}}),
-                json!({"Sequence": {"id": "A", "type_id": 0}}),
-            );
-            let b = json!({"Sequence": {"id": "B", "type_id": 0}});
-            json!({
-                "type": "TemplateProcessing",
-                "single": [bos, a],
-                "pair": [bos, a, bos, b],
-                "special_tokens": {text: {"id": text, "ids": [id], "tokens": [text]}},
-            })
-        });
+        let processor = self.processor();
         let rules = match sentencepiece {
             true => self.sentencepiece(&vocabulary),
             false => self.byte_level(),
@@ -376,8 +391,56 @@ impl GgufVocabulary {
         if let Some(template) = &self.chat_template {
             write(&folder.join(TEMPLATE), template.as_bytes())?;
         }
+        // The names become names of files.
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        if let Some((name, _)) = self
+            .named_templates
+            .iter()
+            .find(|(name, _)| name.is_empty() || !name.chars().all(plain))
+        {
+            return Err(wrong(format!(
+                "the name {name:?} of a chat template cannot be used: it has to be letters, digits, `_` and `-`"
+            )));
+        }
+        write_templates(folder, &self.named_templates)?;
         let target = folder.join(CONFIG);
         write(&target, &json_bytes(&target, &Value::Object(config))?)
+    }
+}
+
+impl GgufVocabulary {
+    /// What puts tokens around sequences, as `tokenizer.json` has it.
+    fn processor(&self) -> Value {
+        let token = |id: Option<u32>, added: bool| {
+            let id = id.filter(|_| added)?;
+            Some((id, self.tokens.get(id as usize)?))
+        };
+        let (bos, eos) = (token(self.bos, self.add_bos), token(self.eos, self.add_eos));
+        if bos.is_none() && eos.is_none() {
+            return Value::Null;
+        }
+        let mut special = Map::new();
+        for (id, text) in bos.into_iter().chain(eos) {
+            special.insert(
+                text.clone(),
+                json!({"id": text, "ids": [id], "tokens": [text]}),
+            );
+        }
+        let around = |name: &str| {
+            let token = |token: Option<(u32, &String)>| {
+                token.map(|(_, text)| json!({"SpecialToken": {"id": text, "type_id": 0}}))
+            };
+            let sequence = json!({"Sequence": {"id": name, "type_id": 0}});
+            let parts = token(bos).into_iter().chain([sequence]).chain(token(eos));
+            parts.collect::<Vec<Value>>()
+        };
+        let pair = [around("A"), around("B")].concat();
+        json!({
+            "type": "TemplateProcessing",
+            "single": around("A"),
+            "pair": pair,
+            "special_tokens": special,
+        })
     }
 }
 

@@ -126,6 +126,85 @@ pub(super) fn apply(
     }))
 }
 
+/// Tokens that `added_tokens_decoder` or `added_tokens.json` declare and that
+/// `tokenizer.json` does not know as added ones, by their ids.
+pub(super) fn declared(
+    inner: &tokenizers::Tokenizer,
+    config: &Map<String, Value>,
+    listed: Option<&Map<String, Value>>,
+) -> BTreeMap<u32, Value> {
+    let known: std::collections::BTreeSet<&str> = inner
+        .get_added_vocabulary()
+        .get_added_tokens_decoder()
+        .values()
+        .map(|token| token.content.as_str())
+        .collect();
+    let mut declared = BTreeMap::new();
+    for (text, id) in listed.into_iter().flatten() {
+        if let Some(id) = id.as_u64().and_then(|id| u32::try_from(id).ok()) {
+            declared.insert(id, json!({"content": text, "special": false}));
+        }
+    }
+    let decoder = config.get("added_tokens_decoder");
+    for (id, token) in decoder.and_then(Value::as_object).into_iter().flatten() {
+        if let (Ok(id), Some(_)) = (id.parse(), token_text(token)) {
+            declared.insert(id, token.clone());
+        }
+    }
+    declared.retain(|_, token| {
+        let text = token_text(token).unwrap_or_default();
+        !text.is_empty() && !known.contains(text)
+    });
+    declared
+}
+
+/// Adds declared tokens to `tokenizer.json`, as transformers does when it loads the
+/// folder. Returns those that are new to its vocabulary.
+///
+/// # Errors
+/// A token that would get another id than the one it is declared with.
+pub(super) fn declare(
+    model: &mut Value,
+    declared: BTreeMap<u32, Value>,
+    inner: &tokenizers::Tokenizer,
+    folder: &Path,
+) -> Result<Vec<(String, u32)>, DataError> {
+    let size = inner.get_vocab_size(false);
+    let mut new = Vec::new();
+    for (wanted, token) in declared {
+        let text = token_text(&token).unwrap_or_default().to_owned();
+        let known = inner.token_to_id(&text);
+        let id = known.unwrap_or_else(|| next_id(model, size));
+        if id != wanted {
+            return Err(DataError::Tokenizer {
+                path: folder.to_owned(),
+                message: format!(
+                    "tokenizer_config.json or added_tokens.json declares the token {text:?} with the id {wanted}; tokenizer.json does not have it there, and would make it token {id}. Save the tokenizer again with transformers, or correct the files"
+                ),
+            });
+        }
+        let flag = |name: &str| token.get(name) == Some(&Value::Bool(true));
+        let entry = json!({
+            "id": id,
+            "content": text,
+            "single_word": flag("single_word"),
+            "lstrip": flag("lstrip"),
+            "rstrip": flag("rstrip"),
+            "normalized": flag("normalized"),
+            "special": flag("special"),
+        });
+        let list = added(model).ok_or_else(|| damaged(folder))?;
+        let after = list
+            .iter()
+            .position(|other| other["id"].as_u64() > Some(u64::from(id)));
+        list.insert(after.unwrap_or(list.len()), entry);
+        if known.is_none() {
+            new.push((text, id));
+        }
+    }
+    Ok(new)
+}
+
 fn added(model: &mut Value) -> Option<&mut Vec<Value>> {
     let object = model.as_object_mut()?;
     let list = object.entry("added_tokens").or_insert_with(|| json!([]));

@@ -140,7 +140,7 @@ fn templates_that_treat_marked_text_in_another_way() {
     let template = "{% for m in messages if m.role != 'assistant' %}{{ m.content }}{{ eos_token }}{% endfor %}";
     assert_eq!(
         Run::new(talk()).jinja(template).error(),
-        "data.jsonl, line 1: cannot tell which part of the rendered conversation is `messages[2]` (assistant), because chat template chat_template_jinja leaves it out or rewrites it; leave the role out of `roles_to_train`, or use a template that prints the content as it is"
+        "data.jsonl, line 1: chat template chat_template_jinja does not print `messages[2].content`, which is trained: the model would learn the turn without it; use a template that prints it, such as that of the model (`chat_template: tokenizer_default`), leave the role out of `roles_to_train`, or take the row out"
     );
 }
 

@@ -182,8 +182,8 @@ fn values_of_another_type() {
         "data.jsonl, line 1: `messages[0].content` has to be text or a list of parts, not an object"
     );
     assert_eq!(
-        chat(json!([{"from": "human", "value": "hi"}])),
-        "data.jsonl, line 1: `messages[0]` has no `role`; it has `from`, `value`; `message_property_mappings` says which property holds the role"
+        chat(json!([{"who": "human", "text": "hi"}])),
+        "data.jsonl, line 1: `messages[0]` has no `role`; it has `who`, `text`; `message_property_mappings` says which property holds the role"
     );
     let pretokenized = |row| rows(PromptStrategy::Pretokenized, &[row], |_| {});
     assert_eq!(
@@ -280,6 +280,6 @@ fn templates_that_fail() {
     );
     assert_eq!(
         with("{{ messages[0].content }}"),
-        "data.jsonl, line 1: cannot tell which part of the rendered conversation is `messages[1]` (assistant), because chat template chat_template_jinja leaves it out or rewrites it; leave the role out of `roles_to_train`, or use a template that prints the content as it is"
+        "data.jsonl, line 1: chat template chat_template_jinja does not print `messages[1].content`, which is trained: the model would learn the turn without it; use a template that prints it, such as that of the model (`chat_template: tokenizer_default`), leave the role out of `roles_to_train`, or take the row out"
     );
 }

@@ -146,7 +146,7 @@ data set    type        rows  samples  kept  tokens  trained
 data.jsonl  completion     3        4     3      15       15
 data.jsonl: 1 rows split into 2 samples
 data.jsonl: 1 dropped, empty (0 tokens)
-train: 2 samples, 10 tokens, 10 trained
+train: 2 samples of 1 rows, 10 tokens, 10 trained
 eval: 1 samples, 5 tokens, 5 trained
 "
     );

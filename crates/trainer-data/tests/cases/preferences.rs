@@ -481,6 +481,7 @@ fn columns_and_formats_of_ones_own() {
     let own = UserDefined {
         field_label: text("good"),
         completion_format: text("[{completion}]"),
+        chosen_format: None,
         ..own
     };
     assert_eq!(

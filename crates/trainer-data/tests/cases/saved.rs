@@ -6,8 +6,8 @@ use std::sync::Arc;
 use arrow_array::builder::{ListBuilder, StringBuilder, StringDictionaryBuilder};
 use arrow_array::types::Int32Type;
 use arrow_array::{
-    ArrayRef, BooleanArray, Date32Array, FixedSizeListArray, Float32Array, Int64Array,
-    LargeStringArray, RecordBatch, StringArray, StringViewArray, StructArray,
+    ArrayRef, BooleanArray, FixedSizeListArray, Float32Array, Int64Array, LargeStringArray,
+    RecordBatch, StringArray, StringViewArray, StructArray,
 };
 use arrow_ipc::CompressionType;
 use arrow_ipc::writer::{FileWriter, IpcWriteOptions, StreamWriter};
@@ -34,7 +34,7 @@ fn rows(path: &Path) -> Vec<(String, Value)> {
         .map(|row| {
             let row = row.unwrap();
             let at = row.at.to_string().replace(&folder, "");
-            (at, Value::Object(row.columns))
+            (at, Value::Object(row.columns.into_map()))
         })
         .collect()
 }
@@ -98,7 +98,6 @@ fn batch() -> RecordBatch {
             Arc::new(Float32Array::from(vec![0.5, -1.0])) as _,
             true,
         ),
-        ("day", Arc::new(Date32Array::from(vec![0, 1])) as _, true),
     ])
     .unwrap()
 }
@@ -109,13 +108,13 @@ fn expected(name: &str) -> Vec<(String, Value)> {
             format!("{name}, row 1"),
             json!({"text": "a", "n": 7, "list": ["x", null], "name": "one",
                    "message": {"role": "user", "content": "q"}, "pair": [1, 2], "large": "l",
-                   "view": "v", "yes": true, "score": 0.5, "day": 0}),
+                   "view": "v", "yes": true, "score": 0.5}),
         ),
         (
             format!("{name}, row 2"),
             json!({"text": "é", "n": null, "list": null, "name": "one",
                    "message": {"role": "tool", "content": "r"}, "pair": [3, null], "large": "",
-                   "view": "a longer text than twelve", "yes": false, "score": -1.0, "day": 1}),
+                   "view": "a longer text than twelve", "yes": false, "score": -1.0}),
         ),
     ]
 }
@@ -166,8 +165,13 @@ fn damaged_arrow_is_an_error() {
             damaged[position] ^= 1 << (position % 8);
             lab.write("a.arrow", damaged);
             // Damage to a text or to padding cannot be noticed.
-            let read = open(&dataset(&path))
-                .and_then(|rows| rows.take(100).collect::<Result<Vec<_>, _>>());
+            let read = open(&dataset(&path)).and_then(|rows| {
+                for row in rows.take(100) {
+                    // Which decodes every column.
+                    assert!(row?.columns.iter().count() < 100);
+                }
+                Ok(())
+            });
             if let Err(error) = read {
                 assert!(lab.message(&error).contains("a.arrow"), "{error}");
                 errors += 1;

@@ -265,12 +265,12 @@ fn paths_that_are_elsewhere() {
     };
     assert_eq!(
         message("s3://bucket/a.jsonl"),
-        "data set s3://bucket/a.jsonl: `s3` addresses cannot be read; download the files and give their path"
+        "data set s3://bucket/a.jsonl: `s3` addresses cannot be read; download the files, such as with `aws s3 cp s3://bucket/a.jsonl .` (`--recursive` for a folder), and give their path"
     );
     #[cfg(not(feature = "hub"))]
     assert_eq!(
         message("some-owner/some-data"),
-        "data set some-owner/some-data: there is no such file or folder; if it is a data set of the Hugging Face hub, download it and give its folder, or use a build with the feature `hub`"
+        "data set some-owner/some-data: there is no such file or folder. It reads like a data set of the Hugging Face hub: download it with `hf download some-owner/some-data --repo-type dataset --local-dir some-data` and write `path: some-data`, or use a build with the feature `hub`"
     );
 }
 

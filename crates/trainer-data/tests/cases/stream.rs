@@ -217,7 +217,7 @@ fn errors_end_the_stream() {
     let mut stream = start(&lab, &config, options(&config));
     assert_eq!(
         lab.message(&stream.next().unwrap().unwrap_err()),
-        "all 90 rows of data set data.jsonl were dropped: 90 too short; `trainer preprocess` on a part of the data says more"
+        "all 90 rows of data set data.jsonl were dropped: 90 too short; rows may be as short as `min_sample_len` (now 60): lower it"
     );
     assert!(stream.next().is_none());
 }

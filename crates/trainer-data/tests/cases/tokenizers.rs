@@ -39,7 +39,8 @@ fn special_tokens_come_from_the_folder_or_the_configuration() {
         r#"{"eos_token": {"content": "</s>"}}"#,
     );
     let tokenizer = lab.tokenizer();
-    assert_eq!(tokenizer.bos_id(), None);
+    // Nothing names it, but the tokenizer puts it in front of every text.
+    assert_eq!(tokenizer.bos_id(), id("<s>"));
     assert_eq!(
         tokenizer.pad_id(),
         id("</s>"),
@@ -440,8 +441,10 @@ fn a_vocabulary_with_scores_comes_from_gguf() {
             pad: None,
             unk: Some(0),
             add_bos: true,
+            add_eos: false,
             add_space_prefix,
             chat_template: None,
+            named_templates: Vec::new(),
         };
         let folder = tempfile::tempdir().unwrap();
         let file = std::path::Path::new("model.gguf");

@@ -8,7 +8,7 @@
 use aho_corasick::{AhoCorasick, MatchKind};
 use serde_json::Value;
 
-use super::messages::Conversation;
+use super::conversation::Conversation;
 
 /// Finds names of special tokens.
 #[derive(Debug)]

@@ -14,14 +14,15 @@
 use std::ops::Range;
 
 use minijinja::Value;
-use minijinja::value::Serde;
 use serde_json::Value as Json;
 
+use super::conversation::{Conversation, Turn};
+use super::fields::Fields;
+use super::lost::{self, Lost};
 use super::marks::{Marks, Place, Seen, Stripped};
-use super::messages::{Conversation, Turn};
 use super::probe::Probe;
 use super::thinking;
-use crate::{ChatTemplate, DataError};
+use crate::{ChatTemplate, DataError, values};
 
 /// A rendered conversation.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub(super) struct Layout {
     pub(super) cuts: Vec<usize>,
     /// One for each turn.
     pub(super) spans: Vec<Span>,
+    /// What the template does not print.
+    pub(super) lost: Vec<Lost>,
 }
 
 /// Where a turn is in the text.
@@ -53,14 +56,12 @@ pub(super) struct Span {
     pub(super) lost_parts: bool,
 }
 
-/// A template and what is known about it.
+/// A template, what is known about it, and what rows hold.
 #[derive(Debug)]
 pub(super) struct Renderer<'a> {
     pub(super) template: &'a ChatTemplate,
     pub(super) probe: &'a Probe,
-    pub(super) thinking_key: &'a str,
-    /// Whether reasoning that the template does not print is missed.
-    pub(super) expects_thinking: bool,
+    pub(super) fields: &'a Fields,
 }
 
 /// How marks are put into a conversation.
@@ -75,16 +76,15 @@ enum Attempt {
 }
 
 impl Renderer<'_> {
-    /// Renders a conversation, which may hold marks of cuts already.
+    /// Renders a conversation, which may hold marks of cuts already; with `prompt`,
+    /// the header of the assistant's next turn follows.
     pub(super) fn layout(
         &self,
         conversation: &Conversation,
         marks: Marks,
+        prompt: bool,
     ) -> Result<Layout, DataError> {
-        let tools = conversation
-            .tools
-            .as_ref()
-            .map(|tools| Value::from(Serde(tools)));
+        let tools = conversation.tools.as_ref().map(values::to_template);
         let plain: Vec<Value> = conversation
             .turns
             .iter()
@@ -94,7 +94,7 @@ impl Renderer<'_> {
             self.template
                 .render_values(Value::from(messages), tools.as_ref(), prompt, blocks)
         };
-        let raw = render(plain.clone(), false, None)?;
+        let raw = render(plain.clone(), prompt, None)?;
         let unmarked = marks.strip(&raw);
         let exact = conversation.turns.iter().any(is_exact);
         let attempts = [Attempt::Whole, Attempt::Trimmed, Attempt::Trained];
@@ -109,7 +109,7 @@ impl Renderer<'_> {
                     .enumerate()
                     .map(|(index, (turn, plain))| self.mark(marks, index, turn, attempt, plain))
                     .collect();
-                let text = render(marked.clone(), false, Some(marks.block())).ok()?;
+                let text = render(marked.clone(), prompt, Some(marks.block())).ok()?;
                 let stripped = marks.strip(&text);
                 (stripped.text == unmarked.text).then_some((stripped, marked, attempt))
             });
@@ -119,7 +119,28 @@ impl Renderer<'_> {
             let text = render(marked[..turns].to_vec(), prompt, None).ok()?;
             Some(marks.strip(&text))
         };
-        Ok(self.spans(conversation, stripped, attempt != Attempt::Trained, prefix))
+        let lost = lost::find(self, conversation, &stripped.turns, &raw, prompt);
+        let all_marked = attempt != Attempt::Trained;
+        Ok(Layout {
+            lost,
+            ..self.spans(conversation, stripped, all_marked, prefix)
+        })
+    }
+
+    /// The text of a conversation.
+    pub(super) fn render(
+        &self,
+        conversation: &Conversation,
+        prompt: bool,
+    ) -> Result<String, DataError> {
+        let messages: Vec<Value> = conversation
+            .turns
+            .iter()
+            .map(|turn| object(&turn.message, &[]))
+            .collect();
+        let tools = conversation.tools.as_ref().map(values::to_template);
+        self.template
+            .render_values(Value::from(messages), tools.as_ref(), prompt, None)
     }
 
     /// A message with marks in it.
@@ -176,7 +197,7 @@ impl Renderer<'_> {
             };
             let end = mark(Place::ThinkingEnd);
             changed.push((
-                self.thinking_key,
+                self.fields.thinking_key.as_str(),
                 Value::from(format!("{before}{start}{inner}{end}{after}")),
             ));
         }
@@ -193,16 +214,17 @@ impl Renderer<'_> {
                     name.push(mark(Place::Call));
                 }
             }
-            changed.push(("tool_calls", Value::from(Serde(calls))));
+            changed.push(("tool_calls", values::to_template(&calls)));
         }
         object(&turn.message, &changed)
     }
 
     /// Reasoning that stands apart from the content and that the template is
     /// expected to print.
-    fn thinking<'t>(&self, turn: &'t Turn) -> Option<&'t str> {
-        let text = turn.message.get(self.thinking_key)?.as_str()?;
-        let wanted = self.expects_thinking || self.template.source().contains(self.thinking_key);
+    pub(super) fn thinking<'t>(&self, turn: &'t Turn) -> Option<&'t str> {
+        let key = &self.fields.thinking_key;
+        let text = turn.message.get(key)?.as_str()?;
+        let wanted = self.fields.expects_thinking || self.template.source().contains(key.as_str());
         (wanted && turn.is_assistant() && !text.trim().is_empty()).then_some(text)
     }
 
@@ -271,6 +293,7 @@ impl Renderer<'_> {
         }
         Layout {
             spans,
+            lost: Vec::new(),
             cuts: stripped.cuts,
             text: stripped.text,
         }
@@ -416,14 +439,14 @@ fn object(message: &serde_json::Map<String, Json>, changed: &[(&str, Value)]) ->
         let value = match (other, value) {
             (Some((_, value)), _) => value.clone(),
             (None, Json::String(text)) => Value::from(text.as_str()),
-            (None, value) => Value::from(Serde(value)),
+            (None, value) => values::to_template(value),
         };
         (key.as_str(), value)
     }))
 }
 
 /// White space before, what is between, and white space behind.
-fn trim(text: &str) -> (&str, &str, &str) {
+pub(super) fn trim(text: &str) -> (&str, &str, &str) {
     let inner = text.trim_start();
     let (before, rest) = text.split_at(text.len() - inner.len());
     let (inner, after) = rest.split_at(inner.trim_end().len());

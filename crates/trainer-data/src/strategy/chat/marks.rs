@@ -7,7 +7,7 @@
 
 use serde_json::Value;
 
-use super::messages::Conversation;
+use super::conversation::Conversation;
 
 /// A place of a turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,28 +80,8 @@ impl Marks {
     pub(super) fn new(conversation: &Conversation) -> Option<Self> {
         let turns = u32::try_from(conversation.turns.len()).ok()?;
         let size = turns.checked_mul(PLACES)?.checked_add(OTHERS)?;
-        let mut used = Vec::new();
-        for turn in &conversation.turns {
-            turn.message
-                .values()
-                .for_each(|value| collect(value, &mut used));
-        }
-        conversation
-            .tools
-            .iter()
-            .for_each(|tools| collect(tools, &mut used));
-        used.sort_unstable();
-        for (first, last) in PLANES {
-            let mut base = first;
-            while base.checked_add(size)? <= last {
-                let next = used.partition_point(|code| *code < base);
-                match used.get(next) {
-                    Some(code) if *code < base + size => base = code + 1,
-                    _ => return Some(Self { base, turns }),
-                }
-            }
-        }
-        None
+        let base = free(conversation, size)?;
+        Some(Self { base, turns })
     }
 
     /// The mark of a place of a turn.
@@ -169,6 +149,33 @@ impl Marks {
         out.text.push_str(rest);
         out
     }
+}
+
+/// The first of so many private-use characters in a row that a conversation does not
+/// hold.
+pub(super) fn free(conversation: &Conversation, size: u32) -> Option<u32> {
+    let mut used = Vec::new();
+    for turn in &conversation.turns {
+        turn.message
+            .values()
+            .for_each(|value| collect(value, &mut used));
+    }
+    conversation
+        .tools
+        .iter()
+        .for_each(|tools| collect(tools, &mut used));
+    used.sort_unstable();
+    for (first, last) in PLANES {
+        let mut base = first;
+        while base.checked_add(size)? <= last {
+            let next = used.partition_point(|code| *code < base);
+            match used.get(next) {
+                Some(code) if *code < base + size => base = code + 1,
+                _ => return Some(base),
+            }
+        }
+    }
+    None
 }
 
 /// Private-use characters of the upper planes in a value.

@@ -1,8 +1,7 @@
 //! `chat_template`: conversations rendered by a chat template.
 //!
-//! A row becomes a [`messages::Conversation`], which [`layout::Renderer`] renders
-//! and takes apart again; the rest of this module turns the spans it finds into
-//! labels. What is trained follows from the configuration and from where the
+//! [`Fields`] reads a row as a [`Conversation`], which [`Chats`] renders and takes
+//! apart again; the rest of this module turns the spans that it finds into labels. What is trained follows from the configuration and from where the
 //! parts of the messages came to stand, never from a search for their text.
 //!
 //! - A token is trained if it stands for a byte of what is trained, and for none
@@ -15,32 +14,42 @@
 //!   sample for each of them, in which the turn is the last one and its reasoning
 //!   is there. In the sample of the whole conversation it is not trained again.
 
+mod calls;
+mod chats;
+mod conversation;
 mod escape;
+mod fields;
 mod layout;
+mod lost;
 mod marks;
-mod messages;
+mod media;
 mod parts;
 mod probe;
 mod prompt;
 mod roles;
 mod thinking;
+mod tools;
+mod turn;
 
 use std::ops::Range;
 
 use seqprep::{IGNORE_INDEX, Sample};
 use trainer_config::{Config, Dataset, TrainOnEos};
 
+use self::chats::Known;
+pub(crate) use self::chats::{Chats, Rendered};
+use self::conversation::row_error;
+pub(crate) use self::conversation::{Conversation, Turn};
 use self::escape::Escaper;
-use self::layout::{Layout, Renderer, Span};
-use self::marks::Marks;
-use self::messages::{Conversation, Fields, row_error};
-use self::probe::Probe;
-pub use self::prompt::ChatPrompts;
-use super::{Strategy, TokenRoles, label};
+pub(crate) use self::fields::Fields;
+use self::layout::{Layout, Span};
+pub use self::prompt::{Asked, ChatPrompts};
+use super::{Made, Strategy, TokenRoles, label};
 
+use crate::ledger::Note;
 use crate::source::Row;
 use crate::tokenizer::Encoded;
-use crate::{ChatTemplate, DataError, Tokenizer};
+use crate::{DataError, Tokenizer};
 
 const NAME: &str = "chat_template";
 
@@ -50,74 +59,19 @@ const END_DISTANCE: usize = 3;
 
 pub(super) struct Chat<'a> {
     tokenizer: &'a Tokenizer,
-    template: ChatTemplate,
-    probe: Probe,
-    fields: Fields<'a>,
-    escaper: Option<Escaper>,
-    /// Tokens that end a turn, and when each is trained.
-    ends: Vec<(u32, TrainOnEos)>,
+    chats: Chats<'a>,
 }
 
 impl<'a> Chat<'a> {
     pub(super) fn new(
-        config: &'a Config,
-        dataset: &'a Dataset,
+        config: &Config,
+        dataset: &Dataset,
         tokenizer: &'a Tokenizer,
     ) -> Result<Self, DataError> {
-        let template = ChatTemplate::resolve(config, Some(dataset), tokenizer)?;
-        let probe = Probe::new(&template, tokenizer)?;
-        let ends = ends(config, dataset, tokenizer, &template, &probe)?;
         Ok(Self {
-            fields: Fields::new(config, dataset)?,
             tokenizer,
-            escaper: escaper(config, tokenizer, &probe, &ends),
-            template,
-            probe,
-            ends,
+            chats: Chats::new(config, dataset, tokenizer)?,
         })
-    }
-
-    /// The conversation of a row, with what the template needs put in.
-    fn read(&self, row: &Row) -> Result<Conversation, DataError> {
-        let mut conversation = self.fields.read(row)?;
-        if let Some(content) = &self.probe.no_content {
-            for turn in &mut conversation.turns {
-                if turn.calls_tools() && !turn.message.contains_key("content") {
-                    turn.message.insert("content".to_owned(), content.clone());
-                }
-            }
-        }
-        Ok(conversation)
-    }
-
-    fn renderer(&self) -> Renderer<'_> {
-        Renderer {
-            template: &self.template,
-            probe: &self.probe,
-            thinking_key: self.fields.thinking_key,
-            expects_thinking: self.fields.expects_thinking,
-        }
-    }
-
-    /// Renders a conversation, with the names of special tokens in it cut.
-    fn layout(&self, row: &Row, conversation: &Conversation) -> Result<Layout, DataError> {
-        let marks = Marks::new(conversation).ok_or_else(|| {
-            row_error(
-                row,
-                format!(
-                    "a conversation of {} messages is more than can be kept apart; divide it",
-                    conversation.turns.len()
-                ),
-            )
-        })?;
-        if let Some(escaper) = &self.escaper
-            && escaper.concerns(conversation)
-        {
-            let mut conversation = conversation.clone();
-            escaper.escape(&mut conversation, marks.cut());
-            return self.renderer().layout(&conversation, marks);
-        }
-        self.renderer().layout(conversation, marks)
     }
 
     /// The samples of a conversation: one for each earlier turn whose reasoning
@@ -126,8 +80,10 @@ impl<'a> Chat<'a> {
         &self,
         row: &Row,
         conversation: &Conversation,
+        notes: &mut Vec<Note>,
     ) -> Result<Vec<Sample>, DataError> {
-        let layout = self.layout(row, conversation)?;
+        let layout = self.chats.layout(row, conversation, false)?;
+        notes.extend(self.chats.judge(row, conversation, &layout)?);
         if !layout.spans.iter().any(|span| span.lost_thinking) {
             return Ok(vec![self.sample(row, conversation, &layout)?]);
         }
@@ -142,15 +98,15 @@ impl<'a> Chat<'a> {
             for earlier in &mut part.turns[..turn] {
                 earlier.trained = false;
             }
-            let layout = self.layout(row, &part)?;
+            let layout = self.chats.layout(row, &part, false)?;
             if layout.spans[turn].lost_thinking {
                 return Err(row_error(
                     row,
                     format!(
                         "chat template {} leaves out the reasoning of `{}`, which would not be trained; use a template that prints it (`template_thinking_key` is the name it reads, now `{}`), or take the reasoning out of the data",
-                        self.template.name(),
+                        self.template(row, conversation),
                         conversation.turns[turn].place,
-                        self.fields.thinking_key,
+                        self.chats.fields().thinking_key,
                     ),
                 ));
             }
@@ -204,7 +160,7 @@ impl<'a> Chat<'a> {
                     _ => body,
                 };
                 self.train(&encoded, &body, span, &mut labels);
-                if end.is_none() && self.ends.iter().any(|(_, when)| policy(*when)) {
+                if end.is_none() && self.chats.ends.iter().any(|(_, when)| policy(*when)) {
                     return Err(self.no_end(row, conversation, layout, index));
                 }
             }
@@ -217,7 +173,7 @@ impl<'a> Chat<'a> {
                 if encoded.offsets[token].start >= span.end_before && token > end {
                     break;
                 }
-                let Some((_, when)) = self.ends.iter().find(|(known, _)| *known == id) else {
+                let Some((_, when)) = self.chats.ends.iter().find(|(known, _)| *known == id) else {
                     continue;
                 };
                 if !done.contains(&id) {
@@ -264,7 +220,11 @@ impl<'a> Chat<'a> {
             .take_while(|token| encoded.offsets[*token].start < within.end)
             .find(|token| {
                 encoded.offsets[*token].start >= within.start
-                    && self.ends.iter().any(|(id, _)| *id == encoded.ids[*token])
+                    && self
+                        .chats
+                        .ends
+                        .iter()
+                        .any(|(id, _)| *id == encoded.ids[*token])
             })
     }
 
@@ -275,6 +235,7 @@ impl<'a> Chat<'a> {
         turn: usize,
         what: &str,
     ) -> DataError {
+        let name = self.template(row, conversation);
         let turn = &conversation.turns[turn];
         row_error(
             row,
@@ -287,9 +248,16 @@ impl<'a> Chat<'a> {
                 },
                 turn.place,
                 turn.role,
-                self.template.name(),
+                name,
             ),
         )
+    }
+
+    /// How messages call the template of a conversation.
+    fn template(&self, row: &Row, conversation: &Conversation) -> String {
+        let known = self.chats.known(row, conversation);
+        // It was rendered.
+        known.map_or_else(|_| String::new(), |known| known.template.name().to_owned())
     }
 
     fn no_end(
@@ -307,6 +275,7 @@ impl<'a> Chat<'a> {
         let skip = shown.chars().count().saturating_sub(SHOWN);
         let shown: String = shown.chars().skip(skip).collect();
         let ends: Vec<String> = self
+            .chats
             .ends
             .iter()
             .filter_map(|(id, _)| self.tokenizer.decode(&[*id], false).ok())
@@ -318,7 +287,7 @@ impl<'a> Chat<'a> {
                 "`{}` ({}) is trained, but chat template {} prints no token that ends it ({}), so that the model would not learn to stop; the turn ends with {shown:?}. Use a template that prints `eos_token` there, name the token it prints in `eot_tokens`, or set `train_on_eos: none`",
                 turn.place,
                 turn.role,
-                self.template.name(),
+                self.template(row, conversation),
                 if ends.is_empty() {
                     "the tokenizer has no end-of-sequence token".to_owned()
                 } else {
@@ -335,12 +304,20 @@ impl Strategy for Chat<'_> {
     }
 
     fn samples(&self, row: &Row) -> Result<Vec<Sample>, DataError> {
-        let conversation = self.read(row)?;
+        Ok(self.made(row)?.samples)
+    }
+
+    fn made(&self, row: &Row) -> Result<Made, DataError> {
+        let conversation = self.chats.fields().read(row)?;
         if conversation.turns.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Vec::new().into());
         }
-        let made = self.conversation(row, &conversation);
-        made.map_err(|error| error.at(&row.at))
+        let mut notes = conversation.notes.clone();
+        let samples = self.conversation(row, &conversation, &mut notes);
+        Ok(Made {
+            samples: samples.map_err(|error| error.at(&row.at))?,
+            notes,
+        })
     }
 
     fn roles(&self, row: &Row) -> Result<Option<TokenRoles>, DataError> {
@@ -352,7 +329,7 @@ impl Strategy for Chat<'_> {
 fn escaper(
     config: &Config,
     tokenizer: &Tokenizer,
-    probe: &Probe,
+    templates: &[&Known],
     ends: &[(u32, TrainOnEos)],
 ) -> Option<Escaper> {
     (!config.allow_special_tokens_in_content).then(|| {
@@ -361,7 +338,8 @@ fn escaper(
             .iter()
             .filter(|name| {
                 let id = tokenizer.token_to_id(name);
-                probe.text.contains(name.as_str())
+                let printed = |known: &&Known| known.probe.text.contains(name.as_str());
+                templates.iter().any(printed)
                     || id.is_some_and(|id| ends.iter().any(|(end, _)| *end == id))
                     || tokenizer.special_tokens().any(|(_, text)| text == *name)
             })
@@ -376,8 +354,7 @@ fn ends(
     config: &Config,
     dataset: &Dataset,
     tokenizer: &Tokenizer,
-    template: &ChatTemplate,
-    probe: &Probe,
+    templates: &[&Known],
 ) -> Result<Vec<(u32, TrainOnEos)>, DataError> {
     let on_eos = dataset.train_on_eos.unwrap_or(TrainOnEos::Turn);
     let on_eot = dataset.train_on_eot.unwrap_or(on_eos);
@@ -409,13 +386,22 @@ fn ends(
                 ),
             ));
         }
-        let by_name = eos == Some(id) && template.source().contains("eos_token");
-        if !by_name && !template.source().contains(token) && !probe.text.contains(token) {
+        let printed = |known: &&Known| {
+            let source = known.template.source();
+            source.contains(token)
+                || known.probe.text.contains(token)
+                || (eos == Some(id) && source.contains("eos_token"))
+        };
+        if !templates.iter().any(printed) {
+            let names: Vec<&str> = templates
+                .iter()
+                .map(|known| known.template.name())
+                .collect();
             return Err(error(
                 token,
                 format!(
                     "is never printed by chat template {}; take it out of the list, or use a template that ends turns with it",
-                    template.name()
+                    names.join(" or ")
                 ),
             ));
         }
@@ -423,10 +409,10 @@ fn ends(
             ends.push((id, on_eot));
         }
     }
-    if let Some(id) = probe.end
-        && !ends.iter().any(|(known, _)| *known == id)
-    {
-        ends.push((id, on_eot));
+    for id in templates.iter().filter_map(|known| known.probe.end) {
+        if !ends.iter().any(|(known, _)| *known == id) {
+            ends.push((id, on_eot));
+        }
     }
     Ok(ends)
 }

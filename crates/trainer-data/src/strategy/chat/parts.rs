@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use serde_json::{Map, Value};
 
-use super::messages::row_error;
+use super::calls;
+use super::conversation::row_error;
 use crate::DataError;
-use crate::error::kind;
 use crate::source::Row;
 
 /// A text that may have been given in parts.
@@ -16,59 +16,141 @@ pub(super) struct Text {
     pub(super) parts: Vec<(Range<usize>, Option<bool>)>,
 }
 
+/// What a content is made of.
+pub(super) struct Content {
+    pub(super) text: Text,
+    /// Parts that are reasoning.
+    pub(super) thinking: Option<Text>,
+    /// Parts that are calls of tools.
+    pub(super) calls: Vec<Value>,
+}
+
+/// What a part of a list is.
+enum Part {
+    Text,
+    Thinking,
+    Calls,
+}
+
 /// A text, or a list of parts that are put together without anything between.
 pub(super) fn text(row: &Row, place: &str, key: &str, value: Value) -> Result<Text, DataError> {
+    let place = format!("{place}.{key}");
     let parts = match value {
-        Value::String(text) => {
-            return Ok(Text {
-                text,
-                parts: Vec::new(),
-            });
-        }
+        Value::String(text) => return Ok(Text::whole(text)),
         Value::Array(parts) => parts,
-        other => {
-            let place = format!("{place}.{key}");
-            return Err(row.wrong_type(place, "text or a list of parts", &other));
-        }
+        other => return Err(row.wrong_type(place, "text or a list of parts", &other)),
     };
-    let mut out = Text {
-        text: String::new(),
-        parts: Vec::new(),
-    };
+    let mut out = Text::whole(String::new());
     for (index, part) in parts.iter().enumerate() {
-        let place = format!("{place}.{key}[{index}]");
-        let start = out.text.len();
+        let place = format!("{place}[{index}]");
+        match kind(row, &place, part)? {
+            Part::Text | Part::Thinking => out.push(row, &place, part)?,
+            Part::Calls => return Err(no_text(row, &place, part)),
+        }
+    }
+    Ok(out)
+}
+
+/// As [`text`], of a content: reasoning and calls of tools may be parts of it.
+pub(super) fn content(row: &Row, place: &str, value: Value) -> Result<Content, DataError> {
+    let Value::Array(parts) = value else {
+        return Ok(Content {
+            text: text(row, place, "content", value)?,
+            thinking: None,
+            calls: Vec::new(),
+        });
+    };
+    let mut out = Content {
+        text: Text::whole(String::new()),
+        thinking: None,
+        calls: Vec::new(),
+    };
+    for (index, part) in parts.into_iter().enumerate() {
+        let place = format!("{place}.content[{index}]");
+        match kind(row, &place, &part)? {
+            Part::Text => out.text.push(row, &place, &part)?,
+            Part::Thinking => {
+                let thinking = out
+                    .thinking
+                    .get_or_insert_with(|| Text::whole(String::new()));
+                thinking.push(row, &place, &part)?;
+            }
+            Part::Calls => {
+                let Value::Object(mut part) = part else {
+                    continue;
+                };
+                part.shift_remove("type");
+                let given = ["value", "tool_call", "function_call"];
+                let given = given.iter().find_map(|key| part.shift_remove(*key));
+                let value = given.unwrap_or(Value::Object(part));
+                let calls = calls::of_value(row, &place, value)?;
+                if let Value::Array(calls) = calls {
+                    out.calls.extend(calls);
+                }
+            }
+        }
+    }
+    Ok(out)
+}
+
+fn kind(row: &Row, place: &str, part: &Value) -> Result<Part, DataError> {
+    let Some(kind) = part.get("type").and_then(Value::as_str) else {
+        return Ok(match part.get("thinking").is_some_and(Value::is_string) {
+            true => Part::Thinking,
+            false => Part::Text,
+        });
+    };
+    Ok(match kind {
+        "text" => Part::Text,
+        "thinking" | "reasoning" => Part::Thinking,
+        "tool_call" | "function_call" | "tool_use" => Part::Calls,
+        _ => return Err(no_text(row, place, part)),
+    })
+}
+
+fn no_text(row: &Row, place: &str, part: &Value) -> DataError {
+    let kind = part.get("type").and_then(Value::as_str).unwrap_or_default();
+    row_error(
+        row,
+        format!(
+            "`{place}` is of type `{kind}`; only parts of text can be trained on: take it out, or put text in its place"
+        ),
+    )
+}
+
+impl Text {
+    fn whole(text: String) -> Self {
+        Self {
+            text,
+            parts: Vec::new(),
+        }
+    }
+
+    /// Adds a part, a text or an object with one.
+    fn push(&mut self, row: &Row, place: &str, part: &Value) -> Result<(), DataError> {
+        let start = self.text.len();
         let train = match part {
             Value::String(text) => {
-                out.text.push_str(text);
+                self.text.push_str(text);
                 None
             }
             Value::Object(part) => {
-                if let Some(other) = part.get("type").and_then(Value::as_str)
-                    && !matches!(other, "text" | "thinking" | "reasoning")
-                {
-                    return Err(row_error(
-                        row,
-                        format!(
-                            "`{place}` is of type `{other}`; only parts of text can be trained on: take it out, or put text in its place"
-                        ),
-                    ));
-                }
-                let Some(Value::String(text)) = part.get("text").or_else(|| part.get("thinking"))
-                else {
-                    return Err(row_error(
+                let keys = ["text", "value", "thinking", "reasoning"];
+                let text = keys.iter().find_map(|key| part.get(*key)?.as_str());
+                let text = text.ok_or_else(|| {
+                    row_error(
                         row,
                         format!("`{place}` has no text; a part is `{{type: text, text: ...}}`"),
-                    ));
-                };
-                out.text.push_str(text);
-                flag(row, &place, part)?
+                    )
+                })?;
+                self.text.push_str(text);
+                flag(row, place, part)?
             }
             other => return Err(row.wrong_type(place, "an object with a text", other)),
         };
-        out.parts.push((start..out.text.len(), train));
+        self.parts.push((start..self.text.len(), train));
+        Ok(())
     }
-    Ok(out)
 }
 
 /// `train` of a part, or its `weight`.
@@ -90,7 +172,7 @@ fn flag(row: &Row, place: &str, part: &Map<String, Value>) -> Result<Option<bool
                 "`{place}.weight` is {}; it has to be 0 (masked) or 1 (trained), since tokens have no other weights",
                 match other {
                     Value::Number(n) => n.to_string(),
-                    other => kind(other).to_owned(),
+                    other => crate::error::kind(other).to_owned(),
                 }
             ),
         )),

@@ -11,7 +11,7 @@ impl Chat<'_> {
     /// The roles of the conversation as a whole: the content of a turn, and what
     /// else of it can be trained, is of its role; the rest is of none.
     pub(super) fn token_roles(&self, row: &Row) -> Result<Option<TokenRoles>, DataError> {
-        let mut conversation = self.read(row)?;
+        let mut conversation = self.chats.fields().read(row)?;
         if conversation.turns.is_empty() {
             return Ok(None);
         }
@@ -19,7 +19,7 @@ impl Chat<'_> {
         for turn in &mut conversation.turns {
             turn.trained = true;
         }
-        let layout = self.layout(row, &conversation)?;
+        let layout = self.chats.layout(row, &conversation, false)?;
         let encoded = self.tokenizer.encode_cut(&layout.text, &layout.cuts)?;
         let mut roles = vec![None; encoded.ids.len()];
         for (turn, span) in conversation.turns.iter().zip(&layout.spans) {

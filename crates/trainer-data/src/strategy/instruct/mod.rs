@@ -124,7 +124,8 @@ impl Instruct<'_> {
     /// The tokens of the prompt.
     fn encode(&self, parts: &Parts<'_>) -> Result<Vec<u32>, DataError> {
         if self.layout.formatted {
-            return self.tokenizer.encode(&self.layout.prompt(parts), true);
+            let ids = self.tokenizer.encode(&self.layout.prompt(parts), false)?;
+            return Ok(self.tokenizer.opened(ids));
         }
         let prompt = self.layout.prompt(&Parts {
             system: self.plain.mark(&parts.system)?,
