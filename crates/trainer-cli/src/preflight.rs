@@ -85,10 +85,16 @@ impl<'a> Findings<'a> {
     /// already.
     fn error(&mut self, key: &str, error: &dyn std::fmt::Display) {
         let text = error.to_string();
-        let text = text.strip_prefix(&format!("{key}: ")).unwrap_or(&text);
-        if self.loaded.is_usable(&[key]) && self.seen.insert(text.to_owned()) {
-            let message = format!("`{key}`: {text}");
-            self.all.push(self.loaded.error(key, &message, "", ""));
+        if self.loaded.is_usable(&[key]) && self.seen.insert(text.clone()) {
+            // Advice that stands in lines of its own goes below the place.
+            let mut parts = text.split("\n  = ");
+            let message = parts.next().unwrap_or_default();
+            let mut finding = self.loaded.error(key, message, "", "");
+            finding.help = parts
+                .map(|part| part.split_once(": ").map_or(part, |(_, advice)| advice))
+                .map(str::to_owned)
+                .collect();
+            self.all.push(finding);
         }
     }
 
@@ -207,7 +213,17 @@ impl<'a> Findings<'a> {
         match weights {
             Ok(_) => true,
             Err(error) => {
-                self.error("base_model", &error);
+                // What is there in place of a model says more than what is missing.
+                let base = Config {
+                    tokenizer_config: None,
+                    ..config.clone()
+                };
+                match load_tokenizer(&base) {
+                    Err(failure) if !folder.join("config.json").is_file() => {
+                        self.error("base_model", &failure.message());
+                    }
+                    _ => self.error("base_model", &error),
+                }
                 false
             }
         }
@@ -332,11 +348,11 @@ impl<'a> Findings<'a> {
         let config = self.config();
         let above = config.output_dir.ancestors().find(|it| it.exists());
         if let Some(file) = above.filter(|it| it.is_file()) {
-            let message = format!("{} is a file, not a folder", file.display());
+            let message = format!("output_dir: {} is a file, not a folder", file.display());
             self.error("output_dir", &message);
         }
         if cfg!(not(feature = "trackio")) && config.tracking.trackio() {
-            let message = "this program was built without it; build it with `--features trackio`";
+            let message = "this program was built without `use_trackio`; build it with `--features trackio`";
             self.error("use_trackio", &message);
         }
     }

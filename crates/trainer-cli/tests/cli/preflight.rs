@@ -178,11 +178,11 @@ fn all_mistakes_at_once() {
         .replace("rows.jsonl", "gone.jsonl");
     let text = refused(folder.path(), &yaml);
     for part in [
-        "`base_model`: nowhere",
+        "error: nowhere: ",
         "gone.jsonl",
         "unknown key `learnig_rate`",
-        "`backend`: cuda",
-        "`resume_from_checkpoint`: nowhere",
+        "error: backend: cuda: not compiled",
+        "error: nowhere: there is no such folder",
         "\n5 errors in the configuration\n",
     ] {
         assert!(text.contains(part), "{part}: {text}");

@@ -7,7 +7,7 @@ use std::sync::Barrier;
 use serde_json::{Value, json};
 use trainer_config::{Config, ExcessLength, PromptStrategy};
 use trainer_data::{
-    CacheOutcome, Fingerprint, PreferenceObjective, Prepared, Tokenizer, explain_cache, prepare,
+    CacheOutcome, Fingerprint, PreferenceObjective, Prepared, Search, Tokenizer, explain_cache, prepare,
     prepare_cached, prepare_preferences, prepare_preferences_cached,
 };
 
@@ -385,4 +385,74 @@ fn preferences_are_kept_by_their_objective() {
         names.iter().filter(|name| !name.starts_with('.')).count(),
         4
     );
+}
+
+/// An estimate finds prepared samples by the size of the files, without reading them; a
+/// run does not.
+#[test]
+fn prepared_samples_are_found_by_size() {
+    let lab = Lab::new("<|im_end|>");
+    let config = chats(&lab);
+    let tokenizer = lab.tokenizer();
+    run(&lab, &config);
+    let found = |config: &Config, search| {
+        let found = trainer_data::find_prepared(config, &tokenizer, search).unwrap();
+        found.map(|prepared| prepared.train.len())
+    };
+    let whole = found(&config, Search::Content);
+    assert!(whole.is_some());
+    assert_eq!(found(&config, Search::Size), whole);
+    // Other data of the same size, which nobody could tell without reading it.
+    let path = config.datasets[0].path.clone();
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.replacen("question 1", "question 2", 1)).unwrap();
+    assert_eq!(found(&config, Search::Content), None);
+    assert_eq!(found(&config, Search::Size), whole);
+    fs::write(&path, format!("{text}\n")).unwrap();
+    assert_eq!(found(&config, Search::Size), None);
+    let other = Config {
+        sequence_len: config.sequence_len + 1,
+        ..config
+    };
+    fs::write(&path, text).unwrap();
+    assert_eq!(found(&other, Search::Size), None);
+}
+
+/// Files and first rows are looked at, and nothing behind them.
+#[test]
+fn data_sets_are_looked_at_without_being_read() {
+    let lab = Lab::new("<|im_end|>");
+    let config = chats(&lab);
+    let tokenizer = lab.tokenizer();
+    let found = |config: &Config| -> Vec<String> {
+        let found = trainer_data::check_data(config, Some(&tokenizer), None);
+        let lines = found.iter().map(|(place, error)| format!("{place}: {error}"));
+        lines.collect()
+    };
+    let with = |change: &dyn Fn(&mut trainer_config::Dataset)| {
+        let mut config = config.clone();
+        change(&mut config.datasets[0]);
+        found(&config).concat()
+    };
+    assert_eq!(found(&config), [""; 0]);
+    let missing = with(&|set| set.path.push("gone.jsonl"));
+    assert!(missing.starts_with("datasets.0: data file "), "{missing}");
+    let alpaca = with(&|set| set.strategy = Some(PromptStrategy::Alpaca));
+    assert!(alpaca.contains("line 1: no column `instruction`"), "{alpaca}");
+    // The first row need not be one of a part.
+    let part = with(&|set| {
+        set.strategy = Some(PromptStrategy::Alpaca);
+        set.split = Some("train[3:]".to_owned());
+    });
+    assert_eq!(part, "");
+    let named = with(&|set| set.name = Some("en".to_owned()));
+    assert!(named.contains("`name` has no effect: this is one file"), "{named}");
+    let path = config.datasets[0].path.clone();
+    let first = fs::read_to_string(&path).unwrap();
+    fs::write(&path, format!("{first}no row\n")).unwrap();
+    assert_eq!(found(&config), [""; 0]);
+    fs::write(&path, "no row\n").unwrap();
+    assert!(found(&config).concat().contains("line 1"), "{:?}", found(&config));
+    fs::write(&path, "").unwrap();
+    assert!(found(&config).concat().contains("has no rows"), "{:?}", found(&config));
 }
