@@ -19,7 +19,7 @@ allow() {
 }
 
 allow seqprep ""
-allow trainer-config ""
+allow trainer-config "seqprep"
 allow trainer-data "seqprep trainer-config"
 allow trainer-model "burn"
 allow trainer-core "burn seqprep trainer-config trainer-model"

@@ -76,7 +76,8 @@ fn read(path: PathBuf, ds_type: Option<DatasetFormat>) {
     };
     for row in rows.take(10_000) {
         match row {
-            Ok(row) => assert!(row.names().len() == row.columns.len()),
+            // Which decodes every column.
+            Ok(row) => assert!(row.names().len() == row.columns.iter().count()),
             Err(error) => {
                 let message = error.to_string();
                 assert!(message.contains("fuzzed"), "no file in: {message}");

@@ -8,6 +8,8 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::order::permutation;
 
 /// Batches that are sorted together, as in transformers.
@@ -41,7 +43,7 @@ pub fn group_by_length(lengths: &[u32], batch_size: usize, seed: u64) -> Vec<u32
 }
 
 /// The size of a batch in token slots.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenBudget {
     /// Token slots in a batch.
     pub tokens: usize,
@@ -201,7 +203,7 @@ mod tests {
             let strangers = group.iter().filter(|row| !drawn.contains(row)).count();
             assert!(strangers <= 1);
         }
-        assert_eq!(group_by_length(&[], 4, 1), []);
+        assert_eq!(group_by_length(&[], 4, 1), [0_u32; 0]);
         assert_eq!(group_by_length(&[5, 6, 7], 0, 1)[0], 2);
     }
 

@@ -9,12 +9,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::sample::Sample;
 
+/// The longest row that is kept where nobody says otherwise, in tokens.
+pub const DEFAULT_SEQUENCE_LEN: usize = 2048;
+
 /// The shortest row that is kept when no minimum is given: one token to read
 /// and one to predict.
 pub const DEFAULT_MIN_SEQUENCE_LEN: usize = 2;
 
 /// What a length rule decided about one row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum LengthOutcome {
     /// Within the limits, unchanged.
     Kept,
@@ -38,16 +42,17 @@ impl LengthOutcome {
     }
 }
 
-/// What to do with a row that is longer than the maximum.
+/// What happens to a row that is longer than the maximum.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum LengthStrategy {
-    /// Leave the row out.
+    /// It is left out, and counted.
     #[default]
     Drop,
-    /// Cut it on the right.
+    /// Its end is cut off.
     Truncate,
-    /// Stop with an error.
+    /// It is an error, which stops the run.
     Raise,
 }
 
@@ -139,6 +144,29 @@ fn of_length(len: usize, sequence_len: usize, min_sequence_len: usize) -> Length
 ///
 /// A `min_sequence_len` of 0 stands for [`DEFAULT_MIN_SEQUENCE_LEN`]. A row
 /// that is both too short and too long counts as too short.
+///
+/// The usual limits are [`DEFAULT_SEQUENCE_LEN`] and [`DEFAULT_MIN_SEQUENCE_LEN`]:
+///
+/// ```
+/// use seqprep::{
+///     DEFAULT_MIN_SEQUENCE_LEN, DEFAULT_SEQUENCE_LEN, LengthOutcome, Sample, drop_long_seq,
+/// };
+///
+/// let of_len = |len: usize| Sample::all_trained(vec![7; len]);
+/// let outcome = |len| {
+///     drop_long_seq(&of_len(len), DEFAULT_SEQUENCE_LEN, DEFAULT_MIN_SEQUENCE_LEN)
+/// };
+/// // Both limits are inclusive: 2 to 2,048 tokens are kept.
+/// assert_eq!(outcome(2), LengthOutcome::Kept);
+/// assert_eq!(outcome(2048), LengthOutcome::Kept);
+/// assert_eq!(outcome(2049), LengthOutcome::TooLong);
+/// assert_eq!(outcome(1), LengthOutcome::TooShort);
+/// assert_eq!(outcome(0), LengthOutcome::Empty);
+///
+/// let mut samples: Vec<Sample> = [5, 9, 4].map(of_len).into();
+/// samples.retain(|sample| drop_long_seq(sample, 8, 0).is_kept());
+/// assert_eq!(samples.len(), 2);
+/// ```
 pub fn drop_long_seq(
     sample: &Sample,
     sequence_len: usize,

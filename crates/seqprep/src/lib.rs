@@ -40,8 +40,9 @@ pub use labels::{
     drop_no_trainable_tokens, trained_tokens, weighted_label_mask, weighted_label_masks,
 };
 pub use length::{
-    DEFAULT_MIN_SEQUENCE_LEN, LengthCounts, LengthError, LengthOutcome, LengthStrategy,
-    apply_length_strategy, drop_long_seq, drop_long_seq_batch, lengths, raise, truncate,
+    DEFAULT_MIN_SEQUENCE_LEN, DEFAULT_SEQUENCE_LEN, LengthCounts, LengthError, LengthOutcome,
+    LengthStrategy, apply_length_strategy, drop_long_seq, drop_long_seq_batch, lengths, raise,
+    truncate,
 };
 pub use order::{SeedStream, SplitMix64, permutation, sequential_order};
 pub use packing::{
@@ -54,14 +55,14 @@ pub use pairs::{
     collate_steps, pair_lengths,
 };
 pub use position::{
-    PoseError, PoseOptions, PoseVariant, add_pose_position_ids, add_pose_position_ids_batch,
-    add_position_ids, add_position_ids_batch,
+    DEFAULT_MAX_CONTEXT_LEN, PoseError, PoseOptions, PoseVariant, add_pose_position_ids,
+    add_pose_position_ids_batch, add_position_ids, add_position_ids_batch,
 };
 pub use preference::{
     KtoSample, PreferencePair, Preferences, StepSample, drop_long_kto, drop_long_pair,
     truncate_answer, truncate_kto, truncate_pair, truncate_steps,
 };
 pub use sample::{Batch, IGNORE_INDEX, Sample};
-pub use source::{SampleSource, SourceError};
+pub use source::{AnySamples, SampleSource, SourceError};
 pub use steps::{StepCount, StepPlan, StepsError, calculate_total_num_steps, num_micro_batches};
 pub use stream::pack_stream;

@@ -18,7 +18,7 @@
 use std::borrow::Borrow;
 use std::ops::Range;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::collate::{CollateError, CollateOptions, PaddingSide, collate, collate_packed};
 use crate::preference::{PreferencePair, StepSample};
@@ -26,7 +26,7 @@ use crate::sample::{Batch, Sample};
 
 /// Where a document lies in a batch: the tokens of that row with that segment
 /// id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Place {
     /// Row of the batch, from 0.
     pub row: u32,
@@ -35,7 +35,7 @@ pub struct Place {
 }
 
 /// A batch of pairs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PairBatch {
     /// The tokens.
     pub batch: Batch,
@@ -50,7 +50,7 @@ pub struct PairBatch {
 /// An answer that goes on from the prompt of another document in its row, and must
 /// see that prompt, but not the answer between the two. Ranges are of flat indices
 /// (`row · width + token`).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fork {
     /// The prompt.
     pub prompt: Range<u32>,
@@ -59,7 +59,7 @@ pub struct Fork {
 }
 
 /// A batch of documents, each with a verdict.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JudgedBatch {
     /// The tokens.
     pub batch: Batch,

@@ -18,8 +18,20 @@ use serde::{Deserialize, Serialize};
 use crate::order::SeedStream;
 use crate::sample::Sample;
 
+/// Positions that PoSE spreads a row over where nobody says otherwise.
+pub const DEFAULT_MAX_CONTEXT_LEN: u32 = 32_768;
+
 /// Gives a sample the positions `0, 1, ..., n − 1`. A sample without tokens
 /// stays as it is.
+///
+/// ```
+/// use seqprep::{Sample, add_position_ids};
+///
+/// let mut sample = Sample::all_trained(vec![31, 41, 59]);
+/// assert_eq!(sample.position_ids, None);
+/// add_position_ids(&mut sample);
+/// assert_eq!(sample.position_ids, Some(vec![0, 1, 2]));
+/// ```
 pub fn add_position_ids(sample: &mut Sample) {
     if !sample.is_empty() {
         sample.position_ids = Some((0..sample.len() as u32).collect());
@@ -31,29 +43,82 @@ pub fn add_position_ids_batch(samples: &mut [Sample]) {
     samples.par_iter_mut().for_each(add_position_ids);
 }
 
-/// How chunks and gaps are drawn.
+/// How positions are spread over a longer context.
+///
+/// In [`Axolotl`](Self::Axolotl)'s variant the first gap tends to be the largest. The
+/// distributions of the [`Paper`](Self::Paper)'s variant are chosen here: every division
+/// into non-empty chunks is equally likely, and the offsets of the chunks are uniform
+/// draws, sorted, so that no gap is favoured over another; both change with every row.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schemars", derive(schemars::JsonSchema))]
+#[cfg_attr(
+    feature = "schemars",
+    schemars(description = "How positions are spread over a longer context.")
+)]
 #[serde(rename_all = "lowercase")]
 pub enum PoseVariant {
-    /// Axolotl's: chunks of equal length, and each gap uniform over what the
-    /// gaps before it left. The first gap tends to be the largest.
+    /// Chunks of equal length; each gap is drawn from what those before it left.
     #[default]
     Axolotl,
-    /// As the paper describes it: lengths of chunks and their offsets change
-    /// with every row. The distributions are chosen here: every division into
-    /// non-empty chunks is equally likely, and the offsets of the chunks are
-    /// uniform draws, sorted, so that no gap is favoured over another.
+    /// Chunks and gaps of random size, none favoured (arXiv 2309.10400).
     Paper,
 }
 
 /// What [`add_pose_position_ids`] needs to know; only valid settings can be
-/// built.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// built, or read.
+///
+/// The default has [`DEFAULT_MAX_CONTEXT_LEN`] positions, two chunks, no split tokens and
+/// Axolotl's variant; what is absent where settings are read is as there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "PoseFields")]
 pub struct PoseOptions {
     max_context_len: u32,
     chunks: usize,
     split_on_token_ids: BTreeSet<u32>,
     variant: PoseVariant,
+}
+
+impl Default for PoseOptions {
+    fn default() -> Self {
+        Self {
+            max_context_len: DEFAULT_MAX_CONTEXT_LEN,
+            chunks: 2,
+            split_on_token_ids: BTreeSet::new(),
+            variant: PoseVariant::default(),
+        }
+    }
+}
+
+/// The fields of [`PoseOptions`] as they are read, before they are checked.
+#[derive(Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct PoseFields {
+    max_context_len: u32,
+    chunks: usize,
+    split_on_token_ids: BTreeSet<u32>,
+    variant: PoseVariant,
+}
+
+impl Default for PoseFields {
+    fn default() -> Self {
+        let options = PoseOptions::default();
+        Self {
+            max_context_len: options.max_context_len,
+            chunks: options.chunks,
+            split_on_token_ids: options.split_on_token_ids,
+            variant: options.variant,
+        }
+    }
+}
+
+impl TryFrom<PoseFields> for PoseOptions {
+    type Error = PoseError;
+
+    fn try_from(read: PoseFields) -> Result<Self, PoseError> {
+        let options = Self::new(read.max_context_len)?.with_chunks(read.chunks)?;
+        let options = options.with_split_on_token_ids(read.split_on_token_ids);
+        Ok(options.with_variant(read.variant))
+    }
 }
 
 /// Why a row has no PoSE positions.
@@ -101,9 +166,7 @@ impl PoseOptions {
             None | Some(0) => Err(PoseError::MissingMaximum),
             Some(max_context_len) => Ok(Self {
                 max_context_len,
-                chunks: 2,
-                split_on_token_ids: BTreeSet::new(),
-                variant: PoseVariant::default(),
+                ..Self::default()
             }),
         }
     }
@@ -163,6 +226,23 @@ impl PoseOptions {
 /// length equals the maximum, it has one chunk, no split token occurs, or (in
 /// Axolotl's variant) it has fewer tokens than chunks. Axolotl's variant also
 /// passes over a first boundary at index 0 or 1, as Axolotl does.
+///
+/// With the default options a row is cut into two chunks, spread over
+/// [`DEFAULT_MAX_CONTEXT_LEN`] positions:
+///
+/// ```
+/// use seqprep::{PoseOptions, Sample, add_pose_position_ids};
+///
+/// let mut sample = Sample::all_trained((0..10).collect());
+/// let last = add_pose_position_ids(&mut sample, &PoseOptions::default(), 42, 0)?;
+/// let positions = sample.position_ids.unwrap_or_default();
+/// // The first chunk is as it was, the second starts anywhere behind it.
+/// assert_eq!(positions[..5], [0, 1, 2, 3, 4]);
+/// assert!(positions[5..].windows(2).all(|pair| pair[1] == pair[0] + 1));
+/// assert_eq!(positions[9], last);
+/// assert!(last < 32_768);
+/// # Ok::<(), seqprep::PoseError>(())
+/// ```
 ///
 /// # Errors
 /// [`PoseError::EmptyRow`] and [`PoseError::RowTooLong`]; the sample is then
@@ -392,6 +472,30 @@ mod tests {
              (pose_max_context_len); raise the maximum, or drop or truncate long rows"
         );
         assert_eq!(rows[0].position_ids, None);
+    }
+
+    #[test]
+    fn settings_are_read_as_they_were_written() {
+        let options = PoseOptions::new(50)
+            .unwrap()
+            .with_chunks(3)
+            .unwrap()
+            .with_split_on_token_ids([9, 4])
+            .with_variant(PoseVariant::Paper);
+        let text = serde_json::to_string(&options).unwrap();
+        assert_eq!(serde_json::from_str::<PoseOptions>(&text).unwrap(), options);
+        let read = |text: &str| {
+            serde_json::from_str::<PoseOptions>(text).map_err(|error| error.to_string())
+        };
+        assert_eq!(read("{}"), Ok(PoseOptions::default()));
+        assert_eq!(PoseOptions::default(), PoseOptions::new(32_768).unwrap());
+        assert!(
+            read(r#"{"chunks": 0}"#)
+                .unwrap_err()
+                .starts_with("PoSE cannot cut")
+        );
+        assert!(read(r#"{"max_context_len": 0}"#).is_err());
+        assert!(read(r#"{"chunk": 3}"#).is_err());
     }
 
     #[test]

@@ -50,7 +50,8 @@ pub struct StepSample {
 }
 
 /// Samples of one kind.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Preferences {
     /// Pairs of answers.
     Pairs(Vec<PreferencePair>),
@@ -60,7 +61,35 @@ pub enum Preferences {
     Steps(Vec<StepSample>),
 }
 
+impl From<Vec<PreferencePair>> for Preferences {
+    fn from(samples: Vec<PreferencePair>) -> Self {
+        Self::Pairs(samples)
+    }
+}
+
+impl From<Vec<KtoSample>> for Preferences {
+    fn from(samples: Vec<KtoSample>) -> Self {
+        Self::Kto(samples)
+    }
+}
+
+impl From<Vec<StepSample>> for Preferences {
+    fn from(samples: Vec<StepSample>) -> Self {
+        Self::Steps(samples)
+    }
+}
+
 impl Preferences {
+    /// No samples, of the same kind.
+    #[must_use]
+    pub fn none_of_kind(&self) -> Self {
+        match self {
+            Self::Pairs(_) => Self::Pairs(Vec::new()),
+            Self::Kto(_) => Self::Kto(Vec::new()),
+            Self::Steps(_) => Self::Steps(Vec::new()),
+        }
+    }
+
     /// Number of samples.
     pub fn len(&self) -> usize {
         match self {

@@ -25,7 +25,8 @@ pub struct Sample {
 }
 
 /// A rectangle of tokens, ready for the model: `rows × width`, row-major.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "BatchFields")]
 pub struct Batch {
     /// Number of rows.
     pub rows: usize,
@@ -41,6 +42,53 @@ pub struct Batch {
     /// 1, 2, ... for the documents of a row, 0 for padding. A token attends
     /// only to tokens of its own segment.
     pub segment_ids: Vec<u32>,
+}
+
+/// The fields of a [`Batch`] as they are read, before anything is known of them.
+#[derive(Deserialize)]
+struct BatchFields {
+    rows: usize,
+    width: usize,
+    input_ids: Vec<u32>,
+    labels: Vec<i32>,
+    position_ids: Vec<u32>,
+    segment_ids: Vec<u32>,
+}
+
+impl TryFrom<BatchFields> for Batch {
+    type Error = String;
+
+    fn try_from(read: BatchFields) -> Result<Self, String> {
+        let BatchFields {
+            rows,
+            width,
+            input_ids,
+            labels,
+            position_ids,
+            segment_ids,
+        } = read;
+        for (field, found) in [
+            ("input_ids", input_ids.len()),
+            ("labels", labels.len()),
+            ("position_ids", position_ids.len()),
+            ("segment_ids", segment_ids.len()),
+        ] {
+            if rows.checked_mul(width) != Some(found) {
+                return Err(format!(
+                    "a batch of {rows} rows of {width} tokens has {found} {field}; each token \
+                     needs one"
+                ));
+            }
+        }
+        Ok(Self {
+            rows,
+            width,
+            input_ids,
+            labels,
+            position_ids,
+            segment_ids,
+        })
+    }
 }
 
 impl Sample {
@@ -98,5 +146,30 @@ impl Batch {
             .chunks(self.width)
             .map(|row| row.iter().copied().max().unwrap_or(0) as usize)
             .sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_read_as_it_was_written() {
+        let batch = Batch {
+            rows: 1,
+            width: 2,
+            input_ids: vec![7, 0],
+            labels: vec![IGNORE_INDEX, IGNORE_INDEX],
+            position_ids: vec![0, 0],
+            segment_ids: vec![1, 0],
+        };
+        let text = serde_json::to_string(&batch).unwrap();
+        assert_eq!(serde_json::from_str::<Batch>(&text).unwrap(), batch);
+        let shorter = text.replace("[7,0]", "[7]");
+        let error = serde_json::from_str::<Batch>(&shorter).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "a batch of 1 rows of 2 tokens has 1 input_ids; each token needs one"
+        );
     }
 }

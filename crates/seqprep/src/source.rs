@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::error::Error;
 use std::fmt::Debug;
 
+use crate::preference::Preferences;
 use crate::sample::Sample;
 
 /// Why a sample could not be read.
@@ -57,6 +58,50 @@ pub trait SampleSource: Debug + Send + Sync {
     /// reading them.
     fn largest_id(&self) -> Option<u32> {
         None
+    }
+}
+
+/// What is trained or evaluated on, whatever is learnt from it.
+///
+/// ```
+/// use seqprep::{AnySamples, PreferencePair, Preferences, Sample};
+///
+/// let documents = AnySamples::from(vec![Sample::all_trained(vec![3, 4, 5])]);
+/// let pairs = AnySamples::from(Preferences::from(vec![PreferencePair::default()]));
+/// assert_eq!((documents.len(), pairs.len()), (1, 1));
+/// ```
+#[derive(Debug)]
+pub enum AnySamples {
+    /// Token sequences with labels, in memory or elsewhere.
+    Samples(Box<dyn SampleSource>),
+    /// Pairs of answers, answers with a verdict, or judged steps.
+    Preferences(Preferences),
+}
+
+impl AnySamples {
+    /// Number of samples.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Samples(samples) => samples.len(),
+            Self::Preferences(samples) => samples.len(),
+        }
+    }
+
+    /// True when there is no sample.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<S: Into<Box<dyn SampleSource>>> From<S> for AnySamples {
+    fn from(samples: S) -> Self {
+        Self::Samples(samples.into())
+    }
+}
+
+impl From<Preferences> for AnySamples {
+    fn from(samples: Preferences) -> Self {
+        Self::Preferences(samples)
     }
 }
 

@@ -4,8 +4,10 @@
 //! that a learning-rate schedule of that length ends with the run. Count the
 //! micro-batches (pack first), do not estimate them.
 
+use serde::{Deserialize, Serialize};
+
 /// What determines the number of steps.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct StepPlan {
     /// Micro-batches that run in one epoch; see [`num_micro_batches`].
     pub micro_batches_per_epoch: u64,
@@ -19,7 +21,7 @@ pub struct StepPlan {
 }
 
 /// The answer to a [`StepPlan`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepCount {
     /// Optimizer steps in a whole epoch.
     pub steps_per_epoch: u64,

@@ -317,7 +317,7 @@ impl Keys {
         while let Some(word) = words.next() {
             let Some(flag) = word.strip_prefix("--") else {
                 return Err(Failure::new(format!(
-                    "error: unexpected argument \"{word}\"; values are given as --key value"
+                    "unexpected argument \"{word}\"; values are given as --key value"
                 )));
             };
             let pair = match flag.split_once('=') {

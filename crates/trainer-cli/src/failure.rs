@@ -5,12 +5,17 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
+use trainer_config::ConfigErrors;
+
 use crate::EXIT_STOPPED;
 
 /// Why a command failed, ready to be printed.
 #[derive(Debug)]
 pub(crate) struct Failure {
+    /// Without a heading.
     message: String,
+    /// What stands in front of the message.
+    heading: &'static str,
     kind: Kind,
 }
 
@@ -24,9 +29,11 @@ enum Kind {
 }
 
 impl Failure {
+    /// A message without `error:`, which is put in front of it when it is printed.
     pub(crate) fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
+            heading: "error: ",
             kind: Kind::Failed,
         }
     }
@@ -35,8 +42,14 @@ impl Failure {
     pub(crate) fn stopped(message: impl Into<String>) -> Self {
         Self {
             kind: Kind::Stopped,
+            heading: "",
             ..Self::new(message)
         }
+    }
+
+    /// The message without its heading.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
     }
 
     /// Says why, where there is something to say, and gives the exit code.
@@ -54,27 +67,28 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        write!(f, "{}{}", self.heading, self.message)
     }
 }
 
 impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
+        let any: &(dyn std::error::Error + 'static) = &error;
         let mut text = error.to_string();
-        if has_kind(&error, &[ErrorKind::StorageFull, ErrorKind::QuotaExceeded]) {
+        if has_kind(any, &[ErrorKind::StorageFull, ErrorKind::QuotaExceeded]) {
             text += DISK_FULL;
         }
-        // Messages of the configuration come with their own heading.
-        let failure = match text.starts_with("error") {
-            true => Self::new(text),
-            false => Self::new(format!("error: {text}")),
-        };
-        match has_kind(&error, &[ErrorKind::BrokenPipe]) {
-            true => Self {
-                kind: Kind::Unread,
-                ..failure
+        Self {
+            // Each of the errors and warnings of a configuration has a heading of its own.
+            heading: match any.is::<ConfigErrors>() {
+                true => "",
+                false => "error: ",
             },
-            false => failure,
+            kind: match has_kind(any, &[ErrorKind::BrokenPipe]) {
+                true => Kind::Unread,
+                false => Kind::Failed,
+            },
+            message: text,
         }
     }
 }
@@ -89,4 +103,52 @@ fn has_kind(error: &(dyn std::error::Error + 'static), kinds: &[ErrorKind]) -> b
     let causes = std::iter::successors(Some(error), |error| error.source());
     let mut found = causes.filter_map(|cause| cause.downcast_ref::<std::io::Error>());
     found.any(|cause| kinds.contains(&cause.kind()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn one_heading_whatever_comes_first() {
+        let yaml = "base_model: m\nflash_attention: true\nlearnig_rate: 1\n";
+        let errors = trainer_config::load_str("run.yaml", yaml).unwrap_err();
+        let text = Failure::from(errors).to_string();
+        assert!(text.starts_with("warning: `flash_attention`"), "{text}");
+        assert!(!text.contains("error: warning"), "{text}");
+        assert_eq!(Failure::new("it broke").to_string(), "error: it broke");
+        let io = std::io::Error::other("errors everywhere");
+        assert_eq!(Failure::from(io).to_string(), "error: errors everywhere");
+    }
+
+    /// A heading in a message would be there twice.
+    #[test]
+    fn no_message_brings_its_heading() {
+        fn sources(folder: &Path, all: &mut Vec<std::path::PathBuf>) {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                match path.is_dir() {
+                    true => sources(&path, all),
+                    false => all.push(path),
+                }
+            }
+        }
+        let mut all = Vec::new();
+        sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut all);
+        let heading = concat!("\"", "error: ");
+        for path in all.iter().filter(|path| !path.ends_with("failure.rs")) {
+            let text = fs::read_to_string(path).unwrap();
+            let text: String = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            for call in ["Failure::new(", "Failure::stopped("] {
+                for (at, _) in text.match_indices(call) {
+                    let rest = text[at + call.len()..].trim_start();
+                    let rest = rest.strip_prefix("format!(").unwrap_or(rest).trim_start();
+                    assert!(!rest.starts_with(heading), "{}: {rest:.60}", path.display());
+                }
+            }
+        }
+    }
 }

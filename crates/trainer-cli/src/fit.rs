@@ -6,8 +6,9 @@ use std::path::Path;
 use trainer_config::{AdapterKind, Config, Optimizer, SaveStrategy};
 use trainer_core::estimate::{BatchShape, Estimate, Others, sample_bytes};
 use trainer_core::memory::{self, gib};
-use trainer_data::Tokenizer;
+use trainer_data::{Search, Tokenizer};
 
+use crate::base::model_notes;
 use crate::failure::Failure;
 use crate::session::{
     Found, find_prepared, has_second_model, load_tokenizer, select_device, shapes_for_training,
@@ -28,6 +29,8 @@ pub(crate) struct Fit {
     ways_out: Vec<(String, u64)>,
     /// Bytes that the disk of the output folder has free.
     free: Option<u64>,
+    /// What there is to know of the model before it is trained.
+    notes: Vec<String>,
 }
 
 impl Fit {
@@ -50,6 +53,7 @@ impl Fit {
             available,
             ways_out,
             free: free_space(&config.output_dir),
+            notes: model_notes(config)?,
         })
     }
 
@@ -117,7 +121,11 @@ impl fmt::Display for Fit {
         let free = self.free.map_or_else(String::new, |free| {
             format!("  of {} that are free", size(free))
         });
-        writeln!(f, "#   {:<16} {total:>10}{free}", "total")
+        writeln!(f, "#   {:<16} {total:>10}{free}", "total")?;
+        for note in &self.notes {
+            writeln!(f, "\n# warning: {note}")?;
+        }
+        Ok(())
     }
 }
 
@@ -150,7 +158,7 @@ struct Data {
 /// The data where it is prepared, and where the sizes are from.
 fn data(config: &Config, tokenizer: &Tokenizer) -> Result<(Data, &'static str), Failure> {
     const PREPARED: &str = "rows of the prepared data";
-    Ok(match find_prepared(config, tokenizer) {
+    Ok(match find_prepared(config, tokenizer, Search::Size) {
         Ok(Some(Found::Samples(prepared))) => {
             let batch = BatchShape::of_samples(config, prepared.train)?;
             (Data { batch, samples: 0 }, PREPARED)

@@ -2,7 +2,9 @@
 //!
 //! This crate only puts the others together: [`session`] goes from a
 //! configuration to tokenizer, samples and model, [`commands`] has one module a
-//! subcommand, [`failure`] is how they end when they fail, [`fit`] says whether a run
+//! subcommand, [`preflight`] finds what would fail later, [`base`], [`folders`], [`limits`] and
+//! [`vocabulary`] look at whether the parts fit one another, [`merge`] works adapters into
+//! weights, [`failure`] is how commands end when they fail, [`fit`] says whether a run
 //! fits into memory and onto the disk, [`out_of_memory`] what to change when it did
 //! not, [`progress`] shows a run, [`report`] and [`trackers`] write it down, [`text`]
 //! lets a model write.
@@ -13,10 +15,17 @@
 )]
 
 mod args;
+mod base;
 mod commands;
+#[cfg(test)]
+mod documents;
 mod failure;
 mod fit;
+mod folders;
+mod limits;
+mod merge;
 mod out_of_memory;
+mod preflight;
 mod progress;
 mod report;
 mod session;
@@ -24,6 +33,7 @@ mod text;
 mod trackers;
 #[cfg(feature = "tui")]
 mod tui;
+mod vocabulary;
 mod wishes;
 
 use std::process::ExitCode;

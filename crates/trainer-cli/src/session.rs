@@ -6,32 +6,41 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::Device;
 use serde_json::Map;
-use trainer_config::{Config, Dataset, Layers, Loaded, PromptStrategy, Rl, SpecialTokens, Task};
+use trainer_config::{Config, Dataset, Examined, Layers, Loaded, SpecialTokens, Task};
 use trainer_core::{Adapter, AnyModel, TrainerTokenizer, backend, quantization, unfreeze};
 use trainer_data::stream::{SampleStream, StreamCursor, StreamOptions};
 use trainer_data::{
-    CacheOutcome, ChatPrompts, ChatTemplate, DataError, Ledger, PreferenceObjective, PreparedData,
-    PreparedPreferences, Tokenizer,
+    CacheOutcome, ChatTemplate, DataError, Ledger, PreferenceObjective, PreparedData,
+    PreparedPreferences, Search, Tokenizer,
 };
 use trainer_model::{
-    CausalLm, Decoder, LoraAdapter, ModelConfig, NewRows, Pretrained, RewardModel, RewardTask,
-    check_new_rows_are_trained, has_score, load_causal_lm, load_reward_model, parameters,
+    CausalLm, LoraAdapter, ModelConfig, Pretrained, RewardModel, RewardTask, has_own_head,
+    has_score, has_weights, load_causal_lm, load_reward_model,
 };
 
 use crate::args::{Overrides, Shown};
+use crate::base::{base_config, own_head};
 use crate::failure::Failure;
+use crate::folders;
+use crate::limits::{self, Trained};
+use crate::merge::{Merged, merge};
+use crate::vocabulary::{fitted, pad_id, vocabulary_of, vocabulary_rows};
 
-/// Loads a configuration with the layers of this process and prints warnings.
-pub(crate) fn load_layers(file: &Path, overrides: Overrides) -> Result<Loaded, Failure> {
+/// Reads a configuration with the layers of this process.
+pub(crate) fn examine_layers(file: &Path, overrides: Overrides) -> Examined {
     let env = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let layers = Layers {
+    trainer_config::examine(&Layers {
         file: Some(file.to_path_buf()),
         env,
         cli: overrides,
-    };
-    let loaded = trainer_config::load(&layers)?;
+    })
+}
+
+/// Loads a configuration with the layers of this process and prints warnings.
+pub(crate) fn load_layers(file: &Path, overrides: Overrides) -> Result<Loaded, Failure> {
+    let loaded = examine_layers(file, overrides).into_result()?;
     for warning in &loaded.warnings {
         eprintln!("{warning}");
     }
@@ -41,6 +50,7 @@ pub(crate) fn load_layers(file: &Path, overrides: Overrides) -> Result<Loaded, F
 /// The tokenizer of a configuration, with the chat template it names: what is
 /// saved beside the model is what the model was trained with.
 pub(crate) fn load_tokenizer(config: &Config) -> Result<Tokenizer, Failure> {
+    folders::check_tokenizer(config)?;
     let mut tokenizer = Tokenizer::from_config(config)?;
     if config.chat_template.is_some() {
         let template = ChatTemplate::resolve(config, None, &tokenizer)?;
@@ -90,24 +100,12 @@ pub(crate) fn load_preferences(
     tokenizer: &Tokenizer,
 ) -> Result<(PreparedPreferences, CacheOutcome), Failure> {
     // Anything else is pairs.
-    let objective = preference_objective(config).unwrap_or(PreferenceObjective::Pairwise);
+    let objective = PreferenceObjective::of(config).unwrap_or(PreferenceObjective::Pairwise);
     let (prepared, outcome) =
         trainer_data::prepare_preferences_cached(config, tokenizer, objective)?;
     say_damaged(&outcome);
     say_warnings(&prepared.ledger);
     Ok((prepared, outcome))
-}
-
-/// What the samples of a configuration are for; none of supervised fine-tuning.
-fn preference_objective(config: &Config) -> Option<PreferenceObjective> {
-    Some(match config.preference.task() {
-        Task::Sft => return None,
-        Task::Rl(Rl::Kto) => PreferenceObjective::Kto,
-        Task::Rl(Rl::Orpo) => PreferenceObjective::Orpo,
-        Task::Rl(_) => PreferenceObjective::Pairwise,
-        Task::RewardModel => PreferenceObjective::RewardModel,
-        Task::ProcessRewardModel => PreferenceObjective::ProcessRewardModel,
-    })
 }
 
 /// Data that was prepared before, of one kind or the other.
@@ -120,14 +118,17 @@ pub(crate) enum Found {
 pub(crate) fn find_prepared(
     config: &Config,
     tokenizer: &Tokenizer,
+    search: Search,
 ) -> Result<Option<Found>, DataError> {
     if is_streamed(config) {
         return Ok(None);
     }
-    Ok(match preference_objective(config) {
-        None => trainer_data::find_prepared(config, tokenizer)?.map(Found::Samples),
-        Some(objective) => trainer_data::find_prepared_preferences(config, tokenizer, objective)?
-            .map(Found::Preferences),
+    Ok(match PreferenceObjective::of(config) {
+        None => trainer_data::find_prepared(config, tokenizer, search)?.map(Found::Samples),
+        Some(objective) => {
+            trainer_data::find_prepared_preferences(config, tokenizer, objective, search)?
+                .map(Found::Preferences)
+        }
     })
 }
 
@@ -178,27 +179,13 @@ pub(crate) fn load_model(
     tokenizer: &Tokenizer,
     device: &Device,
 ) -> Result<(CausalLm, Option<Adapter>), Failure> {
-    with_adapter(
-        config,
-        tokenizer,
-        load_base_model(config, tokenizer, device)?,
-    )
+    with_adapter(config, load_base_model(config, tokenizer, device)?)
 }
 
 /// A model with the adapter that the configuration asks for.
-fn with_adapter<M: Pretrained>(
-    config: &Config,
-    tokenizer: &Tokenizer,
-    model: M,
-) -> Result<(M, Option<Adapter>), Failure> {
+fn with_adapter<M: Pretrained>(config: &Config, model: M) -> Result<(M, Option<Adapter>), Failure> {
     let (model, adapter) = Adapter::attach(config, model)?;
-    // Padding needs no meaning.
-    let padding = config.special_tokens.pad_token.as_ref();
-    let new = tokenizer.new_tokens().iter();
-    let new = new.filter(|(text, _)| Some(text) != padding);
-    let new: Vec<u32> = new.map(|(_, id)| *id).collect();
-    let (model, rows) = unfreeze(config, model)?;
-    check_new_rows_are_trained(&new, &parameters(&model), &rows)?;
+    let (model, _) = unfreeze(config, model)?;
     Ok((model, adapter))
 }
 
@@ -210,13 +197,15 @@ pub(crate) fn load_base_model(
 ) -> Result<CausalLm, Failure> {
     let device = device.clone().autodiff();
     device.seed(config.seed);
-    let overrides = config.model_config.as_ref();
-    let mut model_config = ModelConfig::from_folder(&config.base_model, overrides)?;
-    model_config.quantization = quantization(config);
+    let model_config = base_config(config, config.model_config.as_ref())?;
     let model = if config.reinit_weights {
         CausalLm::new(&model_config, &device)
     } else {
-        load_causal_lm(&config.base_model, &model_config, &device)?
+        let model = load_causal_lm(&config.base_model, &model_config, &device)?;
+        if model_config.tie_word_embeddings && !model.config().tie_word_embeddings {
+            eprintln!("warning: {}", own_head(config));
+        }
+        model
     };
     fitted(config, tokenizer, model)
 }
@@ -233,13 +222,13 @@ pub(crate) fn load_for_training(
         return Ok((model.into(), adapter));
     };
     let model = load_base_reward(config, tokenizer, device, task, labels)?;
-    let (model, adapter) = with_adapter(config, tokenizer, model)?;
+    let (model, adapter) = with_adapter(config, model)?;
     Ok((model.into(), adapter))
 }
 
 /// The head that the objective of a configuration needs, and how many numbers it
 /// gives; none for language models.
-fn head_of(config: &Config) -> Option<(RewardTask, usize)> {
+pub(crate) fn head_of(config: &Config) -> Option<(RewardTask, usize)> {
     match config.preference.task() {
         Task::RewardModel => Some((RewardTask::Sequence, 1)),
         Task::ProcessRewardModel => Some((RewardTask::Token, 2)),
@@ -260,8 +249,7 @@ fn load_base_reward(
     let mut overrides = config.model_config.clone().unwrap_or_default();
     overrides.insert("num_labels".to_owned(), labels.into());
     let folder = &config.base_model;
-    let mut model_config = ModelConfig::from_folder(folder, Some(&overrides))?;
-    model_config.quantization = quantization(config);
+    let model_config = base_config(config, Some(&overrides))?;
     let model = if config.reinit_weights {
         RewardModel::new(&model_config, task, &device)
     } else {
@@ -283,6 +271,8 @@ pub(crate) fn shapes_for_training(
     tokenizer: &Tokenizer,
     device: &Device,
 ) -> Result<(AnyModel, Option<Adapter>), Failure> {
+    folders::check_base(config)?;
+    folders::check_adapter(config)?;
     let device = device.clone().autodiff();
     let mut config = config.clone();
     if config.adapters.lora_model_dir.is_none() {
@@ -293,6 +283,8 @@ pub(crate) fn shapes_for_training(
     let config = &config;
     let mut shape = ModelConfig::from_folder(&config.base_model, config.model_config.as_ref())?;
     shape.vocab_size = vocabulary_rows(config, tokenizer, shape.vocab_size);
+    // Weights that are not there yet have no head to look at.
+    shape.tie_word_embeddings &= !has_own_head(&config.base_model).unwrap_or(false);
     let Some((task, labels)) = head_of(config) else {
         let (model, adapter) = Adapter::attach(config, CausalLm::new(&shape, &device))?;
         return Ok((model.into(), adapter));
@@ -322,105 +314,43 @@ pub(crate) fn load_reference(
     Ok(Some(load_model(config, tokenizer, device)?.0.valid()))
 }
 
-/// A model with a row for every token, and all weights drawn.
-fn fitted<M: Vocabulary>(config: &Config, tokenizer: &Tokenizer, model: M) -> Result<M, Failure> {
-    let model = fit_vocabulary(config, tokenizer, model)?;
-    // Random weights are drawn now and in order, so that the seed decides each.
-    Ok(model.materialize())
-}
-
-/// A model whose vocabulary can grow.
-trait Vocabulary: Module {
-    fn decoder(&mut self) -> &mut Decoder;
-
-    fn resized(self, rows: usize, new: NewRows) -> Self;
-}
-
-impl Vocabulary for CausalLm {
-    fn decoder(&mut self) -> &mut Decoder {
-        &mut self.model
-    }
-
-    fn resized(self, rows: usize, new: NewRows) -> Self {
-        self.resize_vocabulary(rows, new)
-    }
-}
-
-impl Vocabulary for RewardModel {
-    fn decoder(&mut self) -> &mut Decoder {
-        &mut self.model
-    }
-
-    fn resized(self, rows: usize, new: NewRows) -> Self {
-        self.resize_vocabulary(rows, new)
-    }
-}
-
-/// Rows that the vocabulary of a model of `old` rows will have.
-fn vocabulary_rows(config: &Config, tokenizer: &Tokenizer, old: usize) -> usize {
-    let keys = &config.vocabulary;
-    let mut rows = tokenizer.vocab_size();
-    if keys.resize_token_embeddings_to_32x {
-        rows = rows.next_multiple_of(32);
-    }
-    // A token that nobody asked for is in no data: an adapter need not train it.
-    let unneeded = tokenizer.new_tokens_are_implied() && config.adapters.adapter.is_some();
-    let wanted =
-        !(tokenizer.new_tokens().is_empty() || unneeded) || keys.resize_token_embeddings_to_32x;
-    match (rows > old && wanted) || (rows < old && keys.shrink_embeddings) {
-        true => rows,
-        false => old,
-    }
-}
-
-/// Gives new tokens their rows, and the model's files the ids of the special
-/// tokens that the configuration names.
-fn fit_vocabulary<M: Vocabulary>(
-    config: &Config,
-    tokenizer: &Tokenizer,
-    mut model: M,
-) -> Result<M, Failure> {
-    let keys = &config.vocabulary;
-    let old = model.decoder().config().vocab_size;
-    let rows = vocabulary_rows(config, tokenizer, old);
-    if rows != old {
-        let new = match keys.mean_resizing_embeddings && !config.reinit_weights {
-            true => NewRows::Mean,
-            false => NewRows::Random,
-        };
-        model = model.resized(rows, new);
-        eprintln!("the vocabulary has {rows} rows, {old} in the base model");
-    }
-    let named = &config.special_tokens;
-    for (role, token, id) in [
-        ("bos_token_id", &named.bos_token, tokenizer.bos_id()),
-        ("eos_token_id", &named.eos_token, tokenizer.eos_id()),
-        ("pad_token_id", &named.pad_token, tokenizer.pad_id()),
-    ] {
-        if let (Some(_), Some(id)) = (token, id) {
-            model.decoder().set_token_id(role, id);
-        }
-    }
-    let chats = |dataset: &Dataset| {
-        dataset
-            .strategy
-            .as_ref()
-            .is_some_and(PromptStrategy::is_chat)
-    };
-    if config.datasets.iter().any(chats) {
-        // So that other programs end an answer where it was trained to end.
-        model
-            .decoder()
-            .add_end_tokens(ChatPrompts::new(config, tokenizer)?.stop_ids());
-    }
-    Ok(model)
-}
-
 /// A trained model and its tokenizer, ready to be used.
 pub(crate) struct TrainedModel<M = CausalLm> {
     /// Records no gradients.
     pub(crate) model: M,
     pub(crate) tokenizer: Tokenizer,
+}
+
+/// What a run has left in `output_dir`.
+enum Output {
+    Model,
+    Adapter,
+    Nothing,
+}
+
+impl Output {
+    fn of(config: &Config) -> Self {
+        let folder = &config.output_dir;
+        let adapter = folder.join("adapter_config.json").is_file();
+        // Where there are both, other runs have written there too.
+        if adapter && (config.adapters.adapter.is_some() || !has_weights(folder)) {
+            Self::Adapter
+        } else if folder.join("config.json").is_file() {
+            Self::Model
+        } else {
+            Self::Nothing
+        }
+    }
+}
+
+/// The folder of the adapter that a configuration has trained, or that it begins with;
+/// nothing where there is none.
+pub(crate) fn adapter_folder(config: &Config) -> Option<&Path> {
+    match Output::of(config) {
+        Output::Adapter => Some(&config.output_dir),
+        Output::Model => None,
+        Output::Nothing => config.adapters.lora_model_dir.as_deref(),
+    }
 }
 
 /// The language model that a configuration has trained, from `output_dir`; the base
@@ -437,7 +367,11 @@ pub(crate) fn load_trained_model(
             let model_config = ModelConfig::from_folder(folder, None)?;
             Ok(load_causal_lm(folder, &model_config, device)?)
         },
-        |tokenizer| load_base_model(config, tokenizer, device),
+        |tokenizer| {
+            let mut model = load_base_model(config, tokenizer, device)?;
+            limits::raise_by_keys(config, &mut model.model);
+            Ok(model)
+        },
     )
 }
 
@@ -470,6 +404,76 @@ pub(crate) fn load_trained_any(
     })
 }
 
+/// As [`load_trained_model`], as one model: an adapter is merged with the weights that it
+/// was trained on.
+pub(crate) fn load_whole_model(
+    config: &Config,
+    device: &Device,
+    shown: Shown,
+) -> Result<TrainedModel, Failure> {
+    let Some(folder) = adapter_folder(config) else {
+        // Where nothing is trained yet, a new adapter would change nothing.
+        let mut whole = config.clone();
+        whole.adapters.adapter = None;
+        (whole.adapters.load_in_4bit, whole.adapters.load_in_8bit) = (false, false);
+        return load_trained_model(&whole, device, shown);
+    };
+    let tokenizer = load_tokenizer(config)?;
+    let model = merged_causal(config, &tokenizer, device, folder)?.model;
+    let tokenizer = tokenizer_of(folder, tokenizer)?;
+    Ok(TrainedModel { model, tokenizer })
+}
+
+/// The tokenizer in the folder of an adapter. One that another program made may have come
+/// without.
+fn tokenizer_of(folder: &Path, of_base: Tokenizer) -> Result<Tokenizer, Failure> {
+    Ok(match folder.join("tokenizer.json").is_file() {
+        true => Tokenizer::from_dir(folder, &SpecialTokens::default())?,
+        false => of_base,
+    })
+}
+
+/// The model of a configuration, with the adapter of a folder merged into its weights.
+///
+/// Factors are added to the weights that quantization was made of, as Axolotl does: nothing
+/// is lost to it twice.
+pub(crate) fn merged_causal(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    device: &Device,
+    folder: &Path,
+) -> Result<Merged<CausalLm>, Failure> {
+    let config = &unquantized(config);
+    let mut base = load_base_model(config, tokenizer, device)?;
+    Trained::of_finished(config, tokenizer).raise(&mut base.model);
+    eprintln!("adapter of {}", folder.display());
+    // Nothing is trained: no gradients are recorded.
+    merge(base.valid(), folder)
+}
+
+/// As [`merged_causal`], with a head for rewards.
+pub(crate) fn merged_reward(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    device: &Device,
+    folder: &Path,
+) -> Result<Merged<RewardModel>, Failure> {
+    let config = &unquantized(config);
+    let Some((task, labels)) = head_of(config) else {
+        return Err(Failure::new("this configuration trains no reward model"));
+    };
+    let mut base = load_base_reward(config, tokenizer, device, task, labels)?;
+    Trained::of_finished(config, tokenizer).raise(&mut base.model);
+    eprintln!("adapter of {}", folder.display());
+    merge(base.valid(), folder)
+}
+
+fn unquantized(config: &Config) -> Config {
+    let mut config = config.clone();
+    (config.adapters.load_in_4bit, config.adapters.load_in_8bit) = (false, false);
+    config
+}
+
 /// What is in `output_dir`: a whole model, by `load`, or an adapter on that of
 /// `base`; else that of `base` alone.
 fn load_output<M: Pretrained>(
@@ -479,33 +483,32 @@ fn load_output<M: Pretrained>(
     base: impl FnOnce(&Tokenizer) -> Result<M, Failure>,
 ) -> Result<TrainedModel<M>, Failure> {
     let output = &config.output_dir;
-    if output.join("config.json").is_file() {
-        shown.note(format!("model of {}", output.display()));
-        return Ok(TrainedModel {
-            model: load(output)?,
-            tokenizer: Tokenizer::from_dir(output, &SpecialTokens::default())?,
-        });
-    }
-    if output.join("adapter_config.json").is_file() {
-        shown.note(format!("adapter of {}", output.display()));
-        let of_base = load_tokenizer(config)?;
-        let base = base(&of_base)?.valid();
-        // One that another program made may have come without.
-        let tokenizer = match output.join("tokenizer.json").is_file() {
-            true => Tokenizer::from_dir(output, &SpecialTokens::default())?,
-            false => of_base,
-        };
-        let (model, adapter) = LoraAdapter::load(base, output)?;
-        let norms = adapter.config().use_dora && quantization(config).is_none();
-        return Ok(TrainedModel {
-            // The norms of DoRA would be taken anew with every token.
-            model: if norms { adapter.merged(model) } else { model },
-            tokenizer,
-        });
+    match Output::of(config) {
+        Output::Model => {
+            shown.note(format!("model of {}", output.display()));
+            return Ok(TrainedModel {
+                model: load(output)?,
+                tokenizer: Tokenizer::from_dir(output, &SpecialTokens::default())?,
+            });
+        }
+        Output::Adapter => {
+            shown.note(format!("adapter of {}", output.display()));
+            let of_base = load_tokenizer(config)?;
+            let base = base(&of_base)?.valid();
+            let tokenizer = tokenizer_of(output, of_base)?;
+            let (model, adapter) = LoraAdapter::load(base, output)?;
+            let norms = adapter.config().use_dora && quantization(config).is_none();
+            return Ok(TrainedModel {
+                // The norms of DoRA would be taken anew with every token.
+                model: if norms { adapter.merged(model) } else { model },
+                tokenizer,
+            });
+        }
+        Output::Nothing => {}
     }
     if config.reinit_weights {
         return Err(Failure::new(format!(
-            "error: {} holds no trained model, and `reinit_weights` leaves none to begin with; \
+            "{} holds no trained model, and `reinit_weights` leaves none to begin with; \
              train it first",
             output.display()
         )));
@@ -518,9 +521,7 @@ fn load_output<M: Pretrained>(
     let tokenizer = load_tokenizer(config)?;
     // With an adapter that training would begin with, if there is one.
     Ok(TrainedModel {
-        model: with_adapter(config, &tokenizer, base(&tokenizer)?)?
-            .0
-            .valid(),
+        model: with_adapter(config, base(&tokenizer)?)?.0.valid(),
         tokenizer,
     })
 }
@@ -533,18 +534,33 @@ pub(crate) fn select_device(config: &Config) -> Result<backend::Selected, Failur
 }
 
 /// The tokenizer as the trainer uses it.
-pub(crate) struct SavedTokenizer(pub(crate) Tokenizer);
+pub(crate) struct SavedTokenizer {
+    tokenizer: Tokenizer,
+    pad_id: u32,
+}
+
+impl SavedTokenizer {
+    /// For training a model.
+    pub(crate) fn new(tokenizer: Tokenizer, model: &AnyModel) -> Self {
+        let pad_id = pad_id(&tokenizer, vocabulary_of(model));
+        Self { tokenizer, pad_id }
+    }
+}
 
 impl TrainerTokenizer for SavedTokenizer {
     fn pad_id(&self) -> u32 {
-        self.0.pad_id().unwrap_or(0)
+        self.pad_id
+    }
+
+    fn end_ids(&self) -> Vec<u32> {
+        self.tokenizer.eos_id().into_iter().collect()
     }
 
     fn decode(&self, ids: &[u32]) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
-        Ok(self.0.decode(ids, false)?)
+        Ok(self.tokenizer.decode(ids, false)?)
     }
 
     fn save(&self, folder: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        Ok(self.0.save(folder)?)
+        Ok(self.tokenizer.save(folder)?)
     }
 }

@@ -6,7 +6,8 @@ use std::ops::ControlFlow;
 use serde_json::{Value, json};
 use trainer_config::Config;
 use trainer_core::generation_options;
-use trainer_data::{ChatPrompts, DataError, TextStream, Tokenizer};
+use trainer_data::source::Row;
+use trainer_data::{Asked, ChatPrompts, DataError, TextStream, Tokenizer, plain_prompt};
 use trainer_model::{CausalLm, Finish, GenerationOptions};
 
 use crate::args::Overrides;
@@ -43,8 +44,12 @@ pub(crate) fn written_out(overrides: Overrides) -> Overrides {
 pub(crate) enum Prompt {
     /// Text as it stands, or what a user says where there is a chat template.
     Text(String),
-    /// A conversation.
+    /// A conversation, of objects with `role` and `content`.
     Messages(Vec<Value>),
+    /// A row as those of the training data, up to its answer.
+    Row(Row),
+    /// Tokens.
+    Ids(Vec<u32>),
 }
 
 /// An answer as text.
@@ -61,6 +66,7 @@ pub(crate) struct Writer<'a> {
     tokenizer: &'a Tokenizer,
     /// How prompts become conversations; nothing where they are taken as they are.
     chat: Option<ChatPrompts<'a>>,
+    config: &'a Config,
     options: GenerationOptions,
     stop_strings: Vec<String>,
 }
@@ -68,7 +74,7 @@ pub(crate) struct Writer<'a> {
 impl<'a> Writer<'a> {
     /// With `raw`, prompts are taken as they are even where there is a template.
     pub(crate) fn new(
-        config: &Config,
+        config: &'a Config,
         model: &'a CausalLm,
         tokenizer: &'a Tokenizer,
         raw: bool,
@@ -87,6 +93,7 @@ impl<'a> Writer<'a> {
             model,
             tokenizer,
             chat,
+            config,
             options,
             stop_strings: config.generation.generation_stop_strings.clone(),
         })
@@ -160,23 +167,42 @@ impl<'a> Writer<'a> {
         Ok((ids.clone(), self.model.next_logits(&ids)?))
     }
 
-    fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
+    /// The tokens of a prompt.
+    pub(crate) fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, Failure> {
         let ids = match (prompt, &self.chat) {
-            (Prompt::Text(text), None) => self.tokenizer.encode(text, true)?,
+            (Prompt::Ids(ids), _) => ids.clone(),
+            (Prompt::Text(text), None) => plain_prompt(self.config, self.tokenizer, text)?,
             (Prompt::Text(text), Some(chat)) => {
-                chat.encode(&[json!({"role": "user", "content": text})])?
+                let said = json!({"role": "user", "content": text});
+                heard(chat.encode(&[said])?, "the prompt")
             }
-            (Prompt::Messages(messages), Some(chat)) => chat.encode(messages)?,
+            (Prompt::Messages(messages), Some(chat)) => {
+                heard(chat.encode(messages)?, "the conversation")
+            }
+            (Prompt::Row(row), Some(chat)) => heard(chat.encode_row(row)?, &row.at.to_string()),
+            (Prompt::Row(row), None) => match row.columns.get("prompt") {
+                Some(Value::String(text)) if !has_tools(row) => {
+                    plain_prompt(self.config, self.tokenizer, text)?
+                }
+                _ => {
+                    return Err(Failure::new(format!(
+                        "error: {}: a conversation, or a prompt with `tools`, needs a chat \
+                         template, and there is none; name one in `chat_template`, or leave \
+                         out --raw",
+                        row.at
+                    )));
+                }
+            },
             (Prompt::Messages(_), None) => {
                 return Err(Failure::new(
-                    "error: a conversation needs a chat template, and there is none; name one in \
+                    "a conversation needs a chat template, and there is none; name one in \
                      `chat_template`",
                 ));
             }
         };
         if ids.is_empty() {
             return Err(Failure::new(
-                "error: the prompt is empty, and a model continues at least one token",
+                "the prompt is empty, and a model continues at least one token",
             ));
         }
         Ok(ids)
@@ -197,4 +223,21 @@ impl<'a> Writer<'a> {
             );
         }
     }
+}
+
+/// The tokens of a prompt, of which is printed what there is to say.
+fn heard(asked: Asked, place: &str) -> Vec<u32> {
+    for note in asked.notes {
+        eprintln!("warning: {place}, `{}`: {}", note.place, note.message);
+    }
+    asked.ids
+}
+
+/// Whether a row names tools.
+fn has_tools(row: &Row) -> bool {
+    let tools = row.columns.get("tools");
+    tools.is_some_and(|tools| match tools {
+        Value::Array(list) => !list.is_empty(),
+        other => !other.is_null(),
+    })
 }

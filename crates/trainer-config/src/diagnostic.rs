@@ -288,12 +288,15 @@ pub struct ConfigErrors {
 }
 
 impl ConfigErrors {
-    pub(crate) fn new(mut diagnostics: Vec<Diagnostic>) -> Self {
-        diagnostics.sort_by_key(Diagnostic::sort_key);
+    /// Errors and the warnings beside them.
+    #[must_use]
+    pub fn new(mut diagnostics: Vec<Diagnostic>) -> Self {
+        let errors_last = |d: &Diagnostic| d.severity == Severity::Error;
+        diagnostics.sort_by_key(|d| (errors_last(d), d.sort_key()));
         Self { diagnostics }
     }
 
-    /// Every error and warning, in the order of the file.
+    /// The warnings and then the errors, each in the order of the file.
     #[must_use]
     pub fn diagnostics(&self) -> &[Diagnostic] {
         &self.diagnostics

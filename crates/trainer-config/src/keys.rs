@@ -2,12 +2,15 @@
 //!
 //! The table is `axolotl_keys.tsv`, one line for each: the key, what it is
 //! ([`Kind`]), values that ask for nothing we do not do anyway (besides `null` and
-//! `false`, which ask for nothing in every case), and a hint. Keys of a data set
-//! are written `datasets[].key`, values `key=value`; a `*` at the end stands for
-//! the rest of the name.
+//! `false`, which ask for nothing in every case), and a hint. Among the values, `bool`
+//! says that the key is a truth value, so that `0` and `n` are false, and `true` that
+//! true, however it is written, asks for nothing either. Keys of a data set are written
+//! `datasets[].key`, values `key=value`; a `*` stands for any text.
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
+
+use crate::scalar;
 
 /// What a key or value of the table is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,15 +37,27 @@ pub(crate) struct Entry {
 }
 
 impl Entry {
+    /// Whether a value asks for nothing.
     pub(crate) fn accepts(&self, text: &str) -> bool {
-        self.accepts.contains(&text)
+        self.accepts.iter().any(|accepted| match *accepted {
+            "bool" => scalar::flag(text) == Some(false),
+            "true" => scalar::flag(text).is_some(),
+            other if other == text => true,
+            // 1, 1.0 and "1" are one value.
+            other => scalar::number(other).is_some_and(|n| scalar::number(text) == Some(n)),
+        })
+    }
+
+    /// The values that ask for nothing, as they stand in the table.
+    pub(crate) fn accepted(&self) -> &[&'static str] {
+        &self.accepts
     }
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct Table {
     exact: HashMap<&'static str, Entry>,
-    prefixes: Vec<(&'static str, Entry)>,
+    patterns: Vec<(&'static str, Entry)>,
 }
 
 const TEXT: &str = include_str!("axolotl_keys.tsv");
@@ -54,11 +69,10 @@ pub(crate) static TABLE: LazyLock<Table> = LazyLock::new(|| {
         let Some((key, entry)) = parse(line) else {
             continue;
         };
-        match key.strip_suffix('*') {
-            Some(prefix) => table.prefixes.push((prefix, entry)),
-            None => {
-                table.exact.insert(key, entry);
-            }
+        if key.contains('*') {
+            table.patterns.push((key, entry));
+        } else {
+            table.exact.insert(key, entry);
         }
     }
     table
@@ -95,10 +109,19 @@ fn parse(line: &'static str) -> Option<(&'static str, Entry)> {
 impl Table {
     pub(crate) fn get(&self, key: &str) -> Option<&Entry> {
         self.exact.get(key).or_else(|| {
-            self.prefixes
-                .iter()
-                .find(|(prefix, _)| key.starts_with(prefix))
-                .map(|(_, entry)| entry)
+            let mut found = self.patterns.iter();
+            let found = found.find(|(pattern, _)| matches(pattern, key));
+            found.map(|(_, entry)| entry)
+        })
+    }
+
+    /// Every key and pattern below `prefix` (`""` or `datasets[].`), for the JSON schema.
+    pub(crate) fn below(&self, prefix: &str) -> impl Iterator<Item = (&'static str, &Entry)> {
+        let exact = self.exact.iter().map(|(key, entry)| (*key, entry));
+        let patterns = self.patterns.iter().map(|(key, entry)| (*key, entry));
+        exact.chain(patterns).filter_map(move |(key, entry)| {
+            let name = key.strip_prefix(prefix)?;
+            (!name.contains(['.', '=', '['])).then_some((name, entry))
         })
     }
 
@@ -116,6 +139,32 @@ impl Table {
             Some((name.strip_prefix(key)?.strip_prefix('=')?, entry))
         })
     }
+
+    /// Patterns of values of a key.
+    pub(crate) fn value_patterns(&self, key: &str) -> impl Iterator<Item = (&'static str, &Entry)> {
+        self.patterns.iter().filter_map(move |(name, entry)| {
+            Some((name.strip_prefix(key)?.strip_prefix('=')?, entry))
+        })
+    }
+}
+
+/// Whether a name fits a pattern, in which `*` stands for any text.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = name.strip_prefix(parts.next().unwrap_or_default()) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    rest.is_empty()
 }
 
 /// The closest of `names` to what was written, if any is close.
@@ -153,6 +202,53 @@ mod tests {
         lines.sort_unstable_by_key(|line| line.split('\t').next());
         lines.dedup_by_key(|line| line.split('\t').next().map(str::to_owned));
         assert_eq!(lines.len(), count, "a key has two lines");
+    }
+
+    #[test]
+    fn a_star_stands_for_any_text() {
+        for (pattern, name, fits) in [
+            ("liger_*", "liger_rope", true),
+            ("liger_*", "a_liger_rope", false),
+            ("x=*/*", "x=a/b", true),
+            ("x=*/*", "x=ab", false),
+            ("*end", "the end", true),
+            ("*end", "the ends", false),
+            ("a*b*c", "a-b-b-c", true),
+            ("a*b*c", "a-c-b", false),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+    }
+
+    /// What asks for nothing is told by its value, not by how it is written.
+    #[test]
+    fn values_that_ask_for_nothing() {
+        let accepts = |key: &str, text: &str| TABLE.get(key).unwrap().accepts(text);
+        for (key, nothing, something) in [
+            (
+                "use_eaft",
+                &["0", "n", "F"][..],
+                &["1", "yes", "y", "true", "20", "1.0"][..],
+            ),
+            ("use_dft", &["0"], &["1", "on"]),
+            ("eaft_k", &["20", "20.0"], &["1", "0"]),
+            ("eaft_alpha", &["1", "1.0"], &["20", "0.5"]),
+            ("use_ray", &["0"], &["1"]),
+            ("float32", &["1", "yes", "0"], &["2"]),
+            ("world_size", &["1", "1.0"], &["2", "0"]),
+            ("lisa_n_layers", &[], &["model.layers", "1", "0"]),
+            ("relora", &["off", "0"], &["1", "magnitude"]),
+            ("gptq", &["0"], &["1", "bitsandbytes"]),
+            ("preprocess_iterable", &["n"], &["1", "10000"]),
+            ("context_parallel_size", &["1"], &["2"]),
+        ] {
+            for text in nothing {
+                assert!(accepts(key, text), "{key}: {text}");
+            }
+            for text in something {
+                assert!(!accepts(key, text), "{key}: {text}");
+            }
+        }
     }
 
     /// A key that becomes supported leaves the table, and hints name real keys.

@@ -19,6 +19,9 @@ use crate::source::{Site, Source, SourceKind, Span};
 use crate::validate::{Findings, Validator, join};
 use crate::yaml::{self, Key, Kind, Node};
 
+/// Where prepared data sets are kept when a configuration of files names no folder.
+pub(crate) const PREPARED_FOLDER: &str = "last_run_prepared";
+
 /// Environment variables that start with this are part of the configuration.
 const PREFIX: &str = "TRAINER__";
 
@@ -37,9 +40,14 @@ impl config::Source for Layer {
     }
 }
 
-/// The lowest layer: [`Config::default`].
+/// The lowest layer: [`Config::default`], with the values that only a configuration of
+/// files has, since a library writes nothing where nobody told it to.
 pub(crate) fn defaults() -> Layer {
-    let json = serde_json::to_value(Config::default()).unwrap_or_default();
+    let config = Config {
+        dataset_prepared_path: Some(PREPARED_FOLDER.into()),
+        ..Config::default()
+    };
+    let json = serde_json::to_value(config).unwrap_or_default();
     Layer(table(&json).into_iter().collect())
 }
 

@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 
+mod check;
 mod diagnostic;
+mod json_schema;
 mod keys;
 mod layers;
 mod load;
@@ -17,9 +19,9 @@ mod validate;
 mod yaml;
 
 pub use diagnostic::{ConfigErrors, Diagnostic, Label, Origin, Severity};
-pub use load::{Layers, Loaded, Origins, load, load_str};
+pub use json_schema::json_schema;
+pub use load::{Examined, Layers, Loaded, Origins, examine, load, load_str};
 pub use schema::*;
-pub use shape::json_schema;
 pub use split::{Bound, SplitPart, SplitSpec};
 pub use strategy::{
     FORMAT_NAMES, Format, FormatError, PreferenceLayout, PromptStrategy, UserDefined,

@@ -41,6 +41,20 @@ pub(crate) fn boolean(text: &str) -> Option<bool> {
     }
 }
 
+/// A truth value where one is wanted, as pydantic takes it: the words of [`boolean`] in
+/// any case, their first letters, and 1 and 0.
+pub(crate) fn flag(text: &str) -> Option<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "t" | "yes" | "y" | "on" | "1" => Some(true),
+        "false" | "f" | "no" | "n" | "off" | "0" => Some(false),
+        _ => match number(text)? {
+            1.0 => Some(true),
+            0.0 => Some(false),
+            _ => None,
+        },
+    }
+}
+
 /// A whole number in decimal, `0x` or `0o`, with `_` between digits.
 pub(crate) fn integer(text: &str) -> Option<i128> {
     let (sign, digits) = match text.as_bytes().first()? {
@@ -83,6 +97,21 @@ fn plain_digits(text: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn truth_values_as_pydantic_takes_them() {
+        for text in ["true", "True", "tRuE", "yes", "Y", "on", "t", "1", "1.0"] {
+            assert_eq!(flag(text), Some(true), "{text}");
+        }
+        for text in ["false", "No", "n", "OFF", "f", "0", "0.0", "-0"] {
+            assert_eq!(flag(text), Some(false), "{text}");
+        }
+        for text in ["", "2", "-1", "yess", "null", "auto", "1e1"] {
+            assert_eq!(flag(text), None, "{text}");
+        }
+        // In a place without a type they are text, as PyYAML has it.
+        assert_eq!(resolve("y"), Scalar::Text);
+    }
 
     #[test]
     fn numbers_as_people_write_them() {

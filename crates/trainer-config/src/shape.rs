@@ -2,11 +2,14 @@
 //! is made of.
 //!
 //! The validator walks a [`Shape`], so what an editor is told and what is
-//! enforced are the same derived schema.
+//! enforced are the same derived schema; [`json_schema`](crate::json_schema) adds what is
+//! taken besides.
 
 use std::sync::LazyLock;
 
-use serde_json::{Value, json};
+use serde_json::Value;
+
+use crate::layers::PREPARED_FOLDER;
 
 /// What a value must be. A null is allowed everywhere: it means the default.
 #[derive(Debug, Clone, PartialEq)]
@@ -169,24 +172,13 @@ pub(crate) fn known_words<S: AsRef<str>>(words: &[S]) -> String {
     format!("known values: {}", words.join(", "))
 }
 
-/// The JSON schema of the YAML file (draft 2020-12), derived from
-/// [`Config`](crate::Config), for editors and for `trainer schema`.
-#[must_use]
-pub fn json_schema() -> Value {
-    let mut schema = full_schema();
-    // A rule for the loader, which gives a better message; a choice for editors.
-    if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
-        required.retain(|key| key != "datasets");
-    }
-    let choice = ["datasets", "pretraining_dataset"].map(|key| json!({"required": [key]}));
-    schema["anyOf"] = json!(choice);
-    schema
-}
-
 /// The schema with every key that is required as such.
-fn full_schema() -> Value {
+pub(crate) fn full_schema() -> Value {
     let mut schema = schemars::schema_for!(crate::Config).to_value();
     without_default(&mut schema);
+    if let Some(folder) = schema.pointer_mut("/properties/dataset_prepared_path/default") {
+        *folder = PREPARED_FOLDER.into();
+    }
     for entry in ["Dataset", "PretrainingDataset", "LrGroup"] {
         if let Some(entry) = schema.pointer_mut(&format!("/$defs/{entry}")) {
             without_default(entry);
@@ -299,7 +291,7 @@ fn type_name(schema: &Value) -> Option<&str> {
 }
 
 /// The words of an enumeration.
-fn names(schema: &Value) -> Option<Vec<String>> {
+pub(crate) fn names(schema: &Value) -> Option<Vec<String>> {
     if let Some(name) = schema.get("const").and_then(Value::as_str) {
         return Some(vec![name.to_owned()]);
     }

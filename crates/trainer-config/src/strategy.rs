@@ -165,7 +165,19 @@ impl PromptStrategy {
     /// Whether rows are conversations that a chat template renders.
     #[must_use]
     pub fn is_chat(&self) -> bool {
-        matches!(self, Self::ChatTemplate | Self::MessagesChat)
+        use PreferenceLayout as L;
+        matches!(
+            self,
+            Self::ChatTemplate
+                | Self::MessagesChat
+                | Self::Preference(
+                    L::ChatTemplateDefault
+                        | L::ChatTemplateArgillaChat
+                        | L::ChatTemplateArgilla
+                        | L::OrpoChatTemplate
+                        | L::BradleyTerryChatTemplate
+                )
+        )
     }
 }
 

@@ -115,8 +115,11 @@ impl Validator<'_> {
                 self.list(entries, items, *min, node, path, key)
             }
             (Shape::OneOf(shapes), Kind::Scalar { text, .. }) => {
+                // `y` may be a name where one is as welcome.
+                let text_as_well = shapes.contains(&Shape::Text);
                 let fitting = shapes.iter().find(|shape| match shape {
-                    Shape::Bool => scalar::boolean(text).is_some(),
+                    Shape::Bool if text_as_well => scalar::boolean(text).is_some(),
+                    Shape::Bool => scalar::flag(text).is_some(),
                     Shape::Names(names) => names.contains(text),
                     _ => false,
                 });
@@ -215,14 +218,14 @@ impl Validator<'_> {
         key: Span,
     ) -> Option<Value> {
         match shape {
-            Shape::Bool => match scalar::boolean(text) {
+            Shape::Bool => match scalar::flag(text) {
                 Some(value) => Some(self.value(key, node.span, value)),
                 None => self.wrong_type(node, shape, path),
             },
             Shape::Integer(range) => self.whole(text, node, range, path, key),
-            Shape::Number(range) => match scalar::integer(text)
+            Shape::Number(range) => match scalar::integer(text.trim())
                 .map(|n| n as f64)
-                .or_else(|| scalar::number(text))
+                .or_else(|| scalar::number(text.trim()))
             {
                 None => self.wrong_type(node, shape, path),
                 Some(value) if range.contains(value) => Some(self.value(key, node.span, value)),
@@ -252,6 +255,7 @@ impl Validator<'_> {
         key: Span,
     ) -> Option<Value> {
         let shape = Shape::Integer(range.clone());
+        let text = text.trim();
         // `2.0` and `1e3` are whole numbers too.
         let whole = |n: f64| (n.fract() == 0.0 && n.abs() < 2f64.powi(64)).then_some(n as i128);
         let Some(value) = scalar::integer(text).or_else(|| scalar::number(text).and_then(whole))

@@ -7,31 +7,13 @@
 
 use std::error::Error;
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use burn::module::Module;
 use seqprep::Sample;
 use serde_json::{Value, json};
 use trainer_config::{Backend, Config, LrScheduler};
-use trainer_core::{LogRow, Observer, TrainerTokenizer, backend, setup_trainer};
+use trainer_core::{IdTokenizer, LogRow, Observer, backend, setup_trainer};
 use trainer_model::{CausalLm, GenerationOptions, ModelConfig};
-
-/// Token ids stand for themselves here, so that there is nothing to save.
-struct NoTokenizer;
-
-impl TrainerTokenizer for NoTokenizer {
-    fn pad_id(&self) -> u32 {
-        0
-    }
-
-    fn decode(&self, ids: &[u32]) -> Result<String, Box<dyn Error + Send + Sync>> {
-        Ok(format!("{ids:?}"))
-    }
-
-    fn save(&self, _folder: &Path) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Ok(())
-    }
-}
 
 /// Prints the loss of each log row.
 struct Losses;
@@ -82,7 +64,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let device = backend::select(Backend::Auto)?.device.autodiff();
     device.seed(config.seed);
     let model = CausalLm::new(&shape, &device).materialize();
-    let tokenizer = std::sync::Arc::new(NoTokenizer);
+    // Token ids stand for themselves here, so that there is nothing to save.
+    let tokenizer = std::sync::Arc::new(IdTokenizer::default());
     let trainer = setup_trainer(
         &config,
         samples,

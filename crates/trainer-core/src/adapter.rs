@@ -140,6 +140,7 @@ fn overlay(keys: &AdapterConfig, base: LoraConfig, model: &Path) -> Result<LoraC
             .unwrap_or(base.layers_pattern),
         use_dora: keys.peft_use_dora || base.use_dora,
         use_rslora: keys.peft_use_rslora || base.use_rslora,
+        ensure_weight_tying: base.ensure_weight_tying,
         init_lora_weights: match &keys.peft_init_lora_weights {
             Some(InitLoraWeights::Named(name)) => {
                 LoraInit::parse(&name.as_str().into()).map_err(|message| {

@@ -78,7 +78,8 @@ pub fn in_host_memory(device: &Device) -> bool {
     hosts.contains(&device)
 }
 
-/// The number format that a run computes in; weights are `f32` in any case.
+/// The number format that a run computes in; weights are `f32` in any case. `tf32` asks
+/// for less than `f32`, which a device without it computes.
 ///
 /// # Errors
 /// When the device lacks what the configuration asks for.
@@ -86,14 +87,6 @@ pub fn compute_format(config: &Config, device: &Device) -> Result<FloatDType> {
     let compute = &config.compute;
     let has_bf16 = device.supports_dtype(FloatDType::BF16);
     let on_cpu = in_host_memory(device);
-    if compute.tf32 == AutoBool::Bool(true) && (on_cpu || config.backend == Backend::Wgpu) {
-        return Err(TrainerError::setting(
-            "tf32",
-            "TensorFloat-32 is a mode of NVIDIA GPUs, which this run does not use: write `backend: \
-             cuda`, or `tf32: auto`"
-                .into(),
-        ));
-    }
     match compute.bf16 {
         AutoBool::Bool(true) if !has_bf16 => Err(TrainerError::setting(
             "bf16",

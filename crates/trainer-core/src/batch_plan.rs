@@ -10,7 +10,7 @@ use seqprep::{
     best_fit_decreasing_limited, first_fit, group_by_length, num_micro_batches, permutation,
     sequential, sequential_order,
 };
-use trainer_config::{AutoBool, Backend, Config, PackingStrategy, PoseVariant};
+use trainer_config::{AutoBool, Backend, Config, PackingStrategy};
 
 use crate::backend;
 use crate::error::{Result, TrainerError};
@@ -66,8 +66,10 @@ pub struct PackingOptions {
 
 impl BatchOptions {
     /// Options of the training data.
-    #[must_use]
-    pub fn training(config: &Config, pad_token_id: u32) -> Self {
+    ///
+    /// # Errors
+    /// When positions are to be spread (`use_pose`) over none, or in no chunks.
+    pub fn training(config: &Config, pad_token_id: u32) -> Result<Self> {
         let seed = config.seed;
         let packing = config.sample_packing;
         let order = if config.curriculum_sampling {
@@ -85,26 +87,13 @@ impl BatchOptions {
             config.sequence_len,
             pad_token_id,
         );
-        // A loaded configuration has a maximum and chunks where it asks for this.
-        let pose = PoseOptions::new(config.pose_max_context_len)
-            .and_then(|pose| pose.with_chunks(config.pose_num_chunks))
-            .map(|pose| pose.with_split_on_token_ids(config.pose_split_on_token_ids.clone()))
-            .map(|pose| {
-                pose.with_variant(match config.sampling.pose_variant {
-                    PoseVariant::Axolotl => seqprep::PoseVariant::Axolotl,
-                    PoseVariant::Paper => seqprep::PoseVariant::Paper,
-                })
-            });
         let steps = config.sampling.label_balance_window_optim_steps;
         let window = steps.saturating_mul(config.gradient_accumulation_steps);
-        Self {
+        Ok(Self {
             balance: config.sampling.balance_labels.then_some(window),
-            pose: pose
-                .ok()
-                .filter(|_| config.use_pose)
-                .map(|pose| (pose, seed)),
+            pose: pose(config)?.map(|pose| (pose, seed)),
             ..options
-        }
+        })
     }
 
     /// Options of the evaluation data.
@@ -157,6 +146,19 @@ impl BatchOptions {
             collate,
         }
     }
+}
+
+/// How positions are spread, where the configuration asks for it. A loaded one has a
+/// maximum and chunks then.
+fn pose(config: &Config) -> Result<Option<PoseOptions>> {
+    if !config.use_pose {
+        return Ok(None);
+    }
+    let made = PoseOptions::new(config.pose_max_context_len)
+        .and_then(|pose| pose.with_chunks(config.pose_num_chunks));
+    let pose = made.map_err(|error| TrainerError::setting("use_pose", error.to_string()))?;
+    let pose = pose.with_split_on_token_ids(config.pose_split_on_token_ids.clone());
+    Ok(Some(pose.with_variant(config.sampling.pose_variant)))
 }
 
 /// Whether the rows of a batch are joined where they are not packed. Only flex has an
@@ -253,12 +255,18 @@ impl EpochPlan {
 
     /// The rows of each batch: lists of sample indices.
     pub fn batches(&self) -> impl Iterator<Item = Vec<Vec<u32>>> {
+        (0..self.num_batches()).map(|index| self.batch(index))
+    }
+
+    /// The rows of one batch, wherever in the epoch it is; none beyond the last.
+    #[must_use]
+    pub fn batch(&self, index: usize) -> Vec<Vec<u32>> {
         let (rows, each) = (self.rows.len(), self.rows_per_batch.max(1));
-        (0..rows).step_by(each).map(move |first| {
-            let last = rows.min(first + each);
-            let row = |row| self.rows.get(row).to_vec();
-            (first..last).map(row).collect()
-        })
+        let first = rows.min(index.saturating_mul(each));
+        let last = rows.min(first.saturating_add(each));
+        (first..last)
+            .map(|row| self.rows.get(row).to_vec())
+            .collect()
     }
 }
 

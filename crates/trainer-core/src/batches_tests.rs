@@ -15,7 +15,11 @@ fn samples(lengths: &[usize]) -> Vec<Sample> {
 }
 
 fn training(config: Config, lengths: &[usize]) -> Batches {
-    Batches::new(samples(lengths), BatchOptions::training(&config, 0)).unwrap()
+    Batches::new(
+        samples(lengths),
+        BatchOptions::training(&config, 0).unwrap(),
+    )
+    .unwrap()
 }
 
 /// The lengths of the samples in each batch, row by row.
@@ -159,7 +163,7 @@ fn samples_are_read_with_their_batch() {
         samples: samples(&[3, 4, 5, 6]),
         reads: Arc::clone(&reads),
     });
-    let batches = Batches::new(source, BatchOptions::training(&config, 0)).unwrap();
+    let batches = Batches::new(source, BatchOptions::training(&config, 0).unwrap()).unwrap();
     batches.check_vocabulary(8, "training").unwrap();
     let plan = batches.plan(0).unwrap();
     assert_eq!((plan.num_batches(), read()), (2, 0));
@@ -187,7 +191,7 @@ fn a_sample_beyond_the_positions_is_found_at_once() {
         pose_max_context_len: Some(100),
         ..Config::default()
     };
-    let options = BatchOptions::training(&config, 0);
+    let options = BatchOptions::training(&config, 0).unwrap();
     let error = Batches::new(samples(&[99, 101]), options).unwrap_err();
     assert!(
         error.to_string().starts_with("row 1 has 101 tokens"),

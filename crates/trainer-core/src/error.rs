@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use trainer_config::ConfigErrors;
 use trainer_model::ModelError;
 
 /// Why training could not start or go on.
@@ -16,6 +17,9 @@ pub enum TrainerError {
         /// What is missing and how to get it.
         message: String,
     },
+    /// The configuration breaks rules of its own.
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
     /// A setting does not fit the run or the model.
     #[error("{key}: {message}")]
     Setting {
@@ -33,9 +37,9 @@ pub enum TrainerError {
     /// Loss or gradient became infinite or not a number.
     #[error(
         "step {step}: the {what} is {value}; the step was not taken, its rows are in {}. Lower \
-         learning_rate (now {learning_rate:.3e}), raise warmup_steps, or lower max_grad_norm; or \
-         set on_nonfinite to skip or rollback",
-        rows.display()
+         learning_rate (now {learning_rate:.3e}), raise warmup_steps, or lower max_grad_norm{}",
+        rows.display(),
+        given_up.advice()
     )]
     NonFinite {
         /// The step that failed.
@@ -48,6 +52,34 @@ pub enum TrainerError {
         learning_rate: f64,
         /// Where its rows are.
         rows: PathBuf,
+        /// Why the run ends with it.
+        given_up: GivenUp,
+    },
+    /// A value of an evaluation is infinite or not a number.
+    #[error("{}", evaluation(*step, name, *value, *given_up))]
+    NonFiniteEvaluation {
+        /// Steps that the model was trained for, where a run evaluates.
+        step: Option<usize>,
+        /// `eval_loss`, or another value of the log row.
+        name: String,
+        /// The value.
+        value: f64,
+        /// Why the run ends with it.
+        given_up: GivenUp,
+    },
+    /// A weight is infinite or not a number after the last step.
+    #[error(
+        "after step {step}, {tensor} has a value that is not finite: the model is not saved. Lower \
+         learning_rate, raise warmup_steps, or lower max_grad_norm{}",
+        given_up.advice()
+    )]
+    NonFiniteWeight {
+        /// Steps taken.
+        step: usize,
+        /// The first parameter with such a value.
+        tensor: String,
+        /// Why the run ends with it.
+        given_up: GivenUp,
     },
     /// The loss stayed above `loss_watchdog_threshold`.
     #[error(
@@ -117,6 +149,48 @@ pub enum TrainerError {
     /// The tokenizer files could not be written.
     #[error("saving the tokenizer: {0}")]
     Tokenizer(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Why a run ends with a value that is not finite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum GivenUp {
+    /// `on_nonfinite: stop`, or nothing else can be done.
+    AtOnce,
+    /// It happened more than `on_nonfinite_limit` times.
+    TooOften(usize),
+    /// `on_nonfinite: rollback`, and no checkpoint of this run that is early enough.
+    NoCheckpoint,
+}
+
+impl GivenUp {
+    fn advice(self) -> String {
+        match self {
+            Self::AtOnce => "; or set on_nonfinite to skip or rollback".into(),
+            Self::TooOften(limit) => {
+                format!("; it happened more often than on_nonfinite_limit ({limit}) allows")
+            }
+            Self::NoCheckpoint => "; there is no earlier checkpoint of this run to go back to: \
+                                   lower save_steps, or set save_first_step: true"
+                .into(),
+        }
+    }
+}
+
+fn evaluation(step: Option<usize>, name: &str, value: f64, given_up: GivenUp) -> String {
+    let Some(step) = step else {
+        return format!(
+            "the evaluation gives no finite number: {name} is {value}. A weight of the model is \
+             not finite, or the numbers of the model overflow on this data: evaluate the model \
+             that it was trained from, or other rows"
+        );
+    };
+    format!(
+        "the evaluation after step {step} gives no finite number: {name} is {value}. Lower \
+         learning_rate, raise warmup_steps, or look for the rows of the evaluation data on which \
+         the model overflows{}",
+        given_up.advice()
+    )
 }
 
 impl TrainerError {

@@ -88,7 +88,7 @@ impl BatchShape {
         config: &Config,
         samples: impl Into<Box<dyn seqprep::SampleSource>>,
     ) -> Result<Self> {
-        let options = crate::BatchOptions::training(config, 0);
+        let options = crate::BatchOptions::training(config, 0)?;
         let batches = crate::Batches::new(samples, options)?;
         let plan = batches.plan(0)?;
         let slots = plan.batches().map(|rows| batches.slots(&rows)).max();

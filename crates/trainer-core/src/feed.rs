@@ -1,10 +1,13 @@
 //! What the steps of a run are made of: the batches of samples, epoch after
 //! epoch, or of rows that come one after the other.
 //!
-//! Invariant: a step takes `gradient_accumulation_steps` batches, fewer only at
-//! the end of an epoch.
+//! Invariants: a step takes `gradient_accumulation_steps` batches, fewer only at
+//! the end of an epoch; finding them costs the same at the end of an epoch as at its
+//! beginning.
 
-use seqprep::{Batch, Preferences, Sample, SampleSource, collate_flattened, collate_packed};
+use seqprep::{
+    AnySamples, Batch, Preferences, Sample, SampleSource, collate_flattened, collate_packed,
+};
 use serde_json::Value;
 
 use crate::batch_plan::{BatchOptions, EpochPlan};
@@ -22,8 +25,9 @@ pub trait RowStream: Iterator<Item = Result<Vec<Sample>, BoxError>> {
     fn cursor(&self) -> Value;
 }
 
-/// Opens a stream: at its beginning, or where a cursor says.
-pub type OpenStream = Box<dyn FnOnce(Option<Value>) -> Result<Box<dyn RowStream>, BoxError>>;
+/// Opens a stream: at its beginning, or where a cursor says. It is called once more
+/// whenever a run goes back to a checkpoint; the stream before it is dropped first.
+pub type OpenStream = Box<dyn FnMut(Option<Value>) -> Result<Box<dyn RowStream>, BoxError>>;
 
 /// What is trained on.
 pub enum TrainData {
@@ -45,15 +49,21 @@ pub enum EvalData {
     Preferences(Preferences),
 }
 
-impl<S: Into<Box<dyn SampleSource>>> From<S> for EvalData {
+impl<S: Into<AnySamples>> From<S> for EvalData {
     fn from(samples: S) -> Self {
-        Self::Samples(samples.into())
+        match samples.into() {
+            AnySamples::Samples(samples) => Self::Samples(samples),
+            AnySamples::Preferences(samples) => Self::Preferences(samples),
+        }
     }
 }
 
-impl<S: Into<Box<dyn SampleSource>>> From<S> for TrainData {
+impl<S: Into<AnySamples>> From<S> for TrainData {
     fn from(samples: S) -> Self {
-        Self::Samples(samples.into())
+        match samples.into() {
+            AnySamples::Samples(samples) => Self::Samples(samples),
+            AnySamples::Preferences(samples) => Self::Preferences(samples),
+        }
     }
 }
 
@@ -92,6 +102,9 @@ pub(crate) trait BatchStream {
     fn rows(&self) -> usize;
 
     fn cursor(&self) -> Value;
+
+    /// Goes to where a cursor says.
+    fn seek(&mut self, cursor: &Value) -> Result<()>;
 }
 
 impl<B> Feed<B> {
@@ -132,10 +145,10 @@ impl<B> Feed<B> {
         })
     }
 
-    /// Goes to a position. A stream is opened there, with [`OpenStream`].
+    /// Goes to a position.
     ///
     /// # Errors
-    /// When the position is one of other data.
+    /// When the position is one of other data, or a stream cannot be opened there.
     pub(crate) fn seek(&mut self, position: &FeedPosition) -> Result<()> {
         match (self, position) {
             (
@@ -157,7 +170,8 @@ impl<B> Feed<B> {
                 };
                 Ok(())
             }
-            (Self::Stream { steps, .. }, FeedPosition::Stream { steps: at, .. }) => {
+            (Self::Stream { batches, steps }, FeedPosition::Stream { steps: at, cursor }) => {
+                batches.seek(cursor)?;
                 *steps = *at;
                 Ok(())
             }
@@ -189,13 +203,14 @@ impl<B> Feed<B> {
                     Some(plan) => plan,
                     None => plan.insert((batches.plan(*epoch)?, 0)),
                 };
-                let planned: Vec<_> = current.batches().skip(*done).take(accumulation).collect();
+                let all = current.num_batches();
+                let end = all.min(done.saturating_add(accumulation));
+                let planned: Vec<_> = (*done..end).map(|index| current.batch(index)).collect();
                 let window = planned
                     .iter()
                     .map(|rows| batches.collate(rows))
                     .collect::<Result<Vec<_>>>()?;
-                *done += planned.len();
-                let all = current.num_batches();
+                *done = end;
                 let window = Window {
                     batches: window,
                     rows: planned.iter().map(|rows| rows.len()).sum(),
@@ -227,9 +242,35 @@ impl<B> Feed<B> {
 
 /// Batches of a stream of packed rows.
 pub(crate) struct PackedRows {
-    pub(crate) rows: Box<dyn RowStream>,
-    pub(crate) options: BatchOptions,
-    pub(crate) vocab_size: usize,
+    open: OpenStream,
+    /// None only while it is opened anew.
+    rows: Option<Box<dyn RowStream>>,
+    /// Where it was opened, as long as nothing was read since.
+    unread: Option<Value>,
+    options: BatchOptions,
+    vocab_size: usize,
+}
+
+impl PackedRows {
+    /// Opens the stream at `cursor`, or at its beginning.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub(crate) fn new(
+        mut open: OpenStream,
+        cursor: Option<Value>,
+        options: BatchOptions,
+        vocab_size: usize,
+    ) -> Result<Self> {
+        let rows = open(cursor.clone()).map_err(TrainerError::data)?;
+        Ok(Self {
+            open,
+            rows: Some(rows),
+            unread: cursor,
+            options,
+            vocab_size,
+        })
+    }
 }
 
 impl BatchStream for PackedRows {
@@ -238,8 +279,10 @@ impl BatchStream for PackedRows {
     fn next(&mut self) -> Result<Batch> {
         let options = &self.options;
         let mut taken = Vec::with_capacity(options.rows);
+        self.unread = None;
         for _ in 0..options.rows {
-            let row = self.rows.next().ok_or_else(|| {
+            let row = self.rows.as_mut().and_then(Iterator::next);
+            let row = row.ok_or_else(|| {
                 TrainerError::Data("the stream of training data ended before the run".into())
             })?;
             taken.push(row.map_err(TrainerError::data)?);
@@ -265,7 +308,18 @@ impl BatchStream for PackedRows {
     }
 
     fn cursor(&self) -> Value {
-        self.rows.cursor()
+        self.rows.as_ref().map_or(Value::Null, |rows| rows.cursor())
+    }
+
+    fn seek(&mut self, cursor: &Value) -> Result<()> {
+        if self.unread.as_ref() == Some(cursor) {
+            return Ok(());
+        }
+        // What it read ahead is not needed any more.
+        self.rows = None;
+        self.rows = Some((self.open)(Some(cursor.clone())).map_err(TrainerError::data)?);
+        self.unread = Some(cursor.clone());
+        Ok(())
     }
 }
 
@@ -279,15 +333,16 @@ mod tests {
         Sample::all_trained((1..=length).collect())
     }
 
-    struct Rows(std::vec::IntoIter<Vec<u32>>, usize);
+    /// Rows of samples of these lengths, and how many were given.
+    struct Rows(Vec<Vec<u32>>, usize);
 
     impl Iterator for Rows {
         type Item = Result<Vec<Sample>, BoxError>;
 
         fn next(&mut self) -> Option<Self::Item> {
+            let row = self.0.get(self.1)?;
             self.1 += 1;
-            let row = self.0.next()?;
-            Some(Ok(row.into_iter().map(sample).collect()))
+            Some(Ok(row.iter().copied().map(sample).collect()))
         }
     }
 
@@ -298,11 +353,12 @@ mod tests {
     }
 
     fn stream(rows: Vec<Vec<u32>>, vocab_size: usize) -> Feed<Batch> {
-        Feed::stream(PackedRows {
-            rows: Box::new(Rows(rows.into_iter(), 0)),
-            options: BatchOptions::training(&config(), 0),
-            vocab_size,
-        })
+        let open: OpenStream = Box::new(move |cursor| {
+            let at = cursor.map_or(0, |at| at.as_u64().unwrap() as usize);
+            Ok(Box::new(Rows(rows.clone(), at)))
+        });
+        let options = BatchOptions::training(&config(), 0).unwrap();
+        Feed::stream(PackedRows::new(open, None, options, vocab_size).unwrap())
     }
 
     fn config() -> Config {
@@ -316,7 +372,7 @@ mod tests {
 
     #[test]
     fn samples_go_round_and_epochs_end_with_what_is_left() {
-        let options = BatchOptions::training(&config(), 0);
+        let options = BatchOptions::training(&config(), 0).unwrap();
         let samples: Vec<_> = (1..=7).map(sample).collect();
         let mut feed = Feed::samples(Batches::new(samples, options).unwrap());
         let seen: Vec<_> = (0..4)
@@ -369,6 +425,84 @@ mod tests {
         );
     }
 
+    /// A stream goes back to any position that it was at, however often, and the rest is
+    /// the same again.
+    #[test]
+    fn a_stream_goes_back() {
+        let rows: Vec<Vec<u32>> = (0..12).map(|n| vec![1 + n % 5, 1 + n % 3]).collect();
+        let mut feed = stream(rows, 10);
+        let step = |feed: &mut Feed<Batch>| {
+            let window = feed.next(2, 3).unwrap();
+            (window.batches, window.epoch)
+        };
+        let mut positions = Vec::new();
+        let mut taken = Vec::new();
+        for _ in 0..3 {
+            positions.push(feed.position().unwrap());
+            taken.push(step(&mut feed));
+        }
+        for back in [1, 0, 2, 2] {
+            feed.seek(&positions[back]).unwrap();
+            assert_eq!(feed.position().unwrap(), positions[back]);
+            for expected in &taken[back..] {
+                assert_eq!(step(&mut feed), *expected, "from step {back}");
+            }
+        }
+    }
+
+    /// Samples that are made when they are asked for.
+    #[derive(Debug)]
+    struct Counted(usize);
+
+    impl SampleSource for Counted {
+        fn len(&self) -> usize {
+            self.0
+        }
+
+        fn length(&self, _: usize) -> Option<usize> {
+            Some(2)
+        }
+
+        fn sample(&self, index: usize) -> Result<std::borrow::Cow<'_, Sample>, BoxError> {
+            Ok(std::borrow::Cow::Owned(Sample::all_trained(vec![
+                0,
+                index as u32 % 7,
+            ])))
+        }
+    }
+
+    /// Steps at the end of a long epoch take as long as those at its beginning: to walk
+    /// there would take some ten thousand times as long.
+    #[test]
+    fn the_end_of_a_long_epoch_is_found_at_once() {
+        let config = Config {
+            micro_batch_size: 1,
+            ..Config::default()
+        };
+        let rows = 1_000_000;
+        let source: Box<dyn SampleSource> = Box::new(Counted(rows));
+        let batches = Batches::new(source, BatchOptions::training(&config, 0).unwrap()).unwrap();
+        let plan = batches.plan(0).unwrap();
+        let mut feed = Feed::samples(batches);
+        let seconds = |feed: &mut Feed<Batch>| {
+            let started = std::time::Instant::now();
+            for _ in 0..200 {
+                feed.next(1, rows).unwrap();
+            }
+            started.elapsed().as_secs_f64()
+        };
+        let first = seconds(&mut feed);
+        let Feed::Samples { plan: at, .. } = &mut feed else {
+            unreachable!("a feed of samples");
+        };
+        *at = Some((plan, rows - 300));
+        let last = seconds(&mut feed);
+        assert!(last < 50.0 * first.max(1e-3), "{last} s after {first} s");
+        // The end itself is where it was.
+        let window = feed.next(200, rows).unwrap();
+        assert_eq!((window.batches.len(), window.ends_epoch), (100, true));
+    }
+
     /// From every position between two steps, the rest is the same again.
     #[test]
     fn a_feed_goes_on_from_any_position() {
@@ -378,7 +512,7 @@ mod tests {
         };
         let feed = || {
             let samples: Vec<_> = (1..=7).map(sample).collect();
-            let options = BatchOptions::training(&config, 0);
+            let options = BatchOptions::training(&config, 0).unwrap();
             Feed::samples(Batches::new(samples, options).unwrap())
         };
         let rest = |feed: &mut Feed<Batch>, n: usize| -> Vec<Vec<Batch>> {
@@ -398,7 +532,9 @@ mod tests {
     #[test]
     fn a_position_in_other_data_is_refused() {
         let of = |samples: Vec<Sample>| {
-            Feed::samples(Batches::new(samples, BatchOptions::training(&config(), 0)).unwrap())
+            Feed::samples(
+                Batches::new(samples, BatchOptions::training(&config(), 0).unwrap()).unwrap(),
+            )
         };
         let feed = |lengths: [u32; 2]| of(lengths.map(sample).to_vec());
         let position = feed([2, 3]).position().unwrap();

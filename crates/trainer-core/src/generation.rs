@@ -13,7 +13,7 @@ use trainer_config::Config;
 use trainer_model::{CausalLm, GenerationOptions, Sampling};
 
 use crate::error::{Result, TrainerError};
-use crate::trainer::TrainerTokenizer;
+use crate::tokenizer::TrainerTokenizer;
 
 /// Longest sample in tokens where the configuration names none; that of Axolotl.
 const LONGEST_SAMPLE: usize = 50;
@@ -113,7 +113,8 @@ impl Sampler {
         if prompts.is_empty() {
             return Ok(json!([]));
         }
-        let options = generation_options(&self.config, model, LONGEST_SAMPLE);
+        let mut options = generation_options(&self.config, model, LONGEST_SAMPLE);
+        options.stop_ids.extend(self.tokenizer.end_ids());
         let ids: Vec<Vec<u32>> = prompts.iter().map(|it| it.prompt.clone()).collect();
         let answers = model.generate(&ids, &options, |_, _| ControlFlow::Continue(()))?;
         let text = |ids: &[u32]| self.tokenizer.decode(ids).map_err(TrainerError::Tokenizer);

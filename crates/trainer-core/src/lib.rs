@@ -18,6 +18,7 @@ pub mod memory;
 pub mod optimizer;
 mod preference_batches;
 mod schedule;
+mod tokenizer;
 mod trained;
 mod trainer;
 
@@ -25,13 +26,14 @@ pub use adapter::{Adapter, quantization};
 pub use allocator::{Allocator, keep_freed_memory};
 pub use batch_plan::{BatchOptions, EpochPlan, Order, PackingOptions};
 pub use batches::{BatchSource, Batches};
-pub use error::{Result, TrainerError};
+pub use error::{GivenUp, Result, TrainerError};
 pub use feed::{EvalData, OpenStream, RowStream, TrainData};
 pub use generation::{SAMPLES, generation_options};
 pub use history::{LogRow, Observer, Phases, Requests, RunPlan, Several, Silent, StepReport};
 pub use schedule::{Schedule, warmup_steps};
+pub use tokenizer::{IdTokenizer, TrainerTokenizer};
 pub use trained::unfreeze;
 pub use trainer::{
-    AnyModel, CausalTrainer, PreferenceTrainer, Probe, Trained, Trainer, TrainerTokenizer,
-    check_settings, evaluate_preferences, evaluate_samples, save_options, setup_trainer,
+    AnyModel, CausalTrainer, PreferenceTrainer, Probe, Trained, Trainer, check_settings,
+    evaluate_preferences, evaluate_samples, save_options, setup_trainer,
 };

@@ -420,6 +420,16 @@ impl DataError {
         )
     }
 
+    /// The error of a file or folder that is not there, with the name that is nearest.
+    #[must_use]
+    pub fn missing(what: &'static str, path: &std::path::Path) -> Self {
+        Self::Missing {
+            what,
+            path: path.to_owned(),
+            hint: nearest(path),
+        }
+    }
+
     /// The same error, at a row.
     #[must_use]
     pub fn at(self, at: &Place) -> Self {

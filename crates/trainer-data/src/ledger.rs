@@ -178,10 +178,6 @@ pub struct DatasetLedger {
     pub truncated: Count,
     /// Samples dropped, by reason.
     pub dropped: BTreeMap<DropReason, Count>,
-    /// Samples kept whole whose trained part no token ends, where the data brings its
-    /// ends itself.
-    #[serde(default)]
-    pub unended: usize,
     /// What is to be said about rows, in the order in which it was found.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<Warning>,
@@ -361,13 +357,6 @@ impl fmt::Display for Ledger {
                     f,
                     "{path}: {} dropped, {reason} ({} tokens)",
                     count.samples, count.tokens
-                )?;
-            }
-            if set.unended > 0 {
-                writeln!(
-                    f,
-                    "{path}: warning: no token ends the trained part of {} samples, so that the model does not learn to stop there; `type: {}` takes rows as they are: put the tokenizer's `eos_token` where an answer ends",
-                    set.unended, set.strategy
                 )?;
             }
             if set.truncated.samples > 0 {

@@ -29,6 +29,7 @@
 //! the file, and the line or row where there is one.
 
 mod cache;
+mod check;
 mod error;
 mod export;
 mod ledger;
@@ -46,17 +47,19 @@ mod tokenizer;
 mod values;
 
 pub use cache::{
-    CacheOutcome, Difference, Explanation, Fingerprint, PreparedData, Samples, explain_cache,
-    find_prepared, find_prepared_preferences, prepare_cached, prepare_preferences_cached,
+    CacheOutcome, Difference, Explanation, Fingerprint, PreparedData, Samples, Search,
+    explain_cache, find_prepared, find_prepared_preferences, prepare_cached,
+    prepare_preferences_cached,
 };
+pub use check::check_data;
 pub use error::{DataError, Place};
 pub use export::export_jsonl;
 pub use ledger::{
     Count, DatasetLedger, DropReason, Ledger, Note, SkipReason, SplitCount, Totals, Warning,
 };
-pub use preference::{PreferenceObjective, PreparedPreferences, prepare_preferences};
+pub use preference::{PreferenceObjective, PreparedPreferences, plain_prompt, prepare_preferences};
 pub use prepare::{BuildStrategy, Prepared, prepare, prepare_with};
 pub use saved::save_to_disk;
-pub use strategy::ChatPrompts;
+pub use strategy::{Asked, ChatPrompts};
 pub use template::ChatTemplate;
 pub use tokenizer::{Encoded, GgufVocabulary, TextStream, Tokenizer};

@@ -107,17 +107,18 @@ pub(crate) trait Kind: Clone + Default + Send + Sync {
         at: &Place,
     ) -> Result<Option<DropReason>, DataError>;
 
-    /// Whether no token ends what is trained, where the data brings its ends itself.
-    fn unended(&self, _: &Self::Reader<'_>, _: &Tokenizer) -> bool {
-        false
-    }
-
     /// What identifies a sample.
     fn hash(&self, hasher: &mut Hasher);
 
     /// Its tokens, to show them where there is nothing to train; `None` where
     /// that is for other reasons than masks.
     fn shown(&self) -> Option<&[u32]>;
+
+    /// Whether what is too long is cut, so that a sample is too long only where a cut
+    /// leaves nothing of it.
+    fn cuts(task: &Task<'_, Self::Purpose>) -> bool {
+        task.config.excess_length_strategy == ExcessLength::Truncate
+    }
 
     /// What to change where samples are dropped for a reason that is the kind's
     /// own.
@@ -455,8 +456,6 @@ impl<K: Kind> Sorter<'_, '_, '_, K> {
         } = sample.size();
         if tokens < before {
             self.account.truncated.add(before - tokens);
-        } else if sample.unended(self.reader, self.task.tokenizer) {
-            self.account.unended += 1;
         }
         self.account.kept.add(tokens);
         self.account.trained_tokens += trained;
@@ -551,7 +550,7 @@ fn advice<K: Kind>(
     };
     let truncates = config.excess_length_strategy == ExcessLength::Truncate;
     match reason {
-        DropReason::TooLong if truncates => format!(
+        DropReason::TooLong if K::cuts(task) => format!(
             "the longest has {longest} tokens, and the cut at `{key}` (now {limit}) leaves no room for an answer: raise it"
         ),
         DropReason::TooLong => format!(

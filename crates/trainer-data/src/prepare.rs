@@ -2,8 +2,7 @@
 //! makes of rows with a [`Strategy`].
 
 use seqprep::{
-    IGNORE_INDEX, LengthOutcome, Sample, drop_long_seq, drop_no_trainable_tokens, trained_tokens,
-    truncate,
+    LengthOutcome, Sample, drop_long_seq, drop_no_trainable_tokens, trained_tokens, truncate,
 };
 use trainer_config::{Config, Dataset, ExcessLength, PromptStrategy};
 
@@ -158,10 +157,6 @@ impl Kind for Sample {
         judge(task, at, self)
     }
 
-    fn unended(&self, reader: &Self::Reader<'_>, tokenizer: &Tokenizer) -> bool {
-        is_unended(reader.name(), self, tokenizer)
-    }
-
     fn hash(&self, hasher: &mut Hasher) {
         hasher.ids(&self.input_ids);
         hasher.labels(&self.labels);
@@ -181,17 +176,6 @@ impl Kind for Sample {
         };
         advice.to_owned()
     }
-}
-
-/// Whether no token ends what is trained of a sample, of a strategy that takes rows as
-/// they are.
-pub(crate) fn is_unended(strategy: &str, sample: &Sample, tokenizer: &Tokenizer) -> bool {
-    let ids = sample.input_ids.iter().zip(&sample.labels);
-    let last = ids.rev().find(|(_, label)| **label != IGNORE_INDEX);
-    matches!(strategy, "input_output" | "pretokenized")
-        && last.is_some_and(|(id, _)| {
-            tokenizer.eos_id() != Some(*id) && !tokenizer.is_added(*id)
-        })
 }
 
 /// Applies the length rule, which may cut the sample, and the rule that

@@ -30,8 +30,8 @@ use trainer_config::{Config, SpecialTokens};
 
 use crate::DataError;
 use crate::error::nearest;
-use around::Around;
 use crate::template::DEFAULT_NAME;
+use around::Around;
 use fast::Fast;
 use files::{Files, json_bytes, json_value, object_bytes, write, write_object};
 pub use gguf::GgufVocabulary;

@@ -15,10 +15,10 @@ mod chat_messages;
 mod chat_roles;
 #[path = "cases/chat_rules.rs"]
 mod chat_rules;
-#[path = "cases/columnar.rs"]
-mod columnar;
 #[path = "cases/chat_values.rs"]
 mod chat_values;
+#[path = "cases/columnar.rs"]
+mod columnar;
 #[path = "cases/conversations.rs"]
 mod conversations;
 #[path = "cases/errors.rs"]
@@ -27,10 +27,12 @@ mod errors;
 mod hostile;
 #[path = "cases/masks.rs"]
 mod masks;
-#[path = "cases/parquet_files.rs"]
-mod parquet_files;
 #[path = "cases/named_templates.rs"]
 mod named_templates;
+#[path = "cases/one_path.rs"]
+mod one_path;
+#[path = "cases/parquet_files.rs"]
+mod parquet_files;
 #[path = "cases/pipeline.rs"]
 mod pipeline;
 #[path = "cases/preference_rules.rs"]

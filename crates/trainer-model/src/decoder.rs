@@ -9,7 +9,7 @@
 //! Shape suffixes: `b` rows, `t` tokens, `d` model width, `n` selected tokens,
 //! `v` vocabulary.
 
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::prelude::*;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{FloatDType, TensorData};
@@ -25,6 +25,7 @@ use crate::noise::with_noise;
 use crate::norm::RmsNorm;
 use crate::ops::{linear, linear_cross_entropy, plain, token_scores};
 use crate::scores::TokenScores;
+use crate::weight::Weight;
 
 /// One layer: attention and MLP, each added to the stream, with norms before,
 /// behind or on both sides of them. Of `mlp` and `block_sparse_moe` there is one.
@@ -190,6 +191,12 @@ impl Decoder {
     #[must_use]
     pub fn config(&self) -> &ModelConfig {
         &self.config
+    }
+
+    /// Raises the number of positions that the model is made for, as
+    /// [`ModelConfig::raise_position_limit`] does.
+    pub fn raise_position_limit(&mut self, positions: usize) -> bool {
+        self.config.raise_position_limit(positions)
     }
 
     pub(crate) fn config_mut(&mut self) -> &mut ModelConfig {
@@ -446,6 +453,30 @@ impl CausalLm {
         } else {
             plain::token_scores(self.logits_of(hidden_nd), ids_n)
         })
+    }
+
+    /// The same model with an output head of its own, which begins as the embedding,
+    /// where the two were one. [`Pretrained`](crate::Pretrained) saves it as such.
+    #[must_use]
+    pub fn untied(mut self) -> Self {
+        if self.lm_head.is_some() {
+            return self;
+        }
+        self.model.config_mut().untie();
+        let embedding = &self.model.embed_tokens.weight;
+        let (value, trainable) = (embedding.val(), embedding.is_require_grad());
+        let device = value.device();
+        let [v, d] = value.dims();
+        let plain = match value.is_autodiff() {
+            true => value.inner(),
+            false => value,
+        };
+        let copy = Tensor::from_data(plain.into_data(), &device);
+        // Nothing is drawn: the weight is replaced before its first use.
+        let mut head = Linear::new(d, v, false, 0.0, &device);
+        head.weight = Weight::Full(Param::from_tensor(copy).set_require_grad(trainable));
+        self.lm_head = Some(head);
+        self
     }
 
     /// The output projection, `[v, d]`.

@@ -14,6 +14,14 @@ pub enum ModelError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// There is no folder of this name.
+    #[error("{}: there is no such folder{hint}", folder.display())]
+    NoFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// What to do, after a semicolon; may be empty.
+        hint: String,
+    },
     /// The folder holds no file of this name.
     #[error("{}: no {name} in this folder; {hint}", folder.display())]
     MissingFile {
@@ -99,17 +107,17 @@ pub enum ModelError {
         /// What has no place there.
         message: String,
     },
-    /// New tokens whose rows nothing trains.
-    #[error(
-        "{new} new tokens have rows in {part} that nothing trains, so that they would never mean \
-         anything; add {part} to `lora_modules_to_save` (or to `unfrozen_parameters`), or use tokens \
-         that the vocabulary has"
-    )]
-    UntrainedRows {
-        /// How many tokens are new.
-        new: usize,
-        /// `embed_tokens` or `lm_head`.
-        part: String,
+    /// A parameter of a model has numbers that are not finite.
+    #[error("tensor {tensor} has numbers that are not finite")]
+    NotFinite {
+        /// The parameter.
+        tensor: String,
+    },
+    /// A model cannot be written as it is.
+    #[error("{message}")]
+    Unwritable {
+        /// What stands in the way, and what to do.
+        message: String,
     },
     /// Text cannot be generated as asked.
     #[error("{message}")]

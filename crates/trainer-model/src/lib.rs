@@ -9,6 +9,7 @@ mod error;
 mod families;
 mod feed_forward;
 mod files;
+mod finite;
 mod generate;
 mod input;
 mod linear;
@@ -18,6 +19,8 @@ mod ops;
 mod parameters;
 mod precision;
 mod pretrained;
+#[cfg(test)]
+mod properties;
 mod quantized;
 mod reward;
 mod rotary;
@@ -40,9 +43,11 @@ pub use families::supported;
 pub use feed_forward::{FeedForward, FusedMlp, NumberedMlp, SparseMoe, SplitMlp};
 pub use files::{
     Digest, GgufExport, GgufImport, GgufType, GgufValue, SaveDtype, SaveOptions, WrittenFile,
-    export_gguf, has_score, load_causal_lm, load_reward_model, open_gguf, save_model,
-    write_atomically, write_folder_atomically, write_tensors,
+    check_saved, export_gguf, has_own_head, has_score, has_weights, hub_name, is_adapter,
+    load_causal_lm, load_reward_model, open_gguf, save_model, write_atomically,
+    write_folder_atomically, write_tensors,
 };
+pub use finite::check_finite;
 pub use generate::{Finish, Generated, GenerationOptions, Sampling};
 pub use input::{Fork, ModelInput, Tokens};
 pub use linear::{Embedding, Linear};
@@ -61,6 +66,6 @@ pub use reward::{RewardModel, RewardTask};
 pub use rotary::{RopeTables, inverse_frequencies};
 pub use scores::{TokenScore, TokenScores};
 pub use trained::TrainedRows;
-pub use vocabulary::{NewRows, check_new_rows_are_trained};
+pub use vocabulary::{NewRows, UntrainedRows, untrained_rows};
 pub use weight::{Quantized, Weight};
 pub use work::TrainingWork;

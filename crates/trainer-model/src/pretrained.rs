@@ -8,6 +8,7 @@ use crate::adapters::Linears;
 use crate::config::ModelConfig;
 use crate::decoder::CausalLm;
 use crate::families;
+use crate::files::HEAD;
 use crate::reward::{RewardModel, RewardTask};
 
 /// A model that is loaded from and saved to Hugging Face folders.
@@ -20,6 +21,13 @@ pub trait Pretrained: Module + Linears {
         false
     }
 
+    /// The same model with an output head of its own, which begins as the embedding,
+    /// where the two were one.
+    #[must_use]
+    fn untied(self) -> Self {
+        self
+    }
+
     /// What PEFT calls models with this head.
     fn task_type(&self) -> &'static str;
 
@@ -27,7 +35,8 @@ pub trait Pretrained: Module + Linears {
     /// values.
     fn may_lack(&self, name: &str) -> bool;
 
-    /// Whether a tensor of this name in files is passed over.
+    /// Whether a tensor of this name in files is passed over: the model has it already,
+    /// or has no use for it.
     fn ignores(&self, name: &str) -> bool;
 
     /// The `config.json` to write beside the weights.
@@ -53,6 +62,10 @@ impl Pretrained for CausalLm {
         self.lm_head.is_none()
     }
 
+    fn untied(self) -> Self {
+        self.untied()
+    }
+
     fn task_type(&self) -> &'static str {
         "CAUSAL_LM"
     }
@@ -62,7 +75,8 @@ impl Pretrained for CausalLm {
     }
 
     fn ignores(&self, name: &str) -> bool {
-        self.lm_head.is_none() && name == "lm_head.weight"
+        // The loader has seen that it is the embedding.
+        self.lm_head.is_none() && name == HEAD
     }
 
     fn saved_config(&self) -> Map<String, Value> {
@@ -90,7 +104,7 @@ impl Pretrained for RewardModel {
     }
 
     fn ignores(&self, name: &str) -> bool {
-        name == "lm_head.weight"
+        name == HEAD
     }
 
     fn saved_config(&self) -> Map<String, Value> {

@@ -8,7 +8,6 @@ use serde_json::Value;
 
 use crate::config::ModelConfig;
 use crate::decoder::{CausalLm, Decoder};
-use crate::error::{ModelError, Result};
 use crate::parameters::ParameterInfo;
 use crate::reward::RewardModel;
 use crate::trained::TrainedRows;
@@ -141,18 +140,26 @@ fn mean_row(table: Tensor<2>, width: usize) -> Vec<f32> {
     sums.into_iter().map(|sum| (sum / rows) as f32).collect()
 }
 
-/// Whether training changes the rows of new tokens, whose ids are `new`: some
-/// parameter of the embedding must be trained there, and one of the output head where it
-/// is no embedding. Adapters that train neither leave new tokens without a meaning.
-///
-/// # Errors
-/// The part that is not trained, with the number of its rows.
-pub fn check_new_rows_are_trained(
+/// New tokens of which training leaves the rows of one part of a model as they are, so
+/// that they never mean anything there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UntrainedRows {
+    /// `embed_tokens` or `lm_head`.
+    pub part: &'static str,
+    /// The tokens.
+    pub ids: Vec<u32>,
+}
+
+/// Which new tokens, whose ids are `new`, have rows that training leaves as they are: of
+/// the embedding, and of the output head where it is not the embedding. Nothing where all
+/// of them are trained. That does no harm to tokens that no text has.
+#[must_use]
+pub fn untrained_rows(
     new: &[u32],
     parameters: &[ParameterInfo],
     rows: &TrainedRows,
-) -> Result<()> {
-    for part in ["embed_tokens", "lm_head"] {
+) -> Vec<UntrainedRows> {
+    let of = |part: &'static str| {
         let found: Vec<(usize, &ParameterInfo)> = parameters
             .iter()
             .enumerate()
@@ -162,13 +169,9 @@ pub fn check_new_rows_are_trained(
             let mut found = found.iter();
             found.any(|&(index, info)| info.trainable && rows.has(index, id as usize))
         };
-        let untrained = new.iter().filter(|id| !trained(**id)).count();
-        if !found.is_empty() && untrained > 0 {
-            return Err(ModelError::UntrainedRows {
-                new: untrained,
-                part: part.into(),
-            });
-        }
-    }
-    Ok(())
+        let ids = new.iter().copied().filter(|id| !trained(*id)).collect();
+        (!found.is_empty()).then_some(UntrainedRows { part, ids })
+    };
+    let parts = ["embed_tokens", "lm_head"].into_iter().filter_map(of);
+    parts.filter(|part| !part.ids.is_empty()).collect()
 }

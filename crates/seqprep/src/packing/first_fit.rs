@@ -7,11 +7,12 @@
 //! the result does not depend on the number of threads.
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use super::{Packing, PackingError, check_lengths};
 
 /// Limits of [`first_fit`]. The defaults are Axolotl's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FirstFitOptions {
     /// Documents that are packed together: each run of so many in the given
     /// order gets bins of its own. Smaller groups stay closer to the order.

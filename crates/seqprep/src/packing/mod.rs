@@ -32,6 +32,8 @@ mod first_fit;
 pub use best_fit::{best_fit_decreasing, best_fit_decreasing_limited};
 pub use first_fit::{FirstFitOptions, first_fit};
 
+use serde::{Deserialize, Serialize};
+
 /// Documents assigned to bins, as indices.
 ///
 /// All bins lie in one allocation; a bin is a slice of it.
@@ -75,7 +77,7 @@ pub enum PackingError {
 }
 
 /// How well a [`Packing`] fills its bins.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PackingReport {
     /// Documents packed.
     pub documents: usize,

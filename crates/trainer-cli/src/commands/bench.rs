@@ -9,11 +9,11 @@ use std::time::Instant;
 use burn::prelude::*;
 use burn::tensor::{Distribution, FloatDType};
 use serde_json::{Value, json};
-use trainer_config::{Config, SaveStrategy};
+use trainer_config::{Config, GenerationConfig, SaveStrategy};
 use trainer_core::{AnyModel, Observer, Phases, StepReport, memory, setup_trainer, unfreeze};
 use trainer_model::{ModelConfig, Pretrained, TrainingWork};
 
-use super::train::Data;
+use super::train::{Data, fit_together};
 use crate::args::{Bench, Shown};
 use crate::failure::Failure;
 use crate::session::{
@@ -37,7 +37,7 @@ pub(crate) fn run(arguments: &Bench) -> Result<(), Failure> {
         .or(arguments.warmup)
         .unwrap_or(WARMUP);
     if steps == 0 {
-        return Err(Failure::new("error: --steps must be 1 or more"));
+        return Err(Failure::new("--steps must be 1 or more"));
     }
     let loaded = load_layers(&arguments.run.config, overrides)?;
     let folder = Scratch::new();
@@ -58,7 +58,7 @@ fn number(flag: &str, value: Option<String>) -> Result<Option<usize>, Failure> {
     value
         .map(|text| {
             text.parse()
-                .map_err(|_| Failure::new(format!("error: --{flag} {text} is not a whole number")))
+                .map_err(|_| Failure::new(format!("--{flag} {text} is not a whole number")))
         })
         .transpose()
 }
@@ -91,6 +91,7 @@ fn timed(config: Config, steps: usize, output_dir: PathBuf) -> Config {
         eval_steps: None,
         evals_per_epoch: None,
         eval_on_start: false,
+        generation: GenerationConfig::default(),
         output_dir,
         ..config
     };
@@ -101,6 +102,7 @@ fn timed(config: Config, steps: usize, output_dir: PathBuf) -> Config {
     keys.save_first_step = false;
     keys.load_best_model_at_end = false;
     keys.metric_for_best_model = None;
+    keys.greater_is_better = None;
     keys.early_stopping_patience = None;
     keys.resume_from_checkpoint = None;
     keys.auto_resume_from_checkpoints = false;
@@ -142,21 +144,23 @@ struct Measured {
 fn measure(config: &Config, warmup: usize, shown: Shown) -> Result<Measured, Failure> {
     let selected = select_device(config)?;
     let tokenizer = load_tokenizer(config)?;
-    let (model, adapter) = load_for_training(config, &tokenizer, &selected.device)?;
+    let (mut model, adapter) = load_for_training(config, &tokenizer, &selected.device)?;
     let reference = load_reference(config, &tokenizer, &selected.device)?;
-    let data = Data::load(config, &tokenizer, shown)?;
+    let mut data = Data::load(config, &tokenizer, shown)?;
+    fit_together(config, &tokenizer, &mut model, &mut data)?;
     let (sizes, work, parameters, trained_parameters) = match &model {
         AnyModel::Causal(model) => size(config, model)?,
         AnyModel::Reward(model) => size(config, model)?,
     };
     shown.note("timing matrix products");
     let peak = matrix_peak(&selected.device, &sizes);
+    let tokenizer = Arc::new(SavedTokenizer::new(tokenizer, &model));
     let trainer = setup_trainer(
         config,
         data.train,
         data.eval,
         model,
-        Arc::new(SavedTokenizer(tokenizer)),
+        tokenizer,
         config.max_steps,
         reference,
         adapter,
@@ -167,7 +171,7 @@ fn measure(config: &Config, warmup: usize, shown: Shown) -> Result<Measured, Fai
     let steps = seen.0.split_off(warmup.min(seen.0.len()));
     if steps.is_empty() {
         return Err(Failure::new(
-            "error: no step was taken that could be timed: lower --warmup",
+            "no step was taken that could be timed: lower --warmup",
         ));
     }
     let threads = std::env::var("RAYON_NUM_THREADS").ok();

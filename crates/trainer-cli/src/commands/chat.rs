@@ -24,7 +24,7 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let writer = Writer::new(&config, &trained.model, &trained.tokenizer, false)?;
     if !writer.has_template() {
         return Err(Failure::new(
-            "error: a conversation needs a chat template, and the tokenizer has none; name one in \
+            "a conversation needs a chat template, and the tokenizer has none; name one in \
              `chat_template`",
         ));
     }
@@ -42,8 +42,8 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
         let Some(line) = lines.next() else {
             return Ok(());
         };
-        let line = line
-            .map_err(|error| Failure::new(format!("error: cannot read standard input: {error}")))?;
+        let line =
+            line.map_err(|error| Failure::new(format!("cannot read standard input: {error}")))?;
         let said = match line.trim() {
             "" => continue,
             "/exit" => return Ok(()),

@@ -6,36 +6,25 @@ use std::path::PathBuf;
 
 use trainer_config::Loaded;
 use trainer_core::memory;
+use trainer_data::Search;
 
 use super::train::ready;
 use crate::args::{Check, Shown};
 use crate::failure::Failure;
 use crate::fit::{Fit, size};
+use crate::preflight;
 use crate::progress::{clock, grouped};
-use crate::session::{find_prepared, load_layers, load_tokenizer};
+use crate::session::{find_prepared, load_tokenizer};
 
 pub(crate) fn run(arguments: &Check) -> Result<(), Failure> {
     let ([probed], overrides) = arguments.run.flags(["probe"])?;
-    let loaded = load_layers(&arguments.run.config, overrides)?;
-    write!(stdout(), "{}", loaded.render())?;
+    let loaded = preflight::load(&arguments.run.config, overrides)?;
+    // What cannot be estimated cannot be trained either.
+    let fit = Fit::of(&loaded.config)?;
     // Comments, so that all of it is a configuration still.
-    match Fit::of(&loaded.config) {
-        Ok(fit) => {
-            write!(stdout(), "{fit}")?;
-            if let Some(warning) = fit.warning() {
-                eprint!("{warning}");
-            }
-        }
-        // A file can be checked where the model is not.
-        Err(failure) => {
-            let text = failure.to_string();
-            let text = text.strip_prefix("error: ").unwrap_or(&text);
-            writeln!(
-                stdout(),
-                "\n# Memory is not estimated: {}",
-                text.replace('\n', "\n# ")
-            )?;
-        }
+    write!(stdout(), "{}{fit}", loaded.render())?;
+    if let Some(warning) = fit.warning() {
+        eprint!("{warning}");
     }
     if arguments.probe || probed.is_some() {
         probe(loaded)?;
@@ -46,7 +35,7 @@ pub(crate) fn run(arguments: &Check) -> Result<(), Failure> {
 /// Times a few batches and prints what they tell.
 fn probe(mut loaded: Loaded) -> Result<(), Failure> {
     let config = &mut loaded.config;
-    if find_prepared(config, &load_tokenizer(config)?)?.is_none() {
+    if find_prepared(config, &load_tokenizer(config)?, Search::Content)?.is_none() {
         // Prepared in memory: nothing is written.
         config.dataset_prepared_path = Some(PathBuf::new());
     }

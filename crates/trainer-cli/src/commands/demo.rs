@@ -32,7 +32,7 @@ pub(crate) fn run(folder: &Path) -> Result<(), Failure> {
     let file = folder.join("glossary.yaml");
     if !file.is_file() {
         return Err(Failure::new(format!(
-            "error: {} is not there; run this from the root of the repository, or give the folder \
+            "{} is not there; run this from the root of the repository, or give the folder \
              of the examples",
             file.display()
         )));
@@ -52,8 +52,7 @@ pub(crate) fn run(folder: &Path) -> Result<(), Failure> {
 
     let trained = train(&loaded, View::Lines(Shown::default()))?;
     let trained = trained.model.into_causal();
-    let trained =
-        trained.ok_or_else(|| Failure::new("error: the example trains no language model"))?;
+    let trained = trained.ok_or_else(|| Failure::new("the example trains no language model"))?;
     let answers_after = answers(&config, &trained, &tokenizer, &held_back)?;
 
     writeln!(stdout(), "\nQuestions in words that were not trained on:")?;
@@ -95,11 +94,10 @@ fn answers(
 
 fn read_questions(path: &Path) -> Result<Vec<Question>, Failure> {
     let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::new(format!("error: {}: {error}", path.display())))?;
+        .map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
     let mut questions = Vec::new();
     for (index, line) in text.lines().enumerate() {
-        let wrong =
-            |what: &str| Failure::new(format!("error: {}:{}: {what}", path.display(), index + 1));
+        let wrong = |what: &str| Failure::new(format!("{}:{}: {what}", path.display(), index + 1));
         let row: Value = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
         let content = |turn: usize| {
             row["messages"][turn]["content"]

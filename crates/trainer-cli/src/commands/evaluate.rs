@@ -6,28 +6,34 @@ use std::time::Instant;
 
 use burn::module::Module;
 use burn::tensor::Device;
+use seqprep::Sample;
 use serde_json::{Map, Value};
 use trainer_config::{Config, Dataset, Task};
-use trainer_core::{LogRow, evaluate_preferences, evaluate_samples};
+use trainer_core::{AnyModel, LogRow, evaluate_preferences, evaluate_samples};
 use trainer_data::Tokenizer;
-use trainer_model::CausalLm;
+use trainer_model::{CausalLm, is_adapter};
 
 use crate::args::{Evaluate, Shown};
 use crate::failure::Failure;
+use crate::folders;
+use crate::limits::{longest_preference, warn_of_evaluation};
 use crate::report::number;
 use crate::session::{
     is_streamed, load_base_model, load_layers, load_preferences, load_samples, load_tokenizer,
     load_trained_any, load_trained_model, select_device, test_config,
 };
+use crate::vocabulary::{pad_id, vocabulary_of};
 
 pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
     let ([model], overrides) = arguments.run.flags(["model"])?;
     let (shown, overrides) = arguments.shown.with(overrides);
     let mut config = load_layers(&arguments.run.config, overrides)?.config;
     if let Some(folder) = model.map(PathBuf::from).or_else(|| arguments.model.clone()) {
-        if !folder.join("config.json").is_file() {
+        folders::exists("--model", &folder)?;
+        if !folder.join("config.json").is_file() && !is_adapter(&folder) {
             return Err(Failure::new(format!(
-                "error: --model: {} holds no model (no config.json)",
+                "--model: {} holds no model (no config.json) and no adapter (no \
+                 adapter_config.json)",
                 folder.display()
             )));
         }
@@ -37,6 +43,7 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
     let started = Instant::now();
     if config.preference.task() != Task::Sft {
         let row = preferences(&config, &device, shown)?;
+        check_finite("evaluation", &row)?;
         shown.note(format!(
             "evaluated in {:.1} s",
             started.elapsed().as_secs_f64()
@@ -46,6 +53,9 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
     }
     let trained = load_trained_model(&config, &device, shown)?;
     let rows = evaluate(&config, &trained.tokenizer, &trained.model)?;
+    for (name, row) in &rows {
+        check_finite(name, row)?;
+    }
     shown.note(format!(
         "evaluated in {:.1} s",
         started.elapsed().as_secs_f64()
@@ -99,7 +109,9 @@ fn preferences(config: &Config, device: &Device, shown: Shown) -> Result<LogRow,
         true => Some(load_base_model(config, &load_tokenizer(config)?, device)?.valid()),
         false => None,
     };
-    let pad_id = trained.tokenizer.pad_id().unwrap_or(0);
+    let limit = limit_of(&trained.model);
+    warn_of_evaluation(longest_preference(&eval), limit);
+    let pad_id = pad_id(&trained.tokenizer, vocabulary_of(&trained.model));
     Ok(evaluate_preferences(
         config,
         eval,
@@ -124,9 +136,29 @@ fn print(row: &LogRow, json: bool) -> std::io::Result<()> {
     Ok(())
 }
 
+fn limit_of(model: &AnyModel) -> usize {
+    match model {
+        AnyModel::Causal(model) => model.config().max_positions,
+        AnyModel::Reward(model) => model.config().max_positions,
+    }
+}
+
+/// A loss that is not finite is no result.
+fn check_finite(name: &str, row: &LogRow) -> Result<(), Failure> {
+    // JSON has no other numbers: what is none is null.
+    let is_number = |value: &Value| value.as_f64().is_some_and(f64::is_finite);
+    match row.get("eval_loss").is_some_and(is_number) {
+        true => Ok(()),
+        false => Err(Failure::new(format!(
+            "the loss on the data set {name} is not finite: numbers of the model are too large \
+             for what it computes in, or a step has gone wrong before it was saved"
+        ))),
+    }
+}
+
 fn no_data() -> Failure {
     Failure::new(
-        "error: there is no evaluation data: set test_datasets or val_set_size, in the file or as \
+        "there is no evaluation data: set test_datasets or val_set_size, in the file or as \
          `--val_set_size 0.05`",
     )
 }
@@ -137,8 +169,13 @@ fn evaluate(
     tokenizer: &Tokenizer,
     model: &CausalLm,
 ) -> Result<Vec<(String, LogRow)>, Failure> {
-    let pad_id = tokenizer.pad_id().unwrap_or(0);
-    let on = |samples| evaluate_samples(config, samples, model, pad_id);
+    let pad_id = pad_id(tokenizer, model.config().vocab_size);
+    let limit = model.config().max_positions;
+    let on = |samples: Vec<Sample>| {
+        let longest = samples.iter().map(Sample::len).max();
+        warn_of_evaluation(longest.unwrap_or(0), limit);
+        evaluate_samples(config, samples, model, pad_id)
+    };
     let Some(tests) = &config.test_datasets else {
         let samples = match is_streamed(config) || config.val_set_size == 0.0 {
             true => Vec::new(),

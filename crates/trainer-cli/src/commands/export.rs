@@ -9,25 +9,32 @@ use trainer_model::{GgufExport, GgufType, GgufValue, SaveDtype, export_gguf, ope
 
 use crate::args::{Run, Shown};
 use crate::failure::Failure;
-use crate::session::{load_layers, load_trained_model, select_device};
+use crate::session::{head_of, load_layers, load_whole_model, select_device};
 
 /// Writes the trained model of a configuration.
 pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let ([file, dtype], overrides) = run.flags(["gguf", "dtype"])?;
     let file = file.ok_or_else(|| {
-        Failure::new("error: name the file to write: `trainer export CONFIG --gguf FILE`")
+        Failure::new("name the file to write: `trainer export CONFIG --gguf FILE`")
     })?;
     let dtype = dtype.unwrap_or_else(|| "f16".to_owned());
     let known = GgufType::WRITTEN.iter().find(|(name, _)| *name == dtype);
     let Some((_, format)) = known else {
         let names = GgufType::WRITTEN.map(|(name, _)| name).join(", ");
         return Err(Failure::new(format!(
-            "error: --dtype {dtype} is not a format that is written; there are {names}"
+            "--dtype {dtype} is not a format that is written; there are {names}"
         )));
     };
     let config = load_layers(&run.config, overrides)?.config;
+    if head_of(&config).is_some() {
+        return Err(Failure::new(
+            "this configuration trains a model with a head for rewards, which GGUF files do \
+             not hold; a folder of it (`trainer merge-lora` where it is an adapter) is what \
+             transformers loads",
+        ));
+    }
     let device = select_device(&config)?.device;
-    let trained = load_trained_model(&config, &device, Shown::default())?;
+    let trained = load_whole_model(&config, &device, Shown::default())?;
     let vocabulary = trained
         .tokenizer
         .to_gguf(trained.model.config().vocab_size)?;
@@ -51,20 +58,20 @@ pub(crate) fn import(file: &Path, folder: &Path, dtype: &str) -> Result<(), Fail
         "bf16" => SaveDtype::Bf16,
         other => {
             return Err(Failure::new(format!(
-                "error: --dtype {other} is not a format of model folders; there are bf16, f32"
+                "--dtype {other} is not a format of model folders; there are bf16, f32"
             )));
         }
     };
     if folder.join("config.json").exists() {
         return Err(Failure::new(format!(
-            "error: {} holds a model already; name another folder",
+            "{} holds a model already; name another folder",
             folder.display()
         )));
     }
     let model = open_gguf(file)?;
     let vocabulary = vocabulary(model.metadata());
     std::fs::create_dir_all(folder)
-        .map_err(|error| Failure::new(format!("error: {}: {error}", folder.display())))?;
+        .map_err(|error| Failure::new(format!("{}: {error}", folder.display())))?;
     vocabulary.write(folder, file)?;
     let config = model.config();
     let (kind, layers) = (config.model_type.clone(), config.num_hidden_layers);

@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use serde_json::{Map, Value, json};
-use trainer_config::Config;
+use trainer_config::{Config, Dataset, DatasetFormat};
+use trainer_data::source::{self, Row};
 
 use crate::args::{Run, Shown};
 use crate::failure::Failure;
@@ -21,14 +22,14 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let input = match (prompt, file) {
         (Some(_), Some(_)) => {
             return Err(Failure::new(
-                "error: --prompt and --file are two places to read a prompt from; keep one of them",
+                "--prompt and --file are two places to read a prompt from; keep one of them",
             ));
         }
         (Some(text), None) => Input::One(text),
         (None, Some(file)) if file.ends_with(".jsonl") => Input::Rows(rows(Path::new(&file))?),
         (None, Some(file)) => Input::One(
             std::fs::read_to_string(&file)
-                .map_err(|error| Failure::new(format!("error: {file}: {error}")))?,
+                .map_err(|error| Failure::new(format!("{file}: {error}")))?,
         ),
         (None, None) => Input::One(standard_input()?),
     };
@@ -40,13 +41,12 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     }
     match input {
         Input::One(text) if logits.is_some() => {
-            let mut row = Map::new();
-            row.insert("prompt".into(), Value::from(text));
-            scores(&writer, vec![row])
+            let columns = Map::from_iter([("prompt".to_owned(), Value::from(text.as_str()))]);
+            scores(&writer, vec![(columns, Prompt::Text(text))])
         }
-        Input::Rows(rows) if logits.is_some() => scores(&writer, rows),
+        Input::Rows(rows) if logits.is_some() => scores(&writer, asked(&writer, rows)?),
         Input::One(text) => one(&writer, text),
-        Input::Rows(rows) => many(&writer, rows, &config),
+        Input::Rows(rows) => many(&writer, asked(&writer, rows)?, &config),
     }
 }
 
@@ -58,14 +58,14 @@ pub(super) fn take_the_likeliest(config: &mut Config) {
 
 enum Input {
     One(String),
-    Rows(Vec<Map<String, Value>>),
+    Rows(Vec<Row>),
 }
 
 fn standard_input() -> Result<String, Failure> {
     let mut text = String::new();
     std::io::stdin()
         .read_to_string(&mut text)
-        .map_err(|error| Failure::new(format!("error: cannot read standard input: {error}")))?;
+        .map_err(|error| Failure::new(format!("cannot read standard input: {error}")))?;
     // What `echo` puts behind a prompt is not meant to be part of it.
     let end = text.trim_end_matches(['\n', '\r']).len();
     text.truncate(end);
@@ -86,16 +86,15 @@ fn one(writer: &Writer<'_>, text: String) -> Result<(), Failure> {
 /// Writes each row with its answer, a batch at a time.
 fn many(
     writer: &Writer<'_>,
-    rows: Vec<Map<String, Value>>,
+    rows: Vec<(Map<String, Value>, Prompt)>,
     config: &Config,
 ) -> Result<(), Failure> {
     let size = config.eval_batch_size.unwrap_or(config.micro_batch_size);
     let mut out = std::io::stdout().lock();
     for (batch, rows) in rows.chunks(size).enumerate() {
-        let prompts: Vec<Prompt> = rows.iter().filter_map(prompt).collect();
+        let (rows, prompts): (Vec<_>, Vec<_>) = rows.iter().cloned().unzip();
         let answers = writer.answer(&prompts, batch * size, |_, _| Ok(()))?;
-        for (row, answer) in rows.iter().zip(answers) {
-            let mut row = row.clone();
+        for (mut row, answer) in rows.into_iter().zip(answers) {
             row.insert("completion".into(), json!(answer.text));
             row.insert("finish_reason".into(), json!(answer.finish));
             writeln!(out, "{}", Value::Object(row))?;
@@ -105,11 +104,23 @@ fn many(
     Ok(())
 }
 
+/// The columns of each row, and the tokens that it asks. All of them are made before
+/// the first is answered, so that a row that cannot be asked is said at once.
+fn asked(
+    writer: &Writer<'_>,
+    rows: Vec<Row>,
+) -> Result<Vec<(Map<String, Value>, Prompt)>, Failure> {
+    let ask = |row: Row| {
+        let columns = row.columns.clone().into_map();
+        Ok((columns, Prompt::Ids(writer.encode(&Prompt::Row(row))?)))
+    };
+    rows.into_iter().map(ask).collect()
+}
+
 /// Writes each row with its tokens, and the scores of every token that may follow.
-fn scores(writer: &Writer<'_>, rows: Vec<Map<String, Value>>) -> Result<(), Failure> {
+fn scores(writer: &Writer<'_>, rows: Vec<(Map<String, Value>, Prompt)>) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    for mut row in rows {
-        let Some(prompt) = prompt(&row) else { continue };
+    for (mut row, prompt) in rows {
         let (ids, logits) = writer.logits(&prompt)?;
         row.insert("ids".into(), json!(ids));
         row.insert("logits".into(), json!(logits));
@@ -118,42 +129,12 @@ fn scores(writer: &Writer<'_>, rows: Vec<Map<String, Value>>) -> Result<(), Fail
     Ok(())
 }
 
-/// The rows of a file, each of which has a prompt.
-fn rows(path: &Path) -> Result<Vec<Map<String, Value>>, Failure> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::new(format!("error: {}: {error}", path.display())))?;
-    let mut rows = Vec::new();
-    for (index, line) in text.lines().enumerate() {
-        if line.trim().is_empty() {
-            continue;
-        }
-        let wrong = |what: &str| {
-            Failure::new(format!(
-                "error: {}, line {}: {what}",
-                path.display(),
-                index + 1
-            ))
-        };
-        let row = serde_json::from_str(line).map_err(|error| wrong(&error.to_string()))?;
-        let Value::Object(row) = row else {
-            return Err(wrong("expected an object with `prompt` or `messages`"));
-        };
-        if prompt(&row).is_none() {
-            return Err(wrong(
-                "expected `prompt`, a text, or `messages`, a list of objects with `role` and \
-                 `content`",
-            ));
-        }
-        rows.push(row);
-    }
-    Ok(rows)
-}
-
-fn prompt(row: &Map<String, Value>) -> Option<Prompt> {
-    if let Some(Value::String(text)) = row.get("prompt") {
-        return Some(Prompt::Text(text.clone()));
-    }
-    let messages = row.get("messages")?.as_array()?;
-    let all = !messages.is_empty() && messages.iter().all(|message| message["role"].is_string());
-    all.then(|| Prompt::Messages(messages.clone()))
+/// The rows of a file of JSON lines, read as training data is.
+fn rows(path: &Path) -> Result<Vec<Row>, Failure> {
+    let file = Dataset {
+        path: path.to_owned(),
+        ds_type: Some(DatasetFormat::Json),
+        ..Dataset::default()
+    };
+    Ok(source::open(&file)?.collect::<Result<_, _>>()?)
 }

@@ -18,7 +18,7 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let config = load_layers(&run.config, overrides)?.config;
     if is_streamed(&config) {
         return Err(Failure::new(
-            "error: the data of this run is read while training, so that there is nothing to \
+            "the data of this run is read while training, so that there is nothing to \
              prepare; `trainer preview` shows rows of it",
         ));
     }
@@ -44,7 +44,7 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
             let flags = [("--export_jsonl", &export), ("--save_to_disk", &saved)];
             if let Some((flag, _)) = flags.iter().find(|(_, value)| value.is_some()) {
                 return Err(Failure::new(format!(
-                    "error: {flag} writes rows of tokens, which preferences and judged answers \
+                    "{flag} writes rows of tokens, which preferences and judged answers \
                      are not; without it they are prepared for training"
                 )));
             }

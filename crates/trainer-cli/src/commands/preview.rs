@@ -3,14 +3,16 @@
 use std::io::{IsTerminal, Write as _, stdout};
 
 use seqprep::Sample;
-use trainer_config::Config;
+use trainer_config::{Config, Task};
 use trainer_core::{BatchOptions, BatchSource, Batches};
 use trainer_data::preview::{PreviewReport, PreviewRow, Roles, TextStyle, to_html, to_text};
 use trainer_data::{DataError, Tokenizer};
 
 use crate::args::Run;
 use crate::failure::Failure;
-use crate::session::{is_streamed, load_layers, load_samples, load_tokenizer, open_stream};
+use crate::session::{
+    is_streamed, load_layers, load_preferences, load_samples, load_tokenizer, open_stream,
+};
 
 /// Rows of each data set that are looked at for roles.
 const ROLE_ROWS: usize = 10_000;
@@ -25,22 +27,23 @@ pub(crate) fn run(run: &Run) -> Result<(), Failure> {
     let ([count, tokens, html], overrides) = run.flags(["rows", "tokens", "html"])?;
     let count = match count {
         None => ROWS,
-        Some(text) => text.parse().map_err(|_| {
-            Failure::new(format!(
-                "error: --rows takes a number of rows, not \"{text}\""
-            ))
-        })?,
+        Some(text) => text
+            .parse()
+            .map_err(|_| Failure::new(format!("--rows takes a number of rows, not \"{text}\"")))?,
     };
     let config = load_layers(&run.config, overrides)?.config;
     let tokenizer = load_tokenizer(&config)?;
-    let (rows, report) = match is_streamed(&config) {
-        true => streamed(&config, &tokenizer, count)?,
-        false => planned(&config, &tokenizer, count)?,
+    let (rows, report) = match (config.preference.task(), is_streamed(&config)) {
+        (Task::Sft, true) => streamed(&config, &tokenizer, count)?,
+        (Task::Sft, false) => planned(&config, &tokenizer, count)?,
+        (Task::Rl(_) | Task::RewardModel | Task::ProcessRewardModel, _) => {
+            preferences(&config, &tokenizer, count)?
+        }
     };
     if let Some(path) = html {
         let title = format!("Preview of {}", run.config.display());
         std::fs::write(&path, to_html(&title, &rows, &report))
-            .map_err(|error| Failure::new(format!("error: cannot write {path}: {error}")))?;
+            .map_err(|error| Failure::new(format!("cannot write {path}: {error}")))?;
         writeln!(stdout(), "{} rows written to {path}", rows.len())?;
         return Ok(());
     }
@@ -59,7 +62,7 @@ fn planned(
     count: usize,
 ) -> Result<(Vec<PreviewRow>, PreviewReport), Failure> {
     let samples = load_samples(config, tokenizer)?.0.train;
-    let options = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0));
+    let options = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0))?;
     let (pad_to, packed) = (options.collate.pad_to, options.packing.is_some());
     let lengths: Vec<usize> = (0..samples.len())
         .filter_map(|index| samples.length(index))
@@ -86,13 +89,24 @@ fn planned(
     Ok((rows, report))
 }
 
+/// Samples of preferences, in the order in which they were prepared.
+fn preferences(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    count: usize,
+) -> Result<(Vec<PreviewRow>, PreviewReport), Failure> {
+    let samples = load_preferences(config, tokenizer)?.0.train;
+    let rows = PreviewRow::from_preferences(&samples, count, tokenizer)?;
+    Ok((rows, PreviewReport::of_preferences(&samples)))
+}
+
 /// Rows at the beginning of a stream.
 fn streamed(
     config: &Config,
     tokenizer: &Tokenizer,
     count: usize,
 ) -> Result<(Vec<PreviewRow>, PreviewReport), Failure> {
-    let options = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0));
+    let options = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0))?;
     let taken: Vec<Vec<Sample>> = open_stream(config, None)?
         .take(STREAM_ROWS.max(count))
         .collect::<Result<_, DataError>>()?;

@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &Sweep) -> Result<(), Failure> {
     for (index, values) in runs.into_iter().enumerate() {
         if values.iter().any(|(key, _)| key == "output_dir") {
             return Err(Failure::new(format!(
-                "error: {}: `output_dir` cannot be swept: each run gets a folder in that of the \
+                "{}: `output_dir` cannot be swept: each run gets a folder in that of the \
                  configuration",
                 arguments.sweep.display()
             )));
@@ -179,9 +179,7 @@ fn finish(output: &Path, count: usize, done: &[Done], json_wanted: bool) -> Resu
     }
     match ended(Ended::Failed) {
         0 => Ok(()),
-        failed => Err(Failure::new(format!(
-            "error: {failed} of {count} runs failed"
-        ))),
+        failed => Err(Failure::new(format!("{failed} of {count} runs failed"))),
     }
 }
 

@@ -8,8 +8,8 @@ use seqprep::Sample;
 use serde_json::Value;
 use trainer_config::{Config, Loaded, Task};
 use trainer_core::{
-    EvalData, Observer, OpenStream, RowStream, Several, TrainData, Trained, Trainer, TrainerError,
-    check_settings, setup_trainer,
+    AnyModel, EvalData, Observer, OpenStream, RowStream, Several, TrainData, Trained, Trainer,
+    TrainerError, check_settings, setup_trainer,
 };
 use trainer_data::stream::SampleStream;
 use trainer_data::{CacheOutcome, Ledger, Tokenizer};
@@ -17,21 +17,24 @@ use trainer_data::{CacheOutcome, Ledger, Tokenizer};
 use crate::args::{Shown, Train};
 use crate::failure::Failure;
 use crate::fit::{self, Fit};
+use crate::limits;
 use crate::out_of_memory;
+use crate::preflight;
 use crate::progress::{JsonLines, Progress};
 use crate::report::{About, DataShown, REPORT, Reporter};
 use crate::session::{
-    SavedTokenizer, explain, is_streamed, load_for_training, load_layers, load_preferences,
-    load_reference, load_samples, load_tokenizer, open_stream, select_device, test_config,
+    SavedTokenizer, explain, is_streamed, load_for_training, load_preferences, load_reference,
+    load_samples, load_tokenizer, open_stream, select_device, test_config,
 };
 use crate::trackers::trackers;
+use crate::vocabulary::UntrainedTokens;
 use crate::wishes::Wishes;
 
 pub(crate) fn run(arguments: &Train) -> Result<(), Failure> {
     let ([explained, tui], overrides) = arguments.run.flags(["explain_cache", "tui"])?;
     let (shown, overrides) = arguments.shown.with(overrides);
     let file = &arguments.run.config;
-    let loaded = load_layers(file, overrides)?;
+    let loaded = preflight::load(file, overrides)?;
     let config = &loaded.config;
     if explained.is_some() && !is_streamed(config) {
         explain(config, &load_tokenizer(config)?)?;
@@ -67,7 +70,7 @@ impl View {
             #[cfg(not(feature = "tui"))]
             Self::Screen => {
                 return Err(Failure::new(format!(
-                    "error: this program was built without --tui; build it with `--features tui`, \
+                    "this program was built without --tui; build it with `--features tui`, \
                      or look at {}/metrics.jsonl",
                     config.output_dir.display()
                 )));
@@ -93,20 +96,15 @@ pub(crate) fn ready(loaded: &Loaded, shown: Shown) -> Result<Ready, Failure> {
     let tokenizer = load_tokenizer(config)?;
     // Before the data, which may take long to tokenize for a model that is not there.
     check_settings(config)?;
-    let (model, adapter) = load_for_training(config, &tokenizer, &selected.device)?;
+    let (mut model, adapter) = load_for_training(config, &tokenizer, &selected.device)?;
     let reference = load_reference(config, &tokenizer, &selected.device)?;
     let mut data = Data::load(config, &tokenizer, shown)?;
+    fit_together(config, &tokenizer, &mut model, &mut data)?;
     let backend = selected.backend.to_string();
     let about = About::new(loaded, &backend, data.shown.take());
+    let tokenizer = Arc::new(SavedTokenizer::new(tokenizer, &model));
     let trainer = setup_trainer(
-        config,
-        data.train,
-        data.eval,
-        model,
-        Arc::new(SavedTokenizer(tokenizer)),
-        None,
-        reference,
-        adapter,
+        config, data.train, data.eval, model, tokenizer, None, reference, adapter,
     )?;
     Ok(Ready {
         trainer,
@@ -115,6 +113,20 @@ pub(crate) fn ready(loaded: &Loaded, shown: Shown) -> Result<Ready, Failure> {
         ledger: data.ledger,
         stream: data.stream,
     })
+}
+
+/// Looks at whether tokens and lengths of the data are those of the model.
+pub(crate) fn fit_together(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    model: &mut AnyModel,
+    data: &mut Data,
+) -> Result<(), Failure> {
+    limits::raise(config, &data.train, &data.eval, model);
+    let untrained = UntrainedTokens::of(config, tokenizer, model)?;
+    untrained.check(&data.train, &data.eval)?;
+    *data.untrained.borrow_mut() = untrained;
+    Ok(())
 }
 
 /// Trains as configured; what is wrong with the input is found before anything
@@ -200,15 +212,20 @@ pub(crate) struct Data {
     shown: Option<DataShown>,
     /// The stream, once the trainer has opened it.
     stream: Opened,
+    /// Tokens that a stream may not have, once the model is known.
+    untrained: Rc<RefCell<UntrainedTokens>>,
 }
 
-/// A stream that the trainer opens, where a checkpoint says.
+/// A stream that the trainer opens where a checkpoint says: at the beginning of the run,
+/// and wherever it goes back.
 type Opened = Rc<RefCell<Option<Rc<RefCell<SampleStream>>>>>;
 
 /// Rows of a stream, whose account is looked at when the run is over. Warnings are
 /// said when the first row of their kind is read.
 struct Rows {
     stream: Rc<RefCell<SampleStream>>,
+    /// Tokens that may not occur.
+    untrained: UntrainedTokens,
     /// Warnings that were said.
     said: usize,
 }
@@ -223,7 +240,12 @@ impl Iterator for Rows {
             eprintln!("warning: {warning}");
         }
         self.said = stream.warnings().count();
-        Some(row.map_err(Into::into))
+        Some(row.map_err(Into::into).and_then(|row: Vec<Sample>| {
+            for sample in &row {
+                self.untrained.check_ids("training", &sample.input_ids)?;
+            }
+            Ok(row)
+        }))
     }
 }
 
@@ -253,6 +275,7 @@ impl Data {
                 ledger: Some(prepared.ledger),
                 shown: None,
                 stream: Opened::default(),
+                untrained: Rc::default(),
             });
         }
         let prepared = prepared(config, tokenizer, shown)?;
@@ -267,13 +290,18 @@ impl Data {
             eval: prepared.eval.into(),
             ledger: Some(prepared.ledger),
             stream: Opened::default(),
+            untrained: Rc::default(),
         })
     }
 
     fn stream(config: &Config, tokenizer: &Tokenizer, shown: Shown) -> Result<Self, Failure> {
         let opened = Opened::default();
         let (place, owned) = (Rc::clone(&opened), config.clone());
+        let untrained = Rc::default();
+        let tokens: Rc<RefCell<UntrainedTokens>> = Rc::clone(&untrained);
         let open: OpenStream = Box::new(move |cursor| {
+            // One that was read before ends here, with what it read ahead.
+            *place.borrow_mut() = None;
             let cursor = cursor.map(serde_json::from_value).transpose()?;
             let stream = open_stream(&owned, cursor).map_err(|error| error.to_string())?;
             for file in stream.modified() {
@@ -284,7 +312,11 @@ impl Data {
             }
             let stream = Rc::new(RefCell::new(stream));
             *place.borrow_mut() = Some(Rc::clone(&stream));
-            Ok(Box::new(Rows { stream, said: 0 }))
+            Ok(Box::new(Rows {
+                stream,
+                untrained: tokens.borrow().clone(),
+                said: 0,
+            }))
         });
         let mut data = Self {
             train: TrainData::Stream(open),
@@ -292,6 +324,7 @@ impl Data {
             ledger: None,
             shown: None,
             stream: opened,
+            untrained,
         };
         if let Some(tests) = &config.test_datasets {
             let tests = test_config(config, tests);

@@ -81,7 +81,7 @@ impl DataShown {
         let lengths: Vec<usize> = (0..count)
             .map(|at| samples.length(at).unwrap_or(0))
             .collect();
-        let mut collate = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0)).collate;
+        let mut collate = BatchOptions::training(config, tokenizer.pad_id().unwrap_or(0))?.collate;
         collate.pad_to = PadTo::Longest;
         let mut rows = Vec::new();
         for (index, sample) in samples.iter().take(SHOWN_SAMPLES).enumerate() {
@@ -456,7 +456,7 @@ pub(crate) fn read_log(folder: &Path) -> Result<RunLog, Failure> {
     let path = folder.join("metrics.jsonl");
     let text = fs::read_to_string(&path).map_err(|error| {
         Failure::new(format!(
-            "error: {}: {error}; the folder of a run has its log there",
+            "{}: {error}; the folder of a run has its log there",
             path.display()
         ))
     })?;
@@ -469,7 +469,7 @@ pub(crate) fn read_log(folder: &Path) -> Result<RunLog, Failure> {
             Err(_) if index + 1 == lines.len() => {}
             Err(error) => {
                 return Err(Failure::new(format!(
-                    "error: {}:{}: {error}",
+                    "{}:{}: {error}",
                     path.display(),
                     index + 1
                 )));

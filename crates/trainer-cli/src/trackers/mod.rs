@@ -183,7 +183,7 @@ pub(crate) fn trackers(config: &Config) -> Result<Vec<Box<dyn Observer>>, Failur
         }
         #[cfg(not(feature = "trackio"))]
         return Err(Failure::new(
-            "error: this program was built without `use_trackio`; build it with `--features \
+            "this program was built without `use_trackio`; build it with `--features \
              trackio`, or use `use_tensorboard`, `use_wandb` or `use_mlflow`",
         ));
     }

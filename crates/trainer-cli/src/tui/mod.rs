@@ -59,6 +59,11 @@ impl Curve {
         }
     }
 
+    /// Takes away what comes after `x`.
+    fn cut(&mut self, x: f64) {
+        self.points.retain(|(at, _)| *at <= x);
+    }
+
     /// Lowest and highest value, a little apart.
     fn bounds<'a>(curves: impl IntoIterator<Item = &'a Self>) -> [f64; 2] {
         let values = curves.into_iter().flat_map(|curve| &curve.points);
@@ -214,11 +219,11 @@ impl Tui {
     pub(crate) fn open(title: &Path) -> Result<Self, Failure> {
         if !terminal::is_there() {
             return Err(Failure::new(
-                "error: --tui draws on a terminal, and standard input or output is none; without \
+                "--tui draws on a terminal, and standard input or output is none; without \
                  it, one line a log row is printed",
             ));
         }
-        let wrong = |error: io::Error| Failure::new(format!("error: --tui: {error}"));
+        let wrong = |error: io::Error| Failure::new(format!("--tui: {error}"));
         let (screen, keys) = Screen::open().map_err(wrong)?;
         Ok(Self {
             terminal: Some(Terminal::new(screen).map_err(wrong)?),
@@ -300,6 +305,24 @@ impl Observer for Tui {
     fn preparing(&mut self, what: &str, done: usize, total: usize) {
         self.state.now = format!("{what}: {done} of {total} batches");
         self.draw(done == total);
+    }
+
+    /// The curves end where the run goes on from; later steps come anew.
+    fn went_back(&mut self, step: usize) {
+        let state = &mut self.state;
+        state.done = step;
+        let State {
+            loss,
+            eval,
+            norm,
+            rate,
+            speed,
+            ..
+        } = state;
+        for curve in [loss, eval, norm, rate, speed] {
+            curve.cut(step as f64);
+        }
+        self.draw(true);
     }
 
     fn saved(&mut self, checkpoint: &Path) {
@@ -412,5 +435,16 @@ mod tests {
         assert_eq!(Curve::bounds([&curve]), [0.999, 1.001]);
         assert_eq!(curve.points[0].0, 0.0);
         assert!(curve.points.windows(2).all(|pair| pair[0].0 < pair[1].0));
+    }
+
+    #[test]
+    fn curves_go_back() {
+        let mut curve = Curve::default();
+        for x in [1.0, 2.0, 3.0, 4.0] {
+            curve.push(x, 1.0);
+        }
+        curve.cut(2.0);
+        curve.push(3.0, 7.0);
+        assert_eq!(curve.points, [(1.0, 1.0), (2.0, 1.0), (3.0, 7.0)]);
     }
 }

@@ -153,16 +153,6 @@ fn running_out_of_memory_is_told_with_what_to_change() {
 }
 
 #[test]
-fn a_model_that_is_not_there_is_no_reason_not_to_check() {
-    let output = trainer(
-        &repository(),
-        &["check", "examples/glossary.yaml", "--base_model=nowhere"],
-    );
-    assert!(output.status.success(), "{}", stderr(&output));
-    assert!(stdout(&output).contains("# Memory is not estimated: "));
-}
-
-#[test]
 fn a_probe_times_the_run_and_writes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let out = folder.path().join("out");

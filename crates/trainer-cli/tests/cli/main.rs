@@ -8,9 +8,12 @@ mod checkpoints;
 mod commands;
 mod frozen;
 mod generation;
+mod models;
 mod parity;
 mod preferences;
+mod preflight;
 mod reports;
+mod rollback;
 mod training;
 mod trajectories;
 

@@ -1,11 +1,9 @@
 //! Rules about data sets, chat templates and evaluation.
 
 use super::Rules;
-use super::strategies::{OTHERS, reads};
 use crate::diagnostic::Diagnostic;
 use crate::keys::{TABLE, nearest};
 use crate::schema::{CHAT_TEMPLATES, EvalStrategy, is_chat_template};
-use crate::strategy::PromptStrategy;
 use crate::validate::suggestion;
 
 impl Rules<'_> {
@@ -103,10 +101,7 @@ impl Rules<'_> {
             }
             _ => {}
         }
-        if c.val_set_size > 0.0
-            || c.test_datasets.is_some()
-            || !self.usable(&["val_set_size", "test_datasets"])
-        {
+        if self.has_evaluation_data() {
             return;
         }
         let wanted = if c.eval_strategy == Some(EvalStrategy::No) {
@@ -222,66 +217,6 @@ impl Rules<'_> {
                     [label],
                     "remove it; variables such as `enable_thinking` can be set",
                 );
-            }
-        }
-    }
-
-    /// Keys of a data set that its `type` does not read.
-    pub(super) fn datasets(&mut self) {
-        const CHAT: [&str; 16] = [
-            "field_messages",
-            "field_system",
-            "field_tools",
-            "field_thinking",
-            "template_thinking_key",
-            "split_thinking",
-            "message_property_mappings",
-            "message_field_training",
-            "message_field_training_detail",
-            "roles",
-            "roles_to_train",
-            "train_on_eos",
-            "train_on_eot",
-            "drop_system_message",
-            "chat_template",
-            "chat_template_jinja",
-        ];
-        let c = self.config;
-        for (list, entries) in [
-            ("datasets", Some(&c.datasets)),
-            ("test_datasets", c.test_datasets.as_ref()),
-        ] {
-            for (index, entry) in entries.into_iter().flatten().enumerate() {
-                let kind = format!("{list}.{index}.type");
-                if !self.usable(&[&kind]) {
-                    continue;
-                }
-                let strategy = entry.strategy.as_ref();
-                let chat = CHAT.iter().map(|key| (*key, "chat_template"));
-                for (key, wanted) in chat.chain(OTHERS) {
-                    let full = format!("{list}.{index}.{key}");
-                    if reads(strategy, key, wanted) || !self.is_set(&full) {
-                        continue;
-                    }
-                    let labels = [
-                        self.key(&full, &format!("only read with `type: {wanted}`")),
-                        self.value(&kind, "another type"),
-                    ];
-                    let help = match strategy {
-                        Some(_) => format!("remove `{key}`, or write `type: {wanted}`"),
-                        None => format!("add `type: {wanted}` to the entry"),
-                    };
-                    let found = match strategy {
-                        None => "no `type`".to_owned(),
-                        Some(PromptStrategy::UserDefined(_)) => "a `type` of your own".to_owned(),
-                        Some(kind) => format!("`type: {kind}`"),
-                    };
-                    self.error(
-                        &format!("`{full}` has no meaning with {found}"),
-                        labels,
-                        &help,
-                    );
-                }
             }
         }
     }

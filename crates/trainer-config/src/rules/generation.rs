@@ -1,7 +1,6 @@
 //! Rules about generated text.
 
 use super::Rules;
-use crate::diagnostic::Diagnostic;
 use crate::schema::{EvalStrategy, Task};
 
 impl Rules<'_> {
@@ -10,16 +9,6 @@ impl Rules<'_> {
         let wanted = self.config.generation.generate_samples;
         if !self.usable(&["generate_samples"]) {
             return;
-        }
-        for key in ["num_generation_samples", "generation_prompt_ratio"] {
-            if !wanted && self.is_set(key) {
-                let label = self.key(key, "has no effect");
-                self.report(
-                    Diagnostic::warning(format!("`{key}` does nothing without `generate_samples`")),
-                    [label],
-                    "write `generate_samples: true`, or remove the key",
-                );
-            }
         }
         if !wanted || !self.usable(&["val_set_size", "test_datasets", "eval_strategy"]) {
             return;
@@ -35,7 +24,7 @@ impl Rules<'_> {
                 [label],
                 "remove `generate_samples`",
             );
-        } else if c.val_set_size == 0.0 && c.test_datasets.is_none() {
+        } else if !self.has_evaluation_data() {
             let label = self.value("generate_samples", "takes prompts of the evaluation data");
             self.error(
                 "`generate_samples` needs evaluation data, and there is none",

@@ -1,15 +1,17 @@
 //! Rules between keys, and values that follow from other keys.
 //!
 //! A rule says nothing about keys whose values are unusable already, and points
-//! at every line that takes part. Whether a key "is set" means that some layer
-//! gave it a value, not that it differs from its default.
+//! at every line that takes part. What "is set" means, [`Given`] says.
 
 mod adapters;
 mod checkpoint;
 mod data;
+mod effect;
 mod generation;
+mod given;
 mod optimizer;
 mod preference;
+mod readers;
 mod sampling;
 mod schedule;
 mod selection;
@@ -18,34 +20,33 @@ mod streaming;
 mod tracking;
 mod vocabulary;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::diagnostic::{Diagnostic, Label};
-use crate::load::Origins;
+use crate::load::usable;
 use crate::schema::{AutoBool, Backend, Config, OptimArgs, Optimizer, PackingStrategy};
 use crate::shape::{ROOT, Shape};
-use crate::source::Site;
 use crate::validate::Findings;
+
+pub(crate) use given::Given;
 
 struct Rules<'a> {
     config: &'a Config,
-    sites: &'a BTreeMap<String, Site>,
+    given: &'a Given<'a>,
     findings: &'a mut Findings,
     file: Option<PathBuf>,
 }
 
-/// Applies every rule, and puts in what follows from other keys.
+/// Applies every rule.
 pub(crate) fn apply(
-    mut config: Config,
-    sites: &BTreeMap<String, Site>,
-    origins: &mut Origins,
+    config: &Config,
+    given: &Given<'_>,
     file: Option<PathBuf>,
     findings: &mut Findings,
-) -> Config {
+) {
     let mut rules = Rules {
-        config: &config,
-        sites,
+        config,
+        given,
         findings,
         file,
     };
@@ -82,17 +83,12 @@ pub(crate) fn apply(
     rules.vocabulary();
     rules.model_files();
     rules.tracking();
-    derive(&mut config, sites, origins);
-    config
+    rules.effects();
+    rules.read_by_rows();
 }
 
-/// Sets what other keys decide.
-fn derive(config: &mut Config, sites: &BTreeMap<String, Site>, origins: &mut Origins) {
-    let mut follow = |key: &str, from: &str| {
-        if let Some(site) = sites.get(from) {
-            origins.set(key, site.origin());
-        }
-    };
+/// Sets what other keys decide; `follow` is told each key with the one it follows.
+pub(crate) fn derive(config: &mut Config, given: &Given<'_>, mut follow: impl FnMut(&str, &str)) {
     if let Some(batch_size) = config.batch_size.take() {
         config.gradient_accumulation_steps = (batch_size / config.micro_batch_size).max(1);
         follow("gradient_accumulation_steps", "batch_size");
@@ -100,17 +96,19 @@ fn derive(config: &mut Config, sites: &BTreeMap<String, Site>, origins: &mut Ori
     if config.sample_packing_sequentially {
         config.packing_strategy = PackingStrategy::Sequential;
         follow("packing_strategy", "sample_packing_sequentially");
-    } else if config.curriculum_sampling && !sites.contains_key("packing_strategy") {
-        // The default takes the longest documents first, which is no curriculum.
+    } else if config.curriculum_sampling
+        && config.packing_strategy == PackingStrategy::BestFitDecreasing
+    {
+        // It takes the longest documents first, which is no curriculum.
         config.packing_strategy = PackingStrategy::FirstFit;
         follow("packing_strategy", "curriculum_sampling");
     }
-    if config.optimizer == Optimizer::Muon {
+    if config.optimizer == Optimizer::Muon && given.by_layers() {
         for (key, beta) in [
             ("adam_beta1", &mut config.adam_beta1),
             ("adam_beta2", &mut config.adam_beta2),
         ] {
-            if !sites.contains_key(key) {
+            if !given.has(key) {
                 *beta = optimizer::MUON_BETA;
                 follow(key, "optimizer");
             }
@@ -120,8 +118,9 @@ fn derive(config: &mut Config, sites: &BTreeMap<String, Site>, origins: &mut Ori
         // A text that cannot be read has been reported.
         let arguments = optimizer::arguments(text).unwrap_or_default();
         config.optimization.optim_args = Some(OptimArgs::Map(arguments));
+        follow("optim_args", "optim_args");
     }
-    if config.preference.dpo_padding_free && !sites.contains_key("batch_flattening") {
+    if config.preference.dpo_padding_free && matches!(config.batch_flattening, AutoBool::Auto(_)) {
         config.batch_flattening = AutoBool::Bool(true);
         follow("batch_flattening", "dpo_padding_free");
     }
@@ -148,31 +147,36 @@ fn derive(config: &mut Config, sites: &BTreeMap<String, Site>, origins: &mut Ori
 }
 
 impl Rules<'_> {
+    /// Whether the configuration names the data; a program may bring its own.
+    fn names_data(&self) -> bool {
+        let c = self.config;
+        self.given.by_layers() || !c.datasets.is_empty() || c.pretraining_dataset.is_some()
+    }
+
+    /// Whether there is something to evaluate on, as far as the configuration says.
+    fn has_evaluation_data(&self) -> bool {
+        let c = self.config;
+        c.val_set_size > 0.0
+            || c.test_datasets.is_some()
+            || !self.usable(&["val_set_size", "test_datasets"])
+            || !self.names_data()
+    }
+
     fn is_set(&self, key: &str) -> bool {
-        self.sites.contains_key(key)
+        self.given.has(key)
     }
 
     /// Whether nothing is wrong with the values of these keys so far.
     fn usable(&self, keys: &[&str]) -> bool {
-        keys.iter().all(|key| {
-            !self.findings.failed.iter().any(|failed| {
-                failed == key
-                    || failed
-                        .strip_prefix(key)
-                        .is_some_and(|rest| rest.starts_with('.'))
-                    || key
-                        .strip_prefix(failed.as_str())
-                        .is_some_and(|rest| rest.starts_with('.'))
-            })
-        })
+        usable(&self.findings.failed, keys)
     }
 
     fn key(&self, key: &str, note: &str) -> Option<Label> {
-        self.sites.get(key).map(|site| site.at_key(note))
+        self.given.site(key).map(|site| site.at_key(note))
     }
 
     fn value(&self, key: &str, note: &str) -> Option<Label> {
-        self.sites.get(key).map(|site| site.at_value(note))
+        self.given.site(key).map(|site| site.at_value(note))
     }
 
     fn report<const N: usize>(
@@ -192,21 +196,18 @@ impl Rules<'_> {
 
     /// Two keys that say the same thing in different ways.
     fn exclusive(&mut self, first: &str, second: &str, help: &str) {
-        let (Some(one), Some(other)) = (self.sites.get(first), self.sites.get(second)) else {
-            return;
-        };
-        if !self.usable(&[first, second]) {
+        if !self.is_set(first) || !self.is_set(second) || !self.usable(&[first, second]) {
             return;
         }
         let mut error = Diagnostic::error(format!("`{first}` and `{second}` are both set"));
         error.help.push(help.to_owned());
-        let help = if one.source.kind == other.source.kind {
-            None
-        } else {
-            Some("`null` as a value takes back what a lower layer sets")
-        };
-        error.help.extend(help.map(str::to_owned));
-        error.labels = vec![other.at_key("set here"), one.at_key("and here")];
+        if let (Some(one), Some(other)) = (self.given.site(first), self.given.site(second)) {
+            if one.source.kind != other.source.kind {
+                let help = "`null` as a value takes back what a lower layer sets";
+                error.help.push(help.to_owned());
+            }
+            error.labels = vec![other.at_key("set here"), one.at_key("and here")];
+        }
         self.findings.diagnostics.push(error);
     }
 
@@ -223,11 +224,16 @@ impl Rules<'_> {
             ("datasets", "datasets: [{path: data.jsonl, type: alpaca}]"),
             ("learning_rate", "learning_rate: 2e-4"),
         ];
-        // Either of two keys brings the data.
-        let streamed = self.is_set("pretraining_dataset");
+        // Either of two keys brings the data. A program brings model and data itself.
+        let elsewhere = |key: &str| match key {
+            "datasets" => self.is_set("pretraining_dataset") || !self.given.by_layers(),
+            "base_model" => !self.given.by_layers(),
+            _ => false,
+        };
         for key in required
             .iter()
-            .filter(|key| !streamed || *key != "datasets")
+            .filter(|key| !elsewhere(key))
+            .collect::<Vec<_>>()
         {
             if !self.is_set(key) && self.usable(&[key]) {
                 let example = examples
@@ -292,9 +298,7 @@ impl Rules<'_> {
     }
 
     fn key_inside(&self, path: &str, note: &str) -> Option<Label> {
-        let prefix = format!("{path}.");
-        let site = self.sites.iter().find(|(key, _)| key.starts_with(&prefix));
-        site.map(|(_, site)| site.at_key(note))
+        self.given.inside(path).map(|site| site.at_key(note))
     }
 
     /// What a backend can do is found out when there is one.
@@ -322,11 +326,14 @@ impl Rules<'_> {
     }
 
     fn batches(&mut self) {
-        self.exclusive(
-            "gradient_accumulation_steps",
-            "batch_size",
-            "keep one: `batch_size` is `micro_batch_size` times `gradient_accumulation_steps`",
-        );
+        // In Rust, each field has a value; whether these agree is looked at elsewhere.
+        if self.given.by_layers() {
+            self.exclusive(
+                "gradient_accumulation_steps",
+                "batch_size",
+                "keep one: `batch_size` is `micro_batch_size` times `gradient_accumulation_steps`",
+            );
+        }
         let (Some(batch), micro) = (self.config.batch_size, self.config.micro_batch_size) else {
             return;
         };

@@ -204,7 +204,7 @@ impl Rules<'_> {
         }
     }
 
-    fn task_label(&self, note: &str) -> Option<crate::diagnostic::Label> {
+    pub(super) fn task_label(&self, note: &str) -> Option<crate::diagnostic::Label> {
         ["rl", "reward_model", "process_reward_model"]
             .into_iter()
             .find_map(|key| self.key(key, note))
@@ -231,7 +231,7 @@ impl Rules<'_> {
     }
 
     fn smoothing(&mut self) {
-        use DpoLossType::{Aot, AotUnpaired, ExoPair, Robust};
+        use DpoLossType::{Aot, AotUnpaired, ExoPair, Robust, Sigmoid};
         let p = &self.config.preference;
         if !self.usable(&["dpo_label_smoothing"]) {
             return;
@@ -261,7 +261,9 @@ impl Rules<'_> {
                 "where half of the pairs are swapped, they say nothing",
             );
         }
-        if epsilon > 0.0 && ![ExoPair, Robust, Aot, AotUnpaired].into_iter().any(has) {
+        // Those that have it published.
+        let smoothed = [Sigmoid, ExoPair, Robust, Aot, AotUnpaired];
+        if epsilon > 0.0 && !smoothed.into_iter().any(has) {
             let labels = [
                 self.key("dpo_label_smoothing", "no loss reads it"),
                 self.value("dpo_loss_type", "these losses do not"),
@@ -269,8 +271,8 @@ impl Rules<'_> {
             self.error(
                 "`dpo_label_smoothing` has no effect on the losses of `dpo_loss_type`",
                 labels,
-                "remove it, or use `exo_pair`, `robust`, `aot` or `aot_unpaired`; `robust` is \
-                 `sigmoid` for data in which a part of the pairs is swapped",
+                "remove it, or use `sigmoid` (conservative DPO), `exo_pair`, `robust`, `aot` or \
+                 `aot_unpaired`",
             );
         }
     }

@@ -117,21 +117,6 @@ impl Rules<'_> {
     pub(super) fn pose(&mut self) {
         let c = self.config;
         if !c.use_pose {
-            for key in [
-                "pose_max_context_len",
-                "pose_num_chunks",
-                "pose_split_on_token_ids",
-                "pose_variant",
-            ] {
-                if self.is_set(key) && self.usable(&["use_pose", key]) {
-                    let label = self.key(key, "has no effect");
-                    self.report(
-                        Diagnostic::warning(format!("`{key}` does nothing without `use_pose`")),
-                        [label],
-                        "write `use_pose: true`, or remove the key",
-                    );
-                }
-            }
             return;
         }
         if !self.usable(&["use_pose", "pose_max_context_len", "sequence_len"]) {

@@ -2,7 +2,6 @@
 //! `pretraining_dataset`.
 
 use super::Rules;
-use crate::diagnostic::Diagnostic;
 use crate::schema::EvalStrategy;
 
 impl Rules<'_> {
@@ -17,19 +16,7 @@ impl Rules<'_> {
         let key = match (c.streaming, c.pretraining_dataset.is_some()) {
             (_, true) => "pretraining_dataset",
             (true, false) => "streaming",
-            (false, false) => {
-                if self.is_set("streaming_multipack_buffer_size") {
-                    let label = self.value("streaming_multipack_buffer_size", "has no effect");
-                    self.report(
-                        Diagnostic::warning(
-                            "`streaming_multipack_buffer_size` needs `streaming: true`",
-                        ),
-                        [label],
-                        "without it, all samples are packed together",
-                    );
-                }
-                return;
-            }
+            (false, false) => return,
         };
         if !self.usable(&[key]) {
             return;

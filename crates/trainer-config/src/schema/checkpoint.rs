@@ -52,9 +52,11 @@ pub struct CheckpointConfig {
     /// Go on from the newest complete checkpoint in `output_dir`, if there is one.
     pub auto_resume_from_checkpoints: bool,
     /// Number format of the saved weights.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub save_dtype: SaveDtype,
     /// Largest file of saved weights (`5GB`, `500MB`, `2GiB`, or a number of bytes);
     /// larger models are divided into several.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub max_shard_size: String,
 }
 

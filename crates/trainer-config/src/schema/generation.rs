@@ -35,11 +35,14 @@ pub struct GenerationConfig {
     pub generation_top_p: Option<f64>,
     /// Draw from tokens of at least this part of the likeliest one's probability.
     #[schemars(range(min = 0.0, max = 1.0))]
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub generation_min_p: Option<f64>,
     /// Above 1, tokens that occurred already are less likely.
     #[schemars(extend("exclusiveMinimum" = 0))]
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub generation_repetition_penalty: f64,
     /// Texts that end the generated text and are no part of it.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub generation_stop_strings: Vec<String>,
 }
 

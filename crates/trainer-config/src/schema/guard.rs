@@ -12,9 +12,11 @@ use super::NonFinitePolicy;
 pub struct GuardConfig {
     /// Whether the run ends, leaves the step out, or goes back to its last
     /// checkpoint with half the learning rate.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub on_nonfinite: NonFinitePolicy,
     /// Steps of a run that may be left out, or times that it may go back.
     #[schemars(range(min = 1))]
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub on_nonfinite_limit: usize,
 }
 

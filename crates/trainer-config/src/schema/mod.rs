@@ -82,6 +82,7 @@ pub struct Config {
 
     // ---- backend and precision ------------------------------------------
     /// Where tensors live: the fastest that works, or one by name.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub backend: Backend,
     /// Number formats and memory.
     #[serde(flatten)]
@@ -137,6 +138,7 @@ pub struct Config {
     /// What happens to a row longer than `sequence_len`.
     pub excess_length_strategy: ExcessLength,
     /// What happens to a row that cannot be read, or that lacks what its `type` needs.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub malformed_rows: MalformedRows,
     /// Rows with fewer tokens are dropped.
     #[schemars(range(min = 1))]
@@ -158,6 +160,7 @@ pub struct Config {
     pub eot_tokens: Option<Vec<String>>,
     /// Let text of the data that looks like a special token become that token, as
     /// Axolotl does. Otherwise it is ordinary text.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub allow_special_tokens_in_content: bool,
 
     // ---- batches -----------------------------------------------------------
@@ -180,6 +183,7 @@ pub struct Config {
     /// Pack evaluation rows too; as `sample_packing` when absent.
     pub eval_sample_packing: Option<bool>,
     /// How documents are put into rows.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub packing_strategy: PackingStrategy,
     /// Most documents in one packed row.
     #[schemars(range(min = 1))]
@@ -336,7 +340,9 @@ impl Default for Config {
             dataset_num_proc: None,
             dataset_shard_num: None,
             dataset_shard_idx: None,
-            dataset_prepared_path: Some(PathBuf::from("last_run_prepared")),
+            // A file's default is a folder (`layers::defaults`); a program writes nothing
+            // where it did not say so.
+            dataset_prepared_path: None,
             shuffle_before_merging_datasets: false,
             shuffle_merged_datasets: true,
             curriculum_sampling: false,

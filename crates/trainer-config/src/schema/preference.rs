@@ -27,7 +27,7 @@ names! {
     /// Losses of `rl: dpo`, under TRL's names. `c` and `r` are the log-ratios of
     /// policy to reference of the chosen and of the rejected answer.
     DpoLossType {
-        /// `−log σ(β(c − r))`.
+        /// `−log σ(β(c − r))`; with `dpo_label_smoothing` conservative DPO.
         Sigmoid = "sigmoid",
         /// `max(0, 1 − β(c − r))`.
         Hinge = "hinge",
@@ -112,8 +112,8 @@ pub struct PreferenceConfig {
     /// Weight of each loss of `dpo_loss_type`; 1 when absent.
     #[schemars(length(min = 1))]
     pub dpo_loss_weights: Option<Vec<f64>>,
-    /// Part of the preferences taken to be wrong (`exo_pair`, `robust`, `aot`,
-    /// `aot_unpaired`).
+    /// Part of the preferences taken to be wrong (`sigmoid`, `exo_pair`, `robust`, `aot`,
+    /// `aot_unpaired`). Of several losses, each of these reads it.
     #[schemars(range(min = 0.0), extend("exclusiveMaximum" = 1))]
     pub dpo_label_smoothing: Option<f64>,
     /// Weigh each pair by how likely the model is to give such answers (WPO).
@@ -130,11 +130,14 @@ pub struct PreferenceConfig {
     #[schemars(range(min = 0.0))]
     pub rpo_alpha: Option<f64>,
     /// The divergence that holds the policy to the reference; `reverse_kl` when absent.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub f_divergence_type: Option<FDivergence>,
     /// α of `f_divergence_type: alpha_divergence`; 0.5 when absent.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub f_alpha_divergence_coef: Option<f64>,
     /// τ of `dpo_loss_type: [discopop]`; 0.05 when absent.
     #[schemars(extend("exclusiveMinimum" = 0, "exclusiveMaximum" = 1))]
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub discopop_tau: Option<f64>,
     /// Compute the log-probabilities of the reference, the model as it is before
     /// training, once and keep them with the prepared data: yes when absent. `false`
@@ -144,6 +147,7 @@ pub struct PreferenceConfig {
     /// Lay out each pair as prompt, chosen answer and rejected answer in one row, so that
     /// the work on the prompt is done once, with the results of two documents: where
     /// nothing is against it when absent, which is the load-balancing loss of experts.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub share_prompts: Option<bool>,
     /// Weight of the odds ratio in `rl: orpo`: another name of `rl_beta` there.
     #[schemars(extend("exclusiveMinimum" = 0))]

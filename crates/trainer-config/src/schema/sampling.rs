@@ -15,6 +15,7 @@ pub struct SamplingConfig {
     #[schemars(range(min = 1))]
     pub label_balance_window_optim_steps: usize,
     /// How `use_pose` draws chunks and the gaps between them.
+    #[schemars(extend("x-not-in-axolotl" = true))]
     pub pose_variant: PoseVariant,
 }
 

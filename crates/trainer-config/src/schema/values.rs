@@ -1,6 +1,8 @@
 //! The values that keys take.
 
 use schemars::JsonSchema;
+// What is done to rows is defined where it is done. `excess_length_strategy` is the key.
+pub use seqprep::{LengthStrategy as ExcessLength, PoseVariant};
 use serde::{Deserialize, Serialize};
 
 /// Values of `chat_template`: the tokenizer's own template, a template given in
@@ -127,17 +129,6 @@ names! {
     }
 }
 names! {
-    /// What happens to a row longer than `sequence_len`.
-    ExcessLength {
-        /// It is left out, and counted.
-        Drop = "drop",
-        /// Its end is cut off.
-        Truncate = "truncate",
-        /// The run stops with an error.
-        Raise = "raise",
-    }
-}
-names! {
     /// What happens to a row that cannot be used as it is.
     MalformedRows {
         /// The run stops with an error that names the row.
@@ -156,15 +147,6 @@ names! {
         FirstFit = "first_fit",
         /// In sampling order, one open row.
         Sequential = "sequential",
-    }
-}
-names! {
-    /// How positions are spread over a longer context.
-    PoseVariant {
-        /// Chunks of equal length; each gap is drawn from what those before it left.
-        Axolotl = "axolotl",
-        /// Chunks and gaps of random size, none favoured (arXiv 2309.10400).
-        Paper = "paper",
     }
 }
 names! {

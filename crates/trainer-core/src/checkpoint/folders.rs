@@ -48,22 +48,38 @@ pub(crate) fn check(path: &Path) -> Result<(), String> {
     }
 }
 
-/// The complete checkpoint that was written last, and why later ones are not. One whose
-/// manifest cannot be read comes before the others, by its step.
-pub(crate) fn newest(output: &Path) -> Result<(Option<PathBuf>, Vec<String>)> {
+/// The checkpoint that was written last of those that `takes` accepts by where they come
+/// from and `fits`, which returns why one is not, accepts as they are; with why later ones
+/// are not. One whose manifest cannot be read comes before the others, by its step.
+pub(crate) fn newest<T>(
+    output: &Path,
+    takes: impl Fn(&Origin) -> bool,
+    mut fits: impl FnMut(&Path) -> Result<T, String>,
+) -> Result<(Option<(PathBuf, T)>, Vec<String>)> {
     let mut skipped = Vec::new();
-    let mut found = all(output)?;
-    found.sort_by_cached_key(|(step, path)| {
-        let written = manifest::origin(path).map_or(u64::MAX, |origin| origin.written);
+    let mut found: Vec<_> = all(output)?
+        .into_iter()
+        .map(|(step, path)| (manifest::origin(&path).ok(), step, path))
+        .filter(|(origin, ..)| origin.as_ref().is_none_or(&takes))
+        .collect();
+    found.sort_by_key(|(origin, step, _)| {
+        let written = origin.as_ref().map_or(u64::MAX, |origin| origin.written);
         (written, *step)
     });
-    for (_, path) in found.into_iter().rev() {
-        match check(&path) {
-            Ok(()) => return Ok((Some(path), skipped)),
+    for (.., path) in found.into_iter().rev() {
+        match check(&path).and_then(|()| fits(&path)) {
+            Ok(fit) => return Ok((Some((path, fit)), skipped)),
             Err(reason) => skipped.push(format!("{} is skipped: {reason}", path.display())),
         }
     }
     Ok((None, skipped))
+}
+
+/// The checkpoint of a run after a step, if there is a complete one.
+pub(crate) fn of_run(output: &Path, run: &str, step: usize) -> Option<PathBuf> {
+    let path = path(output, step);
+    let origin = manifest::complete(&path).ok()?;
+    (origin.run == run && origin.step == step).then_some(path)
 }
 
 /// When the latest checkpoint was written, as [`Origin::written`] has it; 0 where there is
@@ -172,6 +188,13 @@ mod tests {
         }
     }
 
+    /// The newest checkpoint, of one run or of all.
+    fn last(output: &Path, run: Option<&str>) -> Option<PathBuf> {
+        let takes = |origin: &Origin| run.is_none_or(|run| origin.run == run);
+        let (found, _) = newest(output, takes, |_| Ok(())).unwrap();
+        Some(found?.0)
+    }
+
     fn steps(output: &Path) -> Vec<usize> {
         all(output)
             .unwrap()
@@ -198,12 +221,17 @@ mod tests {
         add(output, "b", &[10, 20, 30]);
         prune(output, "b", 2, &[]).unwrap();
         assert_eq!(steps(output), [20, 30, 100, 200]);
-        assert_eq!(newest(output).unwrap().0, Some(path(output, 30)));
+        assert_eq!(last(output, None), Some(path(output, 30)));
+        assert_eq!(last(output, Some("a")), Some(path(output, 200)));
+        assert_eq!(of_run(output, "a", 200), Some(path(output, 200)));
+        assert_eq!(of_run(output, "b", 200), None);
         // Gone on from the first one of the earlier run.
         add(output, "a", &[110]);
         prune(output, "a", 2, &[]).unwrap();
         assert_eq!(steps(output), [20, 30, 110, 200]);
-        assert_eq!(newest(output).unwrap().0, Some(path(output, 110)));
+        assert_eq!(last(output, None), Some(path(output, 110)));
+        assert_eq!(last(output, Some("b")), Some(path(output, 30)));
+        assert_eq!(last(output, Some("c")), None);
     }
 
     #[test]
@@ -233,8 +261,8 @@ mod tests {
         fs::write(path(output.path(), 20).join("weights"), "abd").unwrap();
         fs::write(path(output.path(), 15).join("weights"), "ab").unwrap();
         fs::remove_file(path(output.path(), 10).join(manifest::MANIFEST)).unwrap();
-        let (found, skipped) = newest(output.path()).unwrap();
-        assert_eq!(found, Some(path(output.path(), 5)));
+        let (found, skipped) = newest(output.path(), |_| true, |_| Ok(())).unwrap();
+        assert_eq!(found, Some((path(output.path(), 5), ())));
         let reasons: Vec<_> = skipped
             .iter()
             .map(|text| text.split(" is skipped: ").nth(1).unwrap_or_default())

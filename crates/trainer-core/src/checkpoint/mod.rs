@@ -27,7 +27,7 @@ use serde::Serialize;
 use trainer_model::write_atomically;
 
 pub(crate) use exact::Exact;
-pub(crate) use folders::sweep;
+pub(crate) use folders::{newest, of_run, sweep};
 pub(crate) use manifest::new_run;
 pub(crate) use optimizer::read as read_optimizer;
 pub(crate) use state::{
@@ -54,21 +54,26 @@ pub(crate) struct Found {
 /// # Errors
 /// When the named one is incomplete or damaged.
 pub(crate) fn find(output: &Path, named: Option<&Path>, newest: bool) -> Result<Found> {
+    // Of whatever run: what it is to go on from is for the user to say.
+    let newest_in = |folder: &Path| -> Result<Found> {
+        let (found, skipped) = folders::newest(folder, |_| true, |_| Ok(()))?;
+        let path = found.map(|(path, ())| path);
+        Ok(Found { path, skipped })
+    };
     let Some(path) = named else {
-        let (path, skipped) = match newest {
-            true => folders::newest(output)?,
-            false => (None, Vec::new()),
+        return match newest {
+            true => newest_in(output),
+            false => Ok(Found {
+                path: None,
+                skipped: Vec::new(),
+            }),
         };
-        return Ok(Found { path, skipped });
     };
     // An output folder stands for the newest checkpoint in it.
     if !path.join(manifest::MANIFEST).exists() {
-        let (found, skipped) = folders::newest(path)?;
-        if found.is_some() {
-            return Ok(Found {
-                path: found,
-                skipped,
-            });
+        let found = newest_in(path)?;
+        if found.path.is_some() {
+            return Ok(found);
         }
     }
     let usable = match path.is_dir() {
@@ -90,11 +95,6 @@ pub(crate) fn find(output: &Path, named: Option<&Path>, newest: bool) -> Result<
 pub(crate) fn is_there(path: &Path) -> bool {
     path.join(manifest::MANIFEST).exists()
         || folders::all(path).is_ok_and(|found| !found.is_empty())
-}
-
-/// The checkpoint folder of a step.
-pub(crate) fn folder(output: &Path, step: usize) -> PathBuf {
-    folders::path(output, step)
 }
 
 /// What to tell of checkpoints that lie in the folder of a run that begins anew.

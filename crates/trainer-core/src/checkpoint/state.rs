@@ -197,6 +197,17 @@ pub(crate) fn config_differences(
 mod tests {
     use super::*;
 
+    /// A key that is renamed or removed must not stay behind in the list.
+    #[test]
+    fn harmless_keys_exist() {
+        let keys = config_texts(&Config::default());
+        let absent: Vec<_> = HARMLESS
+            .iter()
+            .filter(|key| !keys.contains_key(**key))
+            .collect();
+        assert!(absent.is_empty(), "{absent:?}");
+    }
+
     #[test]
     fn changes_are_told_apart_by_what_they_do() {
         let before = Config::default();

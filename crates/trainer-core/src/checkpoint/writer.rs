@@ -15,7 +15,7 @@ use super::manifest::Origin;
 use super::{OPTIMIZER, SavedRun, folders, manifest};
 use crate::error::{Result, TrainerError};
 use crate::optimizer::OptimizerState;
-use crate::trainer::TrainerTokenizer;
+use crate::tokenizer::TrainerTokenizer;
 
 /// Writes model files into a folder, and returns those of weights.
 pub(crate) type SaveModel = Box<dyn FnOnce(&Path) -> Result<Vec<WrittenFile>> + Send>;

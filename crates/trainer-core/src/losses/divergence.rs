@@ -28,13 +28,15 @@ impl Divergence {
     pub fn score(self, x: f64) -> PointLoss {
         let exponential = |rate: f64| {
             let exponent = rate * x;
-            let value = (exponent.min(LARGEST).exp() - 1.0) / rate;
-            let slope = if exponent > LARGEST {
-                0.0
-            } else {
-                exponent.exp()
+            // Not `min`, which takes the number of a number and a NaN.
+            let (taken, slope) = match exponent > LARGEST {
+                true => (LARGEST, 0.0),
+                false => (exponent, exponent.exp()),
             };
-            PointLoss { value, slope }
+            PointLoss {
+                value: (taken.exp() - 1.0) / rate,
+                slope,
+            }
         };
         match self {
             Self::Alpha(alpha) if (alpha - 1.0).abs() > 1e-6 => exponential(alpha - 1.0),

@@ -104,7 +104,7 @@ impl DpoLoss {
         use DpoLossType as T;
         let (beta, epsilon) = (options.beta, options.label_smoothing);
         let losses = match loss_type {
-            T::Sigmoid => scored(pairs, options, |c, r, _| sigmoid(c, r, beta)),
+            T::Sigmoid => scored(pairs, options, |c, r, _| sigmoid(c, r, beta, epsilon)),
             T::Hinge => scored(pairs, options, |c, r, _| hinge(c, r, beta)),
             T::Ipo => scored(pairs, options, |c, r, lengths| ipo(c, r, lengths, beta)),
             T::ExoPair => scored(pairs, options, |c, r, _| exo_pair(c, r, beta, epsilon)),

@@ -7,9 +7,10 @@ use super::PairLoss;
 #[must_use]
 pub fn hinge(chosen: f64, rejected: f64, beta: f64) -> PairLoss {
     let room = 1.0 - beta * (chosen - rejected);
-    if room > 0.0 {
-        PairLoss::of_margin(room, -beta)
-    } else {
+    if room <= 0.0 {
         PairLoss::of_margin(0.0, 0.0)
+    } else {
+        // A NaN goes on from here.
+        PairLoss::of_margin(room, -beta)
     }
 }

@@ -21,5 +21,10 @@ pub fn kto(ratio: f64, kl: f64, desirable: bool, beta: f64, weight: f64) -> Poin
 #[must_use]
 pub fn kto_kl(mismatched_ratios: &[f64]) -> f64 {
     let n = mismatched_ratios.len().max(1) as f64;
-    (mismatched_ratios.iter().sum::<f64>() / n).max(0.0)
+    let mean = mismatched_ratios.iter().sum::<f64>() / n;
+    // Not `max`, which takes the number of a number and a NaN.
+    match mean <= 0.0 {
+        true => 0.0,
+        false => mean,
+    }
 }

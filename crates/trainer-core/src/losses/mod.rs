@@ -8,10 +8,11 @@
 //!
 //! One file a loss. Notation: `c` and `r` are `log π − log π_ref` of the chosen and
 //! of the rejected answer, summed over the tokens of the answer, `Δ = c − r`, `β`
-//! is `rl_beta`, `ε` is `dpo_label_smoothing`, `σ` the logistic function.
+//! is `rl_beta`, `ε` is `dpo_label_smoothing` (of the losses that have it published), `σ`
+//! the logistic function.
 //!
-//! Invariant: every derivative agrees with finite differences of the value (tested
-//! for all of them).
+//! Invariants: every derivative agrees with finite differences of the value (tested
+//! for all of them); a NaN among the numbers comes out as a value that is not finite.
 
 mod aot;
 mod aot_unpaired;

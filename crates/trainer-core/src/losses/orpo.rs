@@ -10,7 +10,11 @@ const CERTAIN: f64 = -1e-7;
 /// 2403.07691, Eq. 4.
 #[must_use]
 pub fn log_odds(mean_log_prob: f64) -> PointLoss {
-    let a = mean_log_prob.min(CERTAIN);
+    // Not `min`, which takes the number of a number and a NaN.
+    let a = match mean_log_prob > CERTAIN {
+        true => CERTAIN,
+        false => mean_log_prob,
+    };
     let complement = -a.exp_m1();
     PointLoss {
         value: a - complement.ln(),

@@ -58,7 +58,8 @@ fn close(got: f64, want: f64, tolerance: f64) {
 #[test]
 fn golden_values() {
     for (loss_type, want) in [
-        (Sigmoid, 0.598139),
+        // Without smoothing 0.598139; −0.9 log σ(0.2) − 0.1 log σ(−0.2).
+        (Sigmoid, 0.618139),
         (Hinge, 0.8),
         (Ipo, 20.7025),
         (ExoPair, 0.406304),
@@ -85,6 +86,7 @@ fn golden_values() {
     ] {
         let options = DpoOptions {
             divergence,
+            label_smoothing: 0.0,
             ..options(Sigmoid)
         };
         close(dpo(&[golden_pair()], &options).sum, want, 1e-5);
@@ -115,7 +117,7 @@ fn weighted_losses_add_up() {
         types,
         ..options(Sigmoid)
     };
-    let want = 0.8 * 0.598139 + 0.2 * 1.288793 + 2.5;
+    let want = 0.8 * 0.618139 + 0.2 * 1.288793 + 2.5;
     let pair = golden_pair();
     close(dpo(&[pair], &options).sum, want, 1e-5);
     let weighted = Pair {
@@ -173,32 +175,124 @@ fn nothing_overflows() {
     }
 }
 
+/// Where both answers are as likely as under the reference, the derivatives follow from
+/// the formulas by hand.
 #[test]
-fn equal_answers_teach_nothing_about_which_is_better() {
+fn equal_answers_have_known_slopes() {
     let same = Pair {
-        chosen: answer(-10.0, -11.0, 4),
-        rejected: answer(-10.0, -11.0, 4),
+        chosen: answer(-10.0, -10.0, 4),
+        rejected: answer(-10.0, -10.0, 4),
         weight: 1.0,
     };
-    let gradient = |loss_type| {
-        let loss = dpo(&[same], &options(loss_type));
-        loss.gradients[0].chosen.policy + loss.gradients[0].rejected.policy
-    };
-    // What raises the one lowers the other, and they are the same.
-    for loss_type in [
-        Sigmoid,
-        Hinge,
-        Ipo,
-        ExoPair,
-        Robust,
-        Aot,
-        Discopop,
-        SigmoidNorm,
+    // With β = 0.1, ε = 0.1, τ = 0.05.
+    for (loss_type, chosen, rejected) in [
+        // (ε σ(0) − (1 − ε) σ(0)) β.
+        (Sigmoid, -0.04, 0.04),
+        (Hinge, -0.1, 0.1),
+        // 2 (0 − 1/(2β)) / 4.
+        (Ipo, -2.5, 2.5),
+        // β/4 (log(½) − log(1 − ε) − log(½) + log ε).
+        (ExoPair, -0.054931, 0.054931),
+        // −β σ(0) (1 − ε + ε) / (1 − 2ε).
+        (Robust, -0.0625, 0.0625),
+        (Aot, -0.04, 0.04),
+        (AotUnpaired, -0.04, 0.04),
+        // β ((½ log ½ + ½) / (2τ) − ¼ − ½).
+        (Discopop, 0.078426, -0.078426),
+        (SigmoidNorm, -0.0125, 0.0125),
+        (BcoPair, -0.05, 0.05),
+        (NcaPair, -0.025, 0.025),
+        (SppoHard, -10.0, 10.0),
+        (ApoZero, -0.025, 0.025),
+        (ApoDown, 0.0, 0.025),
     ] {
-        close(gradient(loss_type), 0.0, 1e-12);
+        let gradient = dpo(&[same], &options(loss_type)).gradients[0];
+        close(gradient.chosen.policy, chosen, 1e-6);
+        close(gradient.rejected.policy, rejected, 1e-6);
     }
-    let loss = dpo(&[same], &options(Sigmoid));
-    close(loss.sum, std::f64::consts::LN_2, 1e-12);
+    let unsmoothed = DpoOptions {
+        label_smoothing: 0.0,
+        ..options(Sigmoid)
+    };
+    close(dpo(&[same], &unsmoothed).sum, std::f64::consts::LN_2, 1e-12);
+}
+
+/// A number that is not one must not become one on the way to the loss.
+#[test]
+fn a_nan_is_not_lost() {
+    let divergences = [
+        Divergence::ReverseKl,
+        Divergence::ForwardKl,
+        Divergence::JensenShannon,
+        Divergence::Alpha(0.5),
+    ];
+    for loss_type in ALL {
+        for divergence in divergences {
+            for side in 0..2 {
+                let mut pair = golden_pair();
+                let answer = match side {
+                    0 => &mut pair.chosen,
+                    _ => &mut pair.rejected,
+                };
+                (answer.policy, answer.plain) = (f64::NAN, f64::NAN);
+                // It trains the chosen answer alone.
+                if loss_type == Sft && side == 1 {
+                    continue;
+                }
+                let options = DpoOptions {
+                    divergence,
+                    ..options(loss_type)
+                };
+                let loss = dpo(&[pair], &options).sum;
+                assert!(
+                    !loss.is_finite(),
+                    "{loss_type}, {divergence:?}, {side}: {loss}"
+                );
+            }
+        }
+    }
+    let nan = f64::NAN;
+    for (c, r) in [(nan, -1.0), (-1.0, nan)] {
+        for loss in [
+            orpo(c, r, 0.1),
+            simpo(c, r, 2.0, 0.5),
+            cpo(c, r, 0.1),
+            bradley_terry(c, r, 0.0, 0.01),
+            process_reward(c, r, true),
+        ] {
+            assert!(!loss.value.is_finite());
+        }
+    }
+    assert!(kto_kl(&[nan, 1.0]).is_nan());
+    assert!(kto(nan, 0.0, true, 0.1, 1.0).value.is_nan());
+    assert!(kto(0.0, nan, false, 0.1, 1.0).value.is_nan());
+}
+
+/// Conservative DPO is the expectation over labels that are swapped with probability ε, and
+/// its derivative at equal answers that of DPO times 1 − 2ε.
+#[test]
+fn smoothing_is_an_expectation_over_swapped_labels() {
+    for (c, r, epsilon) in [(1.0, -1.0, 0.2), (-0.4, 2.0, 0.1), (0.0, 0.0, 0.2)] {
+        let (right, wrong) = (sigmoid(c, r, 0.1, 0.0), sigmoid(r, c, 0.1, 0.0));
+        let loss = sigmoid(c, r, 0.1, epsilon);
+        let mixed = |right: f64, wrong: f64| (1.0 - epsilon) * right + epsilon * wrong;
+        close(loss.value, mixed(right.value, wrong.value), 1e-12);
+        close(loss.chosen, mixed(right.chosen, wrong.rejected), 1e-12);
+        close(loss.rejected, mixed(right.rejected, wrong.chosen), 1e-12);
+    }
+    let slope = |epsilon| sigmoid(0.0, 0.0, 0.1, epsilon).chosen;
+    close(slope(0.2), 0.6 * slope(0.0), 1e-12);
+    // With other losses beside it, each with its weight.
+    let mix = DpoOptions {
+        types: vec![(Sigmoid, 0.5), (Robust, 2.0), (Hinge, 1.0)],
+        ..options(Sigmoid)
+    };
+    let pair = golden_pair();
+    close(
+        dpo(&[pair], &mix).sum,
+        0.5 * 0.618139 + 2.0 * 0.573139 + 0.8,
+        1e-5,
+    );
 }
 
 #[test]
@@ -300,6 +394,19 @@ proptest! {
         };
         let loss = dpo(&pairs, &options);
         prop_assert!(loss.sum.is_finite());
+        // Where two change ranks there is no derivative.
+        let apart = |of: &dyn Fn(&Pair) -> f64| {
+            let mut values: Vec<f64> = pairs.iter().map(of).collect();
+            values.sort_by(f64::total_cmp);
+            values.windows(2).all(|two| two[1] - two[0] > 1e-2)
+        };
+        prop_assume!(match loss_type {
+            Aot => apart(&|pair| pair.chosen.policy - pair.rejected.policy),
+            AotUnpaired => {
+                apart(&|pair| pair.chosen.ratio()) && apart(&|pair| pair.rejected.ratio())
+            }
+            _ => true,
+        });
         for (index, gradient) in loss.gradients.iter().enumerate() {
             type Field = fn(&mut Pair) -> &mut f64;
             let fields: [(f64, Field); 4] = [
@@ -359,12 +466,12 @@ proptest! {
     fn symmetries(c in -20.0..20.0, r in -20.0..20.0, beta in 0.05..1.0, epsilon in 0.01..0.49) {
         let margin = beta * (c - r);
         // −log σ(x) + log σ(−x) = −x.
-        close(sigmoid(c, r, beta).value - sigmoid(r, c, beta).value, -margin, 1e-9);
-        close(cpo(c, r, beta).value, sigmoid(c, r, beta).value, 1e-12);
+        close(sigmoid(c, r, beta, 0.0).value - sigmoid(r, c, beta, 0.0).value, -margin, 1e-9);
+        close(cpo(c, r, beta).value, sigmoid(c, r, beta, 0.0).value, 1e-12);
         // What is unbiased is so over swapped pairs.
         let mixed = (1.0 - epsilon) * robust(c, r, beta, epsilon).value
             + epsilon * robust(r, c, beta, epsilon).value;
-        close(mixed, sigmoid(c, r, beta).value, 1e-9);
+        close(mixed, sigmoid(c, r, beta, 0.0).value, 1e-9);
         // Its minimum, zero, lies where the policy prefers as the labels do.
         let best = ((1.0 - epsilon) / epsilon).ln() / beta;
         close(exo_pair(best, 0.0, beta, epsilon).value, 0.0, 1e-9);
@@ -382,7 +489,7 @@ proptest! {
         // One token an answer: the mean is the sum.
         close(
             sigmoid_norm(c, r, [1, 1], beta).value,
-            sigmoid(c, r, beta).value,
+            sigmoid(c, r, beta, 0.0).value,
             1e-12,
         );
         close(
@@ -395,7 +502,8 @@ proptest! {
     /// Losses that go to zero as the chosen answer wins, and only fall on the way.
     #[test]
     fn winning_costs_nothing(margin in 0.0..30.0, more in 0.01..5.0) {
-        for loss in [sigmoid, hinge, cpo] {
+        let dpo_sigmoid: fn(f64, f64, f64) -> PairLoss = |c, r, beta| sigmoid(c, r, beta, 0.0);
+        for loss in [dpo_sigmoid, hinge, cpo] {
             prop_assert!(loss(margin + more, 0.0, 1.0).value <= loss(margin, 0.0, 1.0).value);
             prop_assert!(loss(margin, 0.0, 1.0).chosen <= 0.0);
             close(loss(60.0 + margin, 0.0, 1.0).value, 0.0, 1e-12);

@@ -69,7 +69,10 @@ impl Part<'_> {
     pub(super) fn pack(&mut self, values: &[f32]) {
         let blocks = self.codes.chunks_mut(BLOCK).zip(self.scales.iter_mut());
         for ((codes, scale), values) in blocks.zip(values.chunks(BLOCK)) {
-            *scale = values.iter().fold(0.0, |most, value| most.max(value.abs()));
+            // By their bits magnitudes are in order, and NaN is the largest: a comparison of
+            // numbers would leave it out, and a code would make a number of it.
+            let magnitudes = values.iter().map(|value| value.abs().to_bits());
+            *scale = f32::from_bits(magnitudes.max().unwrap_or(0));
             if *scale == 0.0 {
                 codes.fill(self.map.zero);
                 continue;
@@ -173,6 +176,22 @@ mod tests {
             let back = part.unpack();
             assert_eq!((back[0], back[2]), (1e3, 0.0));
             assert!(back[1] > 0.0 && back[299] > 0.0);
+        }
+    }
+
+    /// What is not finite does not become a number.
+    #[test]
+    fn a_nan_stays_one() {
+        for signed in [true, false] {
+            for bad in [f32::NAN, -f32::NAN, f32::INFINITY] {
+                let mut codes = Codes::zeros(BLOCK, signed);
+                let mut values = vec![0.5; BLOCK];
+                values[7] = bad;
+                for mut part in codes.chunks_mut(BLOCK) {
+                    part.pack(&values);
+                    assert!(!part.unpack()[7].is_finite(), "{bad}");
+                }
+            }
         }
     }
 

@@ -46,9 +46,18 @@ impl Best {
     /// far.
     ///
     /// # Errors
-    /// When the row lacks the value; names those that it has.
+    /// When the row lacks the value, and names those that it has; when the value is not
+    /// finite, which a row holds as null.
     pub(super) fn evaluated(&mut self, row: &LogRow, step: usize) -> Result<bool> {
-        let Some(value) = row.get(&self.metric).and_then(Value::as_f64) else {
+        let value = row.get(&self.metric);
+        if value.is_some_and(Value::is_null) {
+            return Err(TrainerError::Setup(format!(
+                "`metric_for_best_model: {}` is not a finite number after step {step}, so that \
+                 nothing can be compared with it: choose another value, such as eval_loss",
+                self.metric
+            )));
+        }
+        let Some(value) = value.and_then(Value::as_f64) else {
             let have: Vec<&str> = row
                 .keys()
                 .map(String::as_str)
@@ -73,9 +82,14 @@ impl Best {
                 worse: 0,
             };
         } else {
-            self.state.worse += 1;
+            self.no_better();
         }
         Ok(better && step > 0)
+    }
+
+    /// Counts an evaluation that is not the best one.
+    pub(super) fn no_better(&mut self) {
+        self.state.worse += 1;
     }
 
     /// Whether too many evaluations in a row were no better.
@@ -152,5 +166,23 @@ mod tests {
              eval_accuracy"
         );
         assert!(Best::new(&CheckpointConfig::default()).is_none());
+    }
+
+    #[test]
+    fn what_is_not_finite_is_never_the_best() {
+        let keys = CheckpointConfig {
+            load_best_model_at_end: true,
+            ..CheckpointConfig::default()
+        };
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            let mut best = Best::new(&keys).unwrap();
+            let row = LogRow::from_iter([("eval_loss".to_owned(), json!(value))]);
+            let error = best.evaluated(&row, 3).unwrap_err().to_string();
+            assert!(
+                error.contains("is not a finite number after step 3"),
+                "{error}"
+            );
+            assert_eq!((best.step(), best.value()), (None, None));
+        }
     }
 }

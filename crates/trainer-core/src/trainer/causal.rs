@@ -18,7 +18,7 @@ use super::weights::Weights;
 use crate::batch_plan::BatchOptions;
 use crate::batches::{BatchSource, Batches};
 use crate::checkpoint::SaveModel;
-use crate::error::{Result, TrainerError};
+use crate::error::Result;
 use crate::feed::{Feed, PackedRows, TrainData};
 use crate::generation::Sampler;
 use crate::history::LogRow;
@@ -42,18 +42,16 @@ impl CausalTrainer {
             weights,
             ..
         } = parts;
-        let options = BatchOptions::training(config, tokenizer.pad_id());
+        let options = BatchOptions::training(config, tokenizer.pad_id())?;
         let feed = match train {
             TrainData::Samples(samples) => {
                 let batches = Batches::new(samples, options)?;
                 batches.check_vocabulary(vocab_size, "training")?;
                 Feed::samples(batches)
             }
-            TrainData::Stream(open) => Feed::stream(PackedRows {
-                rows: open(resume.cursor()).map_err(TrainerError::data)?,
-                options,
-                vocab_size,
-            }),
+            TrainData::Stream(open) => {
+                Feed::stream(PackedRows::new(open, resume.cursor(), options, vocab_size)?)
+            }
             TrainData::Preferences(_) => return Err(super::setup::unfit()),
         };
         let eval = if eval.is_empty() {

@@ -88,7 +88,7 @@ impl Counters {
         row.insert("grad_norm".into(), json!(grad_norm));
         row.insert("learning_rate".into(), json!(learning_rate));
         let since = std::mem::take(&mut self.since_log);
-        since.metrics.write("", &mut row);
+        since.metrics.write(&mut row);
         let rate = since.tokens as f64 / since.seconds.max(1e-9);
         row.insert("tokens/train_per_sec_per_gpu".into(), json!(rate));
         row.insert("tokens/trainable".into(), json!(self.trained_tokens));

@@ -10,14 +10,15 @@ use trainer_model::{CausalLm, Targets};
 use super::causal::tokens;
 use crate::batch_plan::BatchOptions;
 use crate::batches::{BatchSource, Batches};
-use crate::error::Result;
+use crate::error::{GivenUp, Result, TrainerError};
 use crate::history::LogRow;
 
 /// Evaluates a model on samples, in the batches that the configuration asks for
 /// and with the values that a training run logs. Rows are filled up with `pad_id`.
 ///
 /// # Errors
-/// When there are no samples, or they hold ids that the model does not have.
+/// When there are no samples, or they hold ids that the model does not have; when a value
+/// is not finite.
 pub fn evaluate_samples(
     config: &Config,
     samples: Vec<Sample>,
@@ -56,10 +57,11 @@ pub(super) fn evaluate(model: &CausalLm, batches: &Batches) -> Result<LogRow> {
     let loss = row_sum / f64::from(rows_seen.max(1));
     let seconds = started.elapsed().as_secs_f64().max(1e-9);
     let mut row = LogRow::new();
-    row.insert("eval_loss".into(), json!(loss));
+    insert_finite(&mut row, "eval_loss", loss)?;
+    // Of a large loss it is infinite.
     row.insert("eval_ppl".into(), json!(loss.exp()));
     let token_loss = token_sum / tokens_seen.max(1) as f64;
-    row.insert("eval_loss_per_token".into(), json!(token_loss));
+    insert_finite(&mut row, "eval_loss_per_token", token_loss)?;
     row.insert("eval_runtime".into(), json!(seconds));
     row.insert(
         "eval_samples_per_second".into(),
@@ -70,4 +72,21 @@ pub(super) fn evaluate(model: &CausalLm, batches: &Batches) -> Result<LogRow> {
         json!(plan.num_batches() as f64 / seconds),
     );
     Ok(row)
+}
+
+/// Enters a value of an evaluation.
+///
+/// # Errors
+/// When it is not finite: JSON has no such numbers, and a comparison with one says nothing.
+pub(super) fn insert_finite(row: &mut LogRow, name: &str, value: f64) -> Result<()> {
+    if !value.is_finite() {
+        return Err(TrainerError::NonFiniteEvaluation {
+            step: None,
+            name: name.to_owned(),
+            value,
+            given_up: GivenUp::AtOnce,
+        });
+    }
+    row.insert(name.into(), json!(value));
+    Ok(())
 }

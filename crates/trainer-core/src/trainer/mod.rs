@@ -17,7 +17,7 @@ pub use causal::CausalTrainer;
 pub use evaluation::evaluate_samples;
 pub use preference::{PreferenceTrainer, evaluate_preferences};
 pub use run::Probe;
-pub use setup::{TrainerTokenizer, check_settings, setup_trainer};
+pub use setup::{check_settings, setup_trainer};
 pub use weights::save_options;
 
 use burn::tensor::{Device, FloatDType};

@@ -22,7 +22,7 @@ use crate::history::{LogRow, Observer};
 /// A kind of training.
 pub(crate) trait Objective {
     /// The model that is trained.
-    type Model: Module;
+    type Model: Module + 'static;
     /// What one forward pass takes; it is written for someone who looks for the row that
     /// went wrong.
     type Batch: Serialize;
@@ -209,13 +209,17 @@ impl Metrics {
         Self(saved.iter().map(plain).collect())
     }
 
-    /// Writes the means into a row, with `prefix` before each name.
-    pub(crate) fn write(&self, prefix: &str, row: &mut LogRow) {
-        for (name, (sum, weight)) in &self.0 {
-            if *weight != 0.0 {
-                row.insert(format!("{prefix}{name}"), json!(sum / weight));
-            }
+    /// Writes the means into a row.
+    pub(crate) fn write(&self, row: &mut LogRow) {
+        for (name, mean) in self.means() {
+            row.insert(name.to_owned(), json!(mean));
         }
+    }
+
+    /// Each name with its mean.
+    pub(crate) fn means(&self) -> impl Iterator<Item = (&str, f64)> {
+        let counted = self.0.iter().filter(|(_, (_, weight))| *weight != 0.0);
+        counted.map(|(name, (sum, weight))| (name.as_str(), sum / weight))
     }
 }
 
@@ -232,10 +236,10 @@ mod tests {
         more.add("margin", 2.0, 1.0);
         metrics.merge(more);
         let mut row = LogRow::new();
-        metrics.write("eval_", &mut row);
+        metrics.write(&mut row);
         assert_eq!(
             serde_json::Value::Object(row),
-            json!({"eval_accuracy": 0.75, "eval_margin": 2.0})
+            json!({"accuracy": 0.75, "margin": 2.0})
         );
     }
 

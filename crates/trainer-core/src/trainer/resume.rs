@@ -1,4 +1,5 @@
-//! What a run goes on from.
+//! What a run goes on from: a checkpoint of another process, or one of its own where it
+//! rolls back.
 
 use std::path::PathBuf;
 
@@ -33,32 +34,35 @@ impl Resume {
                 skipped: found.skipped,
             });
         };
-        let resume = Self::read(path, found.skipped)?;
-        let Some((path, saved)) = &resume.checkpoint else {
-            return Ok(resume);
-        };
-        let differences = config_differences(&saved.config, &config_texts(config));
-        if !differences.is_empty() {
-            return Err(TrainerError::Checkpoint {
-                path: path.clone(),
-                message: format!(
-                    "the run was begun with another configuration:\n{}\nput these back, or begin \
-                     anew from the model of the checkpoint (base_model)",
-                    differences.join("\n")
-                ),
-            });
-        }
-        Ok(resume)
-    }
-
-    /// Takes a checkpoint of this very run.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub(super) fn read(path: PathBuf, skipped: Vec<String>) -> Result<Self> {
         let saved = SavedRun::read(&path)?;
+        if let Some(message) = differs(&saved, config) {
+            return Err(TrainerError::Checkpoint { path, message });
+        }
         Ok(Self {
             checkpoint: Some((path, saved)),
+            skipped: found.skipped,
+        })
+    }
+
+    /// Finds the newest checkpoint that `run` itself wrote after fewer than `before` steps,
+    /// whole and with its configuration.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub(super) fn within(config: &Config, run: &str, before: usize) -> Result<Self> {
+        let (checkpoint, skipped) = checkpoint::newest(
+            &config.output_dir,
+            |origin| origin.run == run && origin.step < before,
+            |path| {
+                let saved = SavedRun::read(path).map_err(|error| error.to_string())?;
+                match differs(&saved, config) {
+                    None => Ok(saved),
+                    Some(reason) => Err(reason),
+                }
+            },
+        )?;
+        Ok(Self {
+            checkpoint,
             skipped,
         })
     }
@@ -70,4 +74,17 @@ impl Resume {
             FeedPosition::Samples { .. } => None,
         }
     }
+}
+
+/// In what the configuration of a checkpoint differs, if a run with another must not go on
+/// from it.
+fn differs(saved: &SavedRun, config: &Config) -> Option<String> {
+    let differences = config_differences(&saved.config, &config_texts(config));
+    (!differences.is_empty()).then(|| {
+        format!(
+            "the run was begun with another configuration:\n{}\nput these back, or begin anew from \
+             the model of the checkpoint (base_model)",
+            differences.join("\n")
+        )
+    })
 }

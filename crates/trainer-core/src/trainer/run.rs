@@ -11,7 +11,9 @@
 
 mod guard;
 mod probe;
+mod save;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,23 +25,22 @@ use trainer_model::{ParameterGradients, TrainedRows};
 
 use self::guard::NonFinite;
 pub use self::probe::Probe;
+use self::save::{nonfinite_parameter, report};
 use super::best::Best;
 use super::cadence::{self, Every, Lengths};
 use super::counters::Counters;
-use super::objective::{Objective, Precision, StepSeed};
+use super::objective::{Objective, StepSeed};
 use super::resume::Resume;
-use super::setup::TrainerTokenizer;
 use crate::batches::BatchSource;
-use crate::checkpoint::{
-    self, Exact, Retention, SavedRun, Snapshot, Writer, Written, config_texts,
-};
+use crate::checkpoint::{self, Writer};
 use crate::error::{Result, TrainerError};
 use crate::feed::Feed;
 use crate::generation::{SAMPLES, Sampler};
-use crate::history::{History, LogRow, Observer, Phases, Requests, RunPlan, RunState, StepReport};
+use crate::history::{History, LogRow, Observer, Phases, Requests, RunPlan, StepReport};
 use crate::lock::FolderLock;
 use crate::optimizer::{self, Optimizer, StepSettings};
 use crate::schedule::Schedule;
+use crate::tokenizer::TrainerTokenizer;
 use crate::trained::unfreeze;
 
 /// One run of an objective.
@@ -69,9 +70,30 @@ pub(super) struct Run<O: Objective> {
     warnings: Vec<String>,
     total_steps: usize,
     trainable_parameters: usize,
+    /// Names of the parameters that change.
+    trainable_names: Arc<HashSet<String>>,
     eval_every: Every,
     save_every: Every,
     logging_steps: usize,
+}
+
+/// What came of a step.
+enum StepOutcome {
+    /// It was taken, or left out.
+    Done { ends_epoch: bool },
+    /// The run is where a checkpoint was written.
+    RolledBack,
+}
+
+/// What came of an evaluation.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Evaluated {
+    /// The best so far.
+    Best,
+    /// Another.
+    Other,
+    /// The run is where a checkpoint was written.
+    RolledBack,
 }
 
 /// What lives only while a run does.
@@ -125,11 +147,11 @@ impl<O: Objective> Run<O> {
         }
         let (model, trained) = unfreeze(config, model)?;
         let infos = trained.parameters(&model);
-        let trainable_parameters = infos
-            .iter()
-            .filter(|info| info.trainable)
+        let trainable = || infos.iter().filter(|info| info.trainable);
+        let trainable_parameters = trainable()
             .map(|info| info.shape.iter().product::<usize>())
             .sum();
+        let trainable_names = trainable().map(|info| info.name.clone()).collect();
         let run = Self {
             id: checkpoint::new_run(),
             optimizer: optimizer::build(config, &infos)?,
@@ -151,6 +173,7 @@ impl<O: Objective> Run<O> {
             warnings: Vec::new(),
             total_steps,
             trainable_parameters,
+            trainable_names: Arc::new(trainable_names),
             eval_every,
         };
         run.resume(resume)
@@ -244,27 +267,35 @@ impl<O: Objective> Run<O> {
         let begins = self.at.step == 0;
         let evaluates = self.eval_every != Every::Never;
         if begins && self.config.eval_on_start && evaluates {
-            self.evaluate(&mut out)?;
+            (self, _) = self.evaluate(&mut out)?;
         } else if begins && evaluates && self.sampler.is_some() {
             // What the samples of later evaluations are compared with.
             self.log_evaluation(LogRow::new(), &mut out)?;
         }
-        while self.at.step < self.total_steps && !self.stops_early() {
-            let ends_epoch;
-            (self, ends_epoch) = self.step(&mut out)?;
-            if let Some(ends_epoch) = ends_epoch {
-                self.after_step(&mut out, ends_epoch)?;
+        loop {
+            while self.at.step < self.total_steps && !self.stops_early() {
+                let outcome;
+                (self, outcome) = self.step(&mut out)?;
+                if let StepOutcome::Done { ends_epoch } = outcome {
+                    self = self.after_step(&mut out, ends_epoch)?;
+                }
+            }
+            if evaluates && self.at.evaluated_at != Some(self.at.step) {
+                let evaluated;
+                (self, evaluated) = self.evaluate(&mut out)?;
+                if evaluated == Evaluated::RolledBack {
+                    continue;
+                }
+            }
+            match nonfinite_parameter(&self.model, &self.trainable_names) {
+                Some(tensor) => self = self.refuse_weight(&mut out, tensor)?,
+                None => return self.finish(out),
             }
         }
-        if self.eval_every != Every::Never && self.at.evaluated_at != Some(self.at.step) {
-            self.evaluate(&mut out)?;
-        }
-        self.finish(out)
     }
 
-    /// One window and one optimizer step; whether it ended an epoch, `None` where
-    /// the run went back to a checkpoint instead.
-    fn step(mut self, out: &mut Outputs<'_>) -> Result<(Self, Option<bool>)> {
+    /// One window and one optimizer step.
+    fn step(mut self, out: &mut Outputs<'_>) -> Result<(Self, StepOutcome)> {
         let mut clock = Clock::start(out.observer.separates_phases(), &self.model);
         let accumulation = self.config.gradient_accumulation_steps;
         let window = self.feed.next(accumulation, self.total_steps)?;
@@ -289,10 +320,9 @@ impl<O: Objective> Run<O> {
         self.at.step += 1;
         self.at.epoch = window.epoch;
         let learning_rate = settings.learning_rate;
+        let ends_epoch = window.ends_epoch;
         if let Some(found) = NonFinite::of(sum.loss, grad_norm) {
-            let went_back;
-            (self, went_back) = self.refuse(out, &window.batches, found, learning_rate)?;
-            return Ok((self, (!went_back).then_some(window.ends_epoch)));
+            return self.refuse_step(out, &window.batches, found, learning_rate, ends_epoch);
         }
         self.model = optimizer::step(
             self.optimizer.as_mut(),
@@ -326,7 +356,7 @@ impl<O: Objective> Run<O> {
             out.history.log(row, out.observer)?;
         }
         self.watch(loss)?;
-        Ok((self, Some(window.ends_epoch)))
+        Ok((self, StepOutcome::Done { ends_epoch }))
     }
 
     fn step_seed(&self) -> StepSeed {
@@ -373,35 +403,39 @@ impl<O: Objective> Run<O> {
     }
 
     /// Evaluations and checkpoints that are due, or asked for.
-    fn after_step(&mut self, out: &mut Outputs<'_>, ends_epoch: bool) -> Result<()> {
+    fn after_step(mut self, out: &mut Outputs<'_>, ends_epoch: bool) -> Result<Self> {
         let step = self.at.step;
         let Requests {
             evaluate,
             save,
             stop,
         } = out.observer.requests();
-        let mut is_best = false;
+        let mut evaluated = Evaluated::Other;
         if self.eval_every.is_due(step, ends_epoch) || evaluate {
-            is_best = self.evaluate(out)?;
+            (self, evaluated) = self.evaluate(out)?;
         }
+        let went_back = evaluated == Evaluated::RolledBack;
         let keys = &self.config.checkpoint;
         let best_is_kept =
             keys.load_best_model_at_end || keys.save_strategy == Some(SaveStrategy::Best);
         let first = keys.save_first_step && step == 1;
         let due = self.save_every.is_due(step, ends_epoch) || first;
-        if due || save || stop || (is_best && best_is_kept) {
+        let is_best = evaluated == Evaluated::Best && best_is_kept;
+        if !went_back && (due || save || stop || is_best) {
             self.save(out)?;
         }
         if !stop {
-            return Ok(());
+            return Ok(self);
         }
         let saved = out.writer.finish();
         report(saved, out.observer);
-        let path = checkpoint::folder(&self.config.output_dir, step);
+        // Another one than `step` where the run went back.
+        let step = self.at.step;
+        let path = checkpoint::of_run(&self.config.output_dir, &self.id, step);
         Err(TrainerError::Stopped {
             step,
             total_steps: self.total_steps,
-            checkpoint: (path.exists() && !self.config.checkpoint.save_only_model).then_some(path),
+            checkpoint: path.filter(|_| !self.config.checkpoint.save_only_model),
         })
     }
 
@@ -409,13 +443,21 @@ impl<O: Objective> Run<O> {
         self.best.as_ref().is_some_and(Best::stops)
     }
 
-    /// Whether it is the best evaluation so far.
-    fn evaluate(&mut self, out: &mut Outputs<'_>) -> Result<bool> {
+    fn evaluate(mut self, out: &mut Outputs<'_>) -> Result<(Self, Evaluated)> {
         if self.objective.eval_samples() == 0 {
-            return Ok(false);
+            return Ok((self, Evaluated::Other));
         }
         let step = self.at.step;
-        let row = self.objective.evaluate(&self.model.valid())?;
+        let row = match self.objective.evaluate(&self.model.valid()) {
+            Err(TrainerError::NonFiniteEvaluation { name, value, .. }) => {
+                let (run, went_back) = self.refuse_evaluation(out, name, value)?;
+                return Ok(match went_back {
+                    true => (run, Evaluated::RolledBack),
+                    false => (run, Evaluated::Other),
+                });
+            }
+            row => row?,
+        };
         if let Some(loss) = row.get("eval_loss").and_then(Value::as_f64) {
             self.schedule.evaluated(loss);
         }
@@ -425,7 +467,10 @@ impl<O: Objective> Run<O> {
         };
         self.at.evaluated_at = Some(step);
         self.log_evaluation(row, out)?;
-        Ok(is_best)
+        Ok(match is_best {
+            true => (self, Evaluated::Best),
+            false => (self, Evaluated::Other),
+        })
     }
 
     /// Logs the values of an evaluation, with samples of what the model writes.
@@ -437,94 +482,6 @@ impl<O: Objective> Run<O> {
         row.insert("epoch".into(), json!(self.at.epoch));
         row.insert("step".into(), json!(self.at.step));
         out.history.log(row, out.observer)
-    }
-
-    /// Starts to write a checkpoint.
-    fn save(&mut self, out: &mut Outputs<'_>) -> Result<()> {
-        // Before the state is copied: there is one copy at a time.
-        report(out.writer.finish(), out.observer);
-        let keys = &self.config.checkpoint;
-        let snapshot = Snapshot {
-            save_model: self.objective.saver(self.model.valid(), Precision::Exact),
-            tokenizer: Arc::clone(&self.tokenizer),
-            training: match keys.save_only_model {
-                true => None,
-                false => Some((self.optimizer.state(), self.saved(out)?)),
-            },
-            step: self.at.step,
-        };
-        let retention = Retention {
-            run: self.id.clone(),
-            limit: keys.save_total_limit,
-            keep: self.best.iter().filter_map(Best::step).collect(),
-        };
-        out.writer
-            .start(&self.config.output_dir, snapshot, retention);
-        Ok(())
-    }
-
-    fn saved(&self, out: &Outputs<'_>) -> Result<SavedRun> {
-        let at = &self.at;
-        Ok(SavedRun {
-            run: self.id.clone(),
-            step: at.step,
-            total_steps: self.total_steps,
-            epoch: Exact(at.epoch),
-            tokens: at.tokens,
-            trained_tokens: at.trained_tokens,
-            rows: at.rows,
-            loss_sum: Exact(at.loss_sum),
-            seconds: Exact(at.seconds_before + out.started.elapsed().as_secs_f64()),
-            evaluated_at: at.evaluated_at,
-            since_log: at.sums(),
-            feed: self.feed.position()?,
-            schedule: self.schedule.state().into_iter().map(Exact).collect(),
-            best: self.best.as_ref().map(Best::state).unwrap_or_default(),
-            watchdog: at.watchdog,
-            refused: at.refused,
-            rate_scale: Exact(at.rate_scale),
-            log: out.history.rows().to_vec(),
-            config: config_texts(&self.config),
-        })
-    }
-
-    /// Summary, best model, and the files of the trained model.
-    fn finish(mut self, mut out: Outputs<'_>) -> Result<(O::Model, LogRow)> {
-        let saved = out.writer.finish();
-        report(saved, out.observer);
-        let output = self.config.output_dir.clone();
-        let best = self.best.as_ref().and_then(Best::step);
-        let best_checkpoint = best
-            .map(|step| checkpoint::folder(&output, step))
-            .filter(|path| path.exists());
-        if self.config.checkpoint.load_best_model_at_end
-            && let Some(path) = &best_checkpoint
-        {
-            self.model = self.objective.restore(self.model, path)?;
-        }
-        let summary = self.at.summary(out.started.elapsed().as_secs_f64());
-        out.history.log(summary.clone(), out.observer)?;
-        self.tokenizer
-            .save(&output)
-            .map_err(TrainerError::Tokenizer)?;
-        let model = self.model.valid();
-        (self.objective.saver(model.clone(), Precision::Configured))(&output)?;
-        out.history.save_state(&RunState {
-            epoch: self.at.epoch,
-            step: self.at.step,
-            max_steps: self.total_steps,
-            num_train_epochs: self.config.num_epochs,
-            train_batch_size: self.config.micro_batch_size,
-            logging_steps: self.logging_steps,
-            eval_steps: match self.eval_every {
-                Every::Steps(steps) => Some(steps),
-                _ => None,
-            },
-            tokens: self.at.tokens,
-            best_metric: self.best.as_ref().and_then(Best::value),
-            best_checkpoint,
-        })?;
-        Ok((model, summary))
     }
 }
 
@@ -561,7 +518,7 @@ impl Clock {
     }
 }
 
-/// A best model of no evaluations.
+/// The error where the best model is asked for and nothing is evaluated.
 pub(super) fn no_evaluations() -> TrainerError {
     TrainerError::Setup(
         "the best model is told by evaluations, and there are none: set val_set_size or \
@@ -569,22 +526,4 @@ pub(super) fn no_evaluations() -> TrainerError {
          early_stopping_patience and `save_strategy: best`"
             .into(),
     )
-}
-
-/// Tells what came of a checkpoint. One that could not be written does not end
-/// the run: the next may succeed, and the weights are still in memory.
-fn report(outcome: Option<Result<Written>>, observer: &mut dyn Observer) {
-    match outcome {
-        None => {}
-        Some(Ok(written)) => {
-            for message in &written.not_deleted {
-                observer.warned(message);
-            }
-            observer.saved(&written.path);
-        }
-        Some(Err(error)) => observer.warned(&format!(
-            "a checkpoint could not be written: {error}. Training goes on; free space or lower \
-             save_total_limit"
-        )),
-    }
 }

@@ -1,6 +1,5 @@
 //! [`setup_trainer`]: from a configuration and its parts to a trainer.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use trainer_config::{Config, Task};
@@ -17,27 +16,11 @@ use crate::backend::compute_format;
 use crate::checkpoint;
 use crate::error::{Result, TrainerError};
 use crate::feed::{EvalData, TrainData};
-
-/// What a trainer needs of a tokenizer.
-pub trait TrainerTokenizer: Send + Sync {
-    /// Id that fills rows up; padded places are never read.
-    fn pad_id(&self) -> u32;
-
-    /// The text of ids, special tokens included: what a sample shows.
-    ///
-    /// # Errors
-    /// When the tokenizer cannot tell.
-    fn decode(&self, ids: &[u32]) -> Result<String, Box<dyn std::error::Error + Send + Sync>>;
-
-    /// Writes the tokenizer's files beside the trained model.
-    ///
-    /// # Errors
-    /// What the file system reports.
-    fn save(&self, folder: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>>;
-}
+use crate::tokenizer::TrainerTokenizer;
 
 /// Builds the trainer that the configuration asks for, as Axolotl's function of
-/// this name does.
+/// this name does. There is no `processor` among the parts, as there is no training on
+/// images or sound.
 ///
 /// `model` must be on an autodiff device; it computes in the number format that the
 /// configuration asks for, with the noise on embeddings and the frozen parameters that it
@@ -47,13 +30,15 @@ pub trait TrainerTokenizer: Send + Sync {
 /// the frozen model of preference losses, where a second one is wanted: without it,
 /// the log-probabilities of `model` before training are the reference. `adapter` is
 /// what [`Adapter::attach`] gave with the model. What is trained on is samples, a
-/// stream of rows, or preferences.
+/// stream of rows, or [`Preferences`](seqprep::Preferences); an empty `eval` is no evaluation
+/// data, whatever is trained on.
 ///
 /// # Errors
-/// When the parts do not fit the configuration or one another.
+/// When the configuration breaks the rules of a file, or the parts do not fit it or one
+/// another.
 #[expect(
     clippy::too_many_arguments,
-    reason = "the parts of Axolotl's setup_trainer, in its order"
+    reason = "the parts of Axolotl's setup_trainer but for the processor, in its order"
 )]
 pub fn setup_trainer(
     config: &Config,
@@ -65,6 +50,7 @@ pub fn setup_trainer(
     reference_model: Option<CausalLm>,
     adapter: Option<Adapter>,
 ) -> Result<Trainer> {
+    config.check()?;
     let model = model.into();
     let format = compute_format(config, &model.device())?;
     let noise = config.parameters.neftune_noise_alpha.unwrap_or(0.0);
@@ -93,7 +79,20 @@ pub fn setup_trainer(
         resume,
         weights,
     };
-    match (train.into(), eval.into(), model) {
+    let train = train.into();
+    // None is none, of whatever kind.
+    let eval = match (&train, eval.into()) {
+        (TrainData::Preferences(train), EvalData::Samples(eval)) if eval.is_empty() => {
+            EvalData::Preferences(train.none_of_kind())
+        }
+        (TrainData::Samples(_) | TrainData::Stream(_), EvalData::Preferences(eval))
+            if eval.is_empty() =>
+        {
+            EvalData::Samples(Vec::new().into())
+        }
+        (_, eval) => eval,
+    };
+    match (train, eval, model) {
         (TrainData::Preferences(train), EvalData::Preferences(eval), model) if !sft => {
             let trainer = PreferenceTrainer::new(config, train, eval, model, parts)?;
             Ok(Trainer::Preference(Box::new(trainer)))
@@ -138,7 +137,7 @@ pub fn check_settings(config: &Config) -> Result<()> {
     Ok(())
 }
 
-/// Samples of another kind.
+/// The error where samples and model are not of the kind that the objective takes.
 pub(super) fn unfit() -> TrainerError {
     TrainerError::Setup(
         "samples and model are not of the kind that the objective of the configuration takes: \

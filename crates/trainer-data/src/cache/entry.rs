@@ -118,9 +118,36 @@ pub(super) fn load<K: Record>(
     fingerprint: &Fingerprint,
     config: &Config,
 ) -> Result<Option<Stored<K>>, String> {
-    if !check(entry, fingerprint)? {
-        return Ok(None);
+    match check(entry, fingerprint)? {
+        true => open(entry, config).map(Some),
+        false => Ok(None),
     }
+}
+
+/// The entry whose inputs are these, in which data files count by their size, with files
+/// of the right size: nothing is read as a whole.
+pub(super) fn find_by_size<K: Record>(
+    root: &Path,
+    by_size: &Fingerprint,
+    config: &Config,
+) -> Option<Stored<K>> {
+    let entries = fs::read_dir(root).ok()?.flatten();
+    let mut found = entries.map(|entry| entry.path()).filter(|entry| {
+        read_manifest(entry).is_ok_and(|manifest| {
+            let size = |record: &FileRecord| {
+                let data = fs::metadata(entry.join(&record.name)).ok();
+                data.is_some_and(|data| {
+                    record.content.ends_with(&format!("({} bytes)", data.len()))
+                })
+            };
+            manifest.inputs.is_of_size(by_size) && manifest.files.iter().all(size)
+        })
+    });
+    found.find_map(|entry| open(&entry, config).ok())
+}
+
+/// What an entry holds, once it is known to be whole.
+fn open<K: Record>(entry: &Path, config: &Config) -> Result<Stored<K>, String> {
     let read = |name: &str| fs::read(entry.join(name)).map_err(|e| format!("{name}: {e}"));
     let mut ledger: Ledger = serde_json::from_slice(&read(LEDGER_FILE)?)
         .map_err(|error| format!("{LEDGER_FILE}: {error}"))?;
@@ -141,13 +168,13 @@ pub(super) fn load<K: Record>(
         });
         order.ok_or_else(|| format!("{name}: it is damaged"))
     };
-    Ok(Some(Stored {
+    Ok(Stored {
         train: places(TRAIN)?,
         eval: places(EVAL)?,
         path,
         file,
         ledger,
-    }))
+    })
 }
 
 /// Why an entry was not written.

@@ -21,6 +21,7 @@ use serde_json::Value;
 use trainer_config::{Config, Dataset};
 
 use super::atomic::io;
+use crate::pipeline::Purpose;
 use crate::{ChatTemplate, DataError, Tokenizer, source};
 
 /// Version of the code that makes samples of rows. Raised with every change
@@ -248,6 +249,22 @@ impl Fingerprint {
             .collect::<Result<_, _>>()?;
         inputs.extend(files.into_iter().map(|(name, _)| name).zip(hashes));
         Ok(Self { inputs })
+    }
+
+    /// Whether these inputs are those of `by_size`, as far as sizes of files tell.
+    pub(super) fn is_of_size(&self, by_size: &Self) -> bool {
+        self.inputs.len() == by_size.inputs.len()
+            && self.inputs.iter().zip(&by_size.inputs).all(|(a, b)| {
+                let sized = b.1.ends_with(" bytes") && a.1.ends_with(&format!("({})", b.1));
+                a.0 == b.0 && (a.1 == b.1 || sized)
+            })
+    }
+
+    /// Adds what the samples are for.
+    pub(super) fn for_purpose(&mut self, purpose: impl Purpose) {
+        if let Some(name) = purpose.name() {
+            self.add("objective", name.to_owned());
+        }
     }
 
     /// Adds an input.

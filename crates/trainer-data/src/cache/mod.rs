@@ -33,8 +33,7 @@ mod tokens;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use seqprep::Preferences;
-use seqprep::Sample;
+use seqprep::{KtoSample, PreferencePair, Preferences, Sample, StepSample};
 use trainer_config::Config;
 
 use crate::pipeline::{Kind, Purpose};
@@ -92,6 +91,16 @@ pub fn prepare_cached(
     Ok((prepared, outcome))
 }
 
+/// How prepared samples are found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Search {
+    /// By the content of the data files, all of which is read; the samples are whole.
+    Content,
+    /// By the size of the data files, so that any amount of data takes no time: good for
+    /// an estimate, not to train on.
+    Size,
+}
+
 /// The samples that were prepared before for this configuration; nothing is prepared
 /// or written. `None` where there are none.
 ///
@@ -100,8 +109,9 @@ pub fn prepare_cached(
 pub fn find_prepared(
     config: &Config,
     tokenizer: &Tokenizer,
+    search: Search,
 ) -> Result<Option<PreparedData>, DataError> {
-    let stored = find::<Sample>(config, tokenizer, Build::KNOWN)?;
+    let stored = find::<Sample>(config, tokenizer, Build::KNOWN, search)?;
     Ok(stored.map(Stored::samples))
 }
 
@@ -113,17 +123,26 @@ pub fn find_prepared_preferences(
     config: &Config,
     tokenizer: &Tokenizer,
     objective: PreferenceObjective,
+    search: Search,
 ) -> Result<Option<PreparedPreferences>, DataError> {
-    fn found<K: Kind<Purpose = PreferenceObjective> + Record>(
-        config: &Config,
-        tokenizer: &Tokenizer,
-        objective: PreferenceObjective,
-        wrap: fn(Vec<K>) -> Preferences,
-    ) -> Result<Option<PreparedPreferences>, DataError> {
-        let stored = find::<K>(config, tokenizer, objective)?;
-        stored.map(|stored| stored.preferences(wrap)).transpose()
-    }
-    of_kind!(found(config, tokenizer, objective))
+    let found = match objective {
+        PreferenceObjective::Kto => {
+            let stored = find::<KtoSample>(config, tokenizer, objective, search)?;
+            stored.map(|stored| stored.preferences(Preferences::Kto))
+        }
+        PreferenceObjective::ProcessRewardModel => {
+            let stored = find::<StepSample>(config, tokenizer, objective, search)?;
+            stored.map(|stored| stored.preferences(Preferences::Steps))
+        }
+        PreferenceObjective::Pairwise
+        | PreferenceObjective::Orpo
+        | PreferenceObjective::Cpo
+        | PreferenceObjective::RewardModel => {
+            let stored = find::<PreferencePair>(config, tokenizer, objective, search)?;
+            stored.map(|stored| stored.preferences(Preferences::Pairs))
+        }
+    };
+    found.transpose()
 }
 
 /// The entry of a configuration, if there is one.
@@ -131,10 +150,16 @@ fn find<K: Kind + Record>(
     config: &Config,
     tokenizer: &Tokenizer,
     purpose: K::Purpose,
+    search: Search,
 ) -> Result<Option<Stored<K>>, DataError> {
     let Some(root) = folder(config) else {
         return Ok(None);
     };
+    if search == Search::Size {
+        let mut by_size = Fingerprint::by_size(config, tokenizer)?;
+        by_size.for_purpose(purpose);
+        return Ok(entry::find_by_size(root, &by_size, config));
+    }
     let fingerprint = fingerprint(config, tokenizer, purpose)?;
     let entry = root.join(fingerprint.key());
     // A damaged one is none: the run prepares the data anew.
@@ -148,9 +173,7 @@ fn fingerprint(
     purpose: impl Purpose,
 ) -> Result<Fingerprint, DataError> {
     let mut fingerprint = Fingerprint::new(config, tokenizer)?;
-    if let Some(name) = purpose.name() {
-        fingerprint.add("objective", name.to_owned());
-    }
+    fingerprint.for_purpose(purpose);
     Ok(fingerprint)
 }
 

@@ -1,25 +1,26 @@
 //! Layouts that a chat template renders.
 //!
-//! The prompt is the conversation with the header of the next answer; an answer is
-//! what the template prints after that once the answer is part of the
-//! conversation. Where a template prints the header differently then, the answer
-//! is found by its text.
+//! The messages are those of supervised rows: the same reader gives them their
+//! roles, tools, calls and reasoning, and the same renderer prints them. The prompt
+//! is the conversation with the header of the next answer; an answer is what the
+//! template prints after that once the answer is part of the conversation.
 
-use std::collections::BTreeMap;
-
-use serde_json::{Value, json};
 use trainer_config::{Config, Dataset};
 
+use serde_json::Value;
+
 use super::PreferenceObjective;
-use super::layouts::{Texts, other_history};
+use super::layouts::{Text, Texts};
+use super::messages::{Messages, System, has, row_error};
 use crate::source::Row;
-use crate::strategy::plain::Plain;
-use crate::{ChatTemplate, DataError, Tokenizer};
+use crate::strategy::chat::{Chats, Conversation, Rendered, Turn};
+use crate::{DataError, Tokenizer};
 
 /// Where prompt and answers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// `messages`, and answers that are texts, messages or conversations.
+    /// Messages of the prompt in a column of their own, or in front of the answers;
+    /// answers that are texts, messages or conversations.
     Messages,
     /// The answers are whole conversations.
     Conversations,
@@ -31,205 +32,258 @@ pub(super) enum Shape {
 }
 
 pub(super) struct ChatLayout<'a> {
-    template: ChatTemplate,
+    chats: Chats<'a>,
+    messages: Messages,
+    system: System,
     shape: Shape,
-    messages: &'a str,
-    answers: [&'a str; 2],
-    role: &'a str,
-    content: &'a str,
-    /// The role that each other name stands for.
-    roles: BTreeMap<&'a str, &'a str>,
+    objective: PreferenceObjective,
+    /// Columns of the answers, where the configuration names them.
+    answers: [Option<&'a str>; 2],
+}
+
+/// What the messages of a row are.
+struct Talk {
+    /// What comes before the answer.
+    history: Vec<Turn>,
+    answers: Vec<Turn>,
 }
 
 impl<'a> ChatLayout<'a> {
     pub(super) fn new(
         config: &'a Config,
         dataset: &'a Dataset,
-        tokenizer: &Tokenizer,
+        tokenizer: &'a Tokenizer,
         shape: Shape,
+        objective: PreferenceObjective,
     ) -> Result<Self, DataError> {
-        let mut roles = BTreeMap::from([("human", "user"), ("gpt", "assistant")]);
-        for (role, names) in dataset.roles.iter().flatten() {
-            roles.extend(names.iter().map(|name| (name.as_str(), role.as_str())));
-        }
-        let property = |name: &'static str| {
-            let mapped = dataset.message_property_mappings.as_ref();
-            mapped
-                .and_then(|names| names.get(name))
-                .map_or(name, String::as_str)
+        let system = match shape {
+            Shape::Messages | Shape::Conversations => System::Named,
+            Shape::Whole => System::Column,
+            Shape::SystemAndInput => System::EvenEmpty,
         };
         Ok(Self {
-            template: ChatTemplate::resolve(config, Some(dataset), tokenizer)?,
+            chats: Chats::new(config, dataset, tokenizer)?,
+            messages: Messages::new(config, dataset, system)?,
+            system,
             shape,
-            messages: dataset.field_messages.as_deref().unwrap_or("messages"),
+            objective,
             answers: [
-                dataset.field_chosen.as_deref().unwrap_or("chosen"),
-                dataset.field_rejected.as_deref().unwrap_or("rejected"),
+                dataset.field_chosen.as_deref(),
+                dataset.field_rejected.as_deref(),
             ],
-            role: property("role"),
-            content: property("content"),
-            roles,
         })
     }
 
+    /// The columns of the answers: two, or the one of KTO.
+    fn answer_columns(&self, row: &Row) -> Vec<&'a str> {
+        if self.objective == PreferenceObjective::Kto {
+            return vec!["completion"];
+        }
+        let names = [
+            ["chosen", "chosen_messages"],
+            ["rejected", "rejected_messages"],
+        ];
+        let named = self.answers.iter().zip(names);
+        named
+            .map(|(named, [usual, other])| match named {
+                Some(column) => *column,
+                None if !row.columns.contains_key(usual) && row.columns.contains_key(other) => {
+                    other
+                }
+                None => usual,
+            })
+            .collect()
+    }
+
     /// The columns that are read, for messages.
-    pub(super) fn columns(&self) -> String {
-        let [chosen, rejected] = self.answers;
-        match self.shape {
-            Shape::Messages => format!("`{}`, `{chosen}`, `{rejected}`", self.messages),
-            Shape::Conversations | Shape::Whole => {
-                format!("`{chosen}` and `{rejected}`, conversations")
+    pub(super) fn columns(&self, row: &Row) -> String {
+        let messages = self.messages.column(row);
+        let answers: Vec<String> = self
+            .answer_columns(row)
+            .iter()
+            .map(|column| format!("`{column}`"))
+            .collect();
+        let answers = answers.join(", ");
+        match (self.shape, self.objective) {
+            (Shape::Messages, PreferenceObjective::Kto) => {
+                format!("`{messages}` (or `prompt` and `completion`) and `label`")
             }
-            Shape::SystemAndInput => {
-                format!("`input`, `{chosen}`, `{rejected}` and an optional `system`")
+            (Shape::Messages, _) => format!("`{messages}` (or `prompt`), {answers}"),
+            (Shape::Conversations | Shape::Whole, PreferenceObjective::Kto) => {
+                "`completion`, a conversation, and `label`".to_owned()
             }
+            (Shape::Conversations | Shape::Whole, _) => format!("{answers}, conversations"),
+            (Shape::SystemAndInput, _) => format!("`input`, {answers} and an optional `system`"),
         }
     }
 
-    pub(super) fn texts(
-        &self,
-        row: &Row,
-        name: &'static str,
-        objective: PreferenceObjective,
-        plain: &Plain,
-    ) -> Result<Texts, DataError> {
-        let [chosen, rejected] = self.answers;
-        let values = [
-            row.column(chosen, name, "")?,
-            row.column(rejected, name, "")?,
-        ];
-        let mut history = Vec::new();
-        match self.shape {
-            Shape::Messages => match row.column(self.messages, name, "")? {
-                Value::String(text) => history.push(json!({"role": "user", "content": text})),
-                value => history = self.list(row, self.messages, value)?,
-            },
-            Shape::SystemAndInput => {
-                // An empty message is one too.
-                if let Some(Value::String(system)) = row.columns.get("system") {
-                    history.push(json!({"role": "system", "content": system}));
-                }
-                let input = row.text("input", name, "")?;
-                history.push(json!({"role": "user", "content": input}));
-            }
-            Shape::Conversations | Shape::Whole => {
-                history = self.history(row, values)?;
-                if self.shape == Shape::Whole {
-                    let system = row.optional_text("system")?;
-                    let prompt = row.optional_text("prompt")?;
-                    if let ([only], false) = (history.as_mut_slice(), prompt.is_empty()) {
-                        only["content"] = Value::from(prompt);
-                    }
-                    if !system.is_empty() {
-                        history.insert(0, json!({"role": "system", "content": system}));
-                    }
-                }
-            }
+    /// Prompt and answers of a row, rendered.
+    pub(super) fn texts(&self, row: &Row, name: &'static str) -> Result<Texts, DataError> {
+        let talk = self.talk(row, name)?;
+        let history = self.messages.conversation(row, talk.history, self.system)?;
+        let mut prompt = self.chats.render(row, &history, true)?;
+        let mut notes = std::mem::take(&mut prompt.notes);
+        let mut answered = Vec::with_capacity(talk.answers.len());
+        for answer in talk.answers {
+            let mut conversation = history.clone();
+            conversation.turns.push(answer);
+            let mut whole = self.chats.render(row, &conversation, false)?;
+            notes.append(&mut whole.notes);
+            answered.push((conversation, whole));
         }
-        for message in &mut history {
-            let marked = message["content"].as_str().map(|text| plain.mark(text));
-            let marked = marked.transpose().map_err(|error| error.at(&row.at))?;
-            if let Some(std::borrow::Cow::Owned(marked)) = marked {
-                message["content"] = Value::from(marked);
-            }
-        }
-        let chosen = self.answer(row, chosen, values[0])?;
-        let rejected = self.answer(row, rejected, values[1])?;
-        let render = |messages: &[Value], next| {
-            let rendered = self.template.render(&Value::from(messages.to_vec()), next);
-            rendered.map_err(|error| error.at(&row.at))
+        let mut prompt = Text {
+            text: prompt.text,
+            cuts: prompt.cuts,
         };
-        let prompt = render(&history, true)?;
-        // The end of the text is left as it is where the text is read as a whole.
-        let whole = self.shape == Shape::Whole || objective == PreferenceObjective::RewardModel;
-        let mut answers = [const { String::new() }; 2];
-        for (out, answer) in answers.iter_mut().zip([chosen, rejected]) {
-            let mut messages = history.clone();
-            messages.push(answer);
-            let text = render(&messages, false)?;
-            let after = match text.strip_prefix(&prompt) {
-                Some(after) => after.to_owned(),
-                None => {
-                    let content = messages[messages.len() - 1]["content"].as_str();
-                    let content = content.unwrap_or_default().trim();
-                    let start = text.rfind(content).filter(|_| !content.is_empty());
-                    let start = start.ok_or_else(|| DataError::Row {
-                        at: row.at.clone(),
-                        message: format!(
-                            "cannot tell which part of the rendered conversation is the answer, because chat template {} leaves it out or rewrites it",
-                            self.template.name()
-                        ),
-                    })?;
-                    text[start..].to_owned()
-                }
-            };
-            *out = if whole {
-                after
-            } else {
-                after.trim_end().to_owned()
-            };
+        // A template may begin the answer for the model, but otherwise than the answer
+        // of the data begins: the prompt ends before that.
+        let ends = answered.iter().filter_map(|(_, whole)| {
+            let start = whole.answer?;
+            let shared = shared(&prompt.text, &whole.text);
+            (shared < prompt.text.len() && shared > start).then_some(start)
+        });
+        if let Some(end) = ends.min() {
+            prompt.text.truncate(end);
+            prompt.cuts.retain(|cut| *cut < end);
+        }
+        let mut answers = [const { Text::EMPTY }; 2];
+        for (answer, (conversation, whole)) in answers.iter_mut().zip(&answered) {
+            *answer = self.answer(row, &prompt, conversation, whole)?;
         }
         Ok(Texts {
             prompt,
             answers,
             rendered: true,
-            marked: true,
+            notes,
         })
     }
 
-    /// The messages before the answer, which both conversations share.
-    fn history(&self, row: &Row, values: [&Value; 2]) -> Result<Vec<Value>, DataError> {
-        let mut both = Vec::new();
-        for (column, value) in self.answers.into_iter().zip(values) {
-            let mut messages = self.list(row, column, value)?;
-            messages.pop();
-            both.push(messages);
-        }
-        let other = both.pop();
-        let history = both.pop().unwrap_or_default();
-        if other.is_some_and(|other| other != history) {
-            return Err(other_history(row));
-        }
-        Ok(history)
-    }
-
-    fn list(&self, row: &Row, column: &str, value: &Value) -> Result<Vec<Value>, DataError> {
-        let Value::Array(list) = value else {
-            return Err(row.wrong_type(column, "a list of messages", value));
-        };
-        let messages = list.iter().enumerate();
-        messages
-            .map(|(index, message)| self.message(row, &format!("{column}[{index}]"), message))
-            .collect()
-    }
-
-    /// A text, a message, or a conversation that ends with the answer.
-    fn answer(&self, row: &Row, column: &str, value: &Value) -> Result<Value, DataError> {
-        match value {
-            Value::String(text) => Ok(json!({"role": "assistant", "content": text})),
-            Value::Object(_) => self.message(row, column, value),
-            Value::Array(list) => match list.last() {
-                Some(last) => self.message(row, &format!("{column}[{}]", list.len() - 1), last),
-                None => Err(row.wrong_type(
-                    column,
-                    "a list of messages that ends with the answer",
-                    &Value::Null,
-                )),
+    /// What a rendered conversation holds behind the prompt.
+    fn answer(
+        &self,
+        row: &Row,
+        prompt: &Text,
+        conversation: &Conversation,
+        whole: &Rendered,
+    ) -> Result<Text, DataError> {
+        let start = match whole.text.starts_with(&prompt.text) {
+            true => Some(prompt.text.len()),
+            // The header of a finished answer is another than that of the next one.
+            false => match self.content_start(row, conversation, &whole.text)? {
+                Some(start) => Some(start),
+                None => whole.answer,
             },
-            other => Err(row.wrong_type(column, "text, a message or a list of messages", other)),
+        };
+        let Some(start) = start else {
+            return Err(row_error(
+                row,
+                "cannot tell which part of the rendered conversation is the answer, because the chat template leaves it out or rewrites it",
+            ));
+        };
+        let mut text = whole.text[start..].to_owned();
+        // The end of the text is left as it is where the text is read as a whole.
+        if self.shape != Shape::Whole && self.objective != PreferenceObjective::RewardModel {
+            text.truncate(text.trim_end().len());
         }
+        let end = start + text.len();
+        let cuts = whole.cuts.iter();
+        let cuts = cuts.filter(|cut| (start + 1..end).contains(*cut));
+        Ok(Text {
+            cuts: cuts.map(|cut| cut - start).collect(),
+            text,
+        })
     }
 
-    fn message(&self, row: &Row, place: &str, message: &Value) -> Result<Value, DataError> {
-        let part = |key: &str| match message.get(key) {
-            Some(Value::String(text)) => Ok(text.as_str()),
-            other => {
-                let place = format!("{place}.{key}");
-                Err(row.wrong_type(place, "text", other.unwrap_or(&Value::Null)))
+    /// Where the content of an answer begins that is nothing but a content, shown by a
+    /// character in front of it that the text has nowhere else.
+    fn content_start(
+        &self,
+        row: &Row,
+        conversation: &Conversation,
+        text: &str,
+    ) -> Result<Option<usize>, DataError> {
+        let mut marked = conversation.clone();
+        let Some(answer) = marked.turns.last_mut() else {
+            return Ok(None);
+        };
+        if answer.calls_tools() || answer.message.contains_key(self.messages.thinking_key()) {
+            return Ok(None);
+        }
+        // Of the private use, as no other mark is.
+        let Some(mark) = ('\u{E000}'..'\u{E100}').find(|mark| !text.contains(*mark)) else {
+            return Ok(None);
+        };
+        let content = answer.content().unwrap_or_default();
+        let inner = content.trim_start();
+        let (before, _) = content.split_at(content.len() - inner.len());
+        let content = Value::from(format!("{before}{mark}{inner}"));
+        answer.message.insert("content".to_owned(), content);
+        let shown = self.chats.render(row, &marked, false)?.text;
+        let at = shown.find(mark);
+        Ok(at.filter(|_| shown.replacen(mark, "", 1) == text))
+    }
+
+    fn talk(&self, row: &Row, name: &'static str) -> Result<Talk, DataError> {
+        let columns = self.answer_columns(row);
+        let messages = &self.messages;
+        let kto = self.objective == PreferenceObjective::Kto;
+        // A conversation of KTO that ends with its answer.
+        if kto && self.shape == Shape::Messages && !has(row, "completion") {
+            let column = messages.column(row);
+            let value = row.column(column, name, "")?;
+            let mut history = messages.whole(row, column, value)?;
+            let answer = messages.last(row, column, &mut history)?;
+            return Ok(Talk {
+                history,
+                answers: vec![answer],
+            });
+        }
+        let mut answers = Vec::with_capacity(columns.len());
+        let mut before = Vec::with_capacity(columns.len());
+        for column in &columns {
+            let mut turns = messages.answer(row, column, row.column(column, name, "")?)?;
+            answers.push(messages.last(row, column, &mut turns)?);
+            before.push(turns);
+        }
+        let mut history = match self.shape {
+            Shape::Messages => match messages.prompt(row)? {
+                Some((column, history)) => {
+                    for (answer, turns) in columns.iter().zip(&before) {
+                        messages.repeats(row, column, &history, answer, turns)?;
+                    }
+                    history
+                }
+                // What comes before the answers stands in front of each.
+                None if before.iter().any(|turns| !turns.is_empty()) => {
+                    messages.shared(row, before)?
+                }
+                None => {
+                    // It is not there: the error says which columns are.
+                    row.column(messages.column(row), name, "")?;
+                    Vec::new()
+                }
+            },
+            Shape::Conversations | Shape::Whole => messages.shared(row, before)?,
+            Shape::SystemAndInput => {
+                vec![Turn::new("input", "user", row.text("input", name, "")?)]
             }
         };
-        let role = part(self.role)?;
-        let role = self.roles.get(role).copied().unwrap_or(role);
-        Ok(json!({"role": role, "content": part(self.content)?}))
+        if self.shape == Shape::Whole {
+            let prompt = row.optional_text("prompt")?;
+            if let ([only], false) = (history.as_mut_slice(), prompt.is_empty()) {
+                only.message
+                    .insert("content".to_owned(), Value::from(prompt));
+            }
+        }
+        Ok(Talk { history, answers })
     }
+}
+
+/// Bytes of the beginning that two texts share.
+fn shared(one: &str, other: &str) -> usize {
+    let pairs = one.chars().zip(other.chars());
+    pairs
+        .take_while(|(a, b)| a == b)
+        .map(|(a, _)| a.len_utf8())
+        .sum()
 }

@@ -10,7 +10,7 @@ use trainer_config::ExcessLength;
 
 use super::PreferenceObjective;
 use super::encode::Encoder;
-use super::layouts::Layout;
+use super::layouts::{Layout, Text};
 use super::steps::Steps;
 use crate::ledger::DropReason;
 use crate::pipeline::{Hasher, Kind, Read, Size, Task, by_length};
@@ -75,7 +75,7 @@ impl Kind for PreferencePair {
         let (config, tokenizer, purpose) = (task.config, task.tokenizer, task.purpose);
         Ok((
             Layout::new(config, task.dataset, first, tokenizer, purpose)?,
-            Encoder::new(config, tokenizer, purpose)?,
+            Encoder::new(tokenizer, purpose),
         ))
     }
 
@@ -85,7 +85,7 @@ impl Kind for PreferencePair {
 
     fn read((layout, encoder): &Self::Reader<'_>, row: &Row) -> Result<Read<Self>, DataError> {
         let texts = layout.texts(row)?;
-        if texts.prompt.is_empty() || texts.answers.iter().any(String::is_empty) {
+        if texts.prompt.is_empty() || texts.answers.iter().any(Text::is_empty) {
             return Ok(Vec::new().into());
         }
         let mut pair = encoder.pair(&texts).map_err(|error| error.at(&row.at))?;
@@ -102,7 +102,10 @@ impl Kind for PreferencePair {
                 Some(margin)
             }
         };
-        Ok(vec![(pair, 0)].into())
+        Ok(Read {
+            samples: vec![(pair, 0)],
+            notes: texts.notes,
+        })
     }
 
     fn size(&self) -> Size {
@@ -151,6 +154,10 @@ impl Kind for PreferencePair {
         None
     }
 
+    fn cuts(task: &PreferenceTask<'_>) -> bool {
+        cuts(task)
+    }
+
     fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
         advice(task, reason)
     }
@@ -175,7 +182,10 @@ impl Kind for KtoSample {
             return Ok(Vec::new().into());
         }
         let sample = encoder.kto(&texts, desirable);
-        Ok(vec![(sample.map_err(|error| error.at(&row.at))?, 0)].into())
+        Ok(Read {
+            samples: vec![(sample.map_err(|error| error.at(&row.at))?, 0)],
+            notes: texts.notes,
+        })
     }
 
     fn size(&self) -> Size {
@@ -213,6 +223,10 @@ impl Kind for KtoSample {
         None
     }
 
+    fn cuts(task: &PreferenceTask<'_>) -> bool {
+        cuts(task)
+    }
+
     fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
         advice(task, reason)
     }
@@ -223,7 +237,7 @@ impl Kind for StepSample {
     type Purpose = PreferenceObjective;
 
     fn reader<'a>(task: &PreferenceTask<'a>, _: &Row) -> Result<Self::Reader<'a>, DataError> {
-        Steps::new(task.dataset, task.tokenizer)
+        Steps::new(task.dataset, task.tokenizer, task.purpose)
     }
 
     fn name(_: &Self::Reader<'_>) -> &'static str {
@@ -267,7 +281,16 @@ impl Kind for StepSample {
         None
     }
 
+    fn cuts(task: &PreferenceTask<'_>) -> bool {
+        cuts(task)
+    }
+
     fn advice(task: &PreferenceTask<'_>, reason: DropReason) -> String {
-        advice(task, reason)
+        match (reason, task.dataset.max_completion_length) {
+            (DropReason::NothingToTrain, Some(longest)) => format!(
+                "`labels` has to hold a verdict, on a step within `max_completion_length` (now {longest})"
+            ),
+            _ => advice(task, reason),
+        }
     }
 }

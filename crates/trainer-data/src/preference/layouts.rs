@@ -7,22 +7,51 @@ use trainer_config::{Config, Dataset, Format, PreferenceLayout, PromptStrategy};
 
 use super::PreferenceObjective;
 use super::chat::{ChatLayout, Shape};
+use super::messages::{ANSWER, Messages, System, row_error};
+use crate::ledger::Note;
 use crate::source::Row;
+use crate::strategy::chat::Turn;
 use crate::strategy::plain::Plain;
 use crate::strategy::user_defined::{NOT_ASKED, check_read, format};
 use crate::{DataError, Tokenizer};
 
+/// Text, and the bytes of it at which no special token may be made of it.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Text {
+    pub(super) text: String,
+    pub(super) cuts: Vec<usize>,
+}
+
+impl Text {
+    pub(super) const EMPTY: Self = Self {
+        text: String::new(),
+        cuts: Vec::new(),
+    };
+
+    /// Text in which special tokens are tokens.
+    pub(super) fn whole(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            cuts: Vec::new(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.text.is_empty()
+    }
+}
+
 /// A prompt and its answers as text.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(super) struct Texts {
-    pub(super) prompt: String,
+    pub(super) prompt: Text,
     /// The better answer and the worse one; for KTO the first is the answer.
-    pub(super) answers: [String; 2],
+    pub(super) answers: [Text; 2],
     /// Whether prompt and answers are one rendered conversation each, which has
     /// its end already.
     pub(super) rendered: bool,
-    /// Whether names of special tokens in the prompt are marked.
-    pub(super) marked: bool,
+    /// What is to be said about the row.
+    pub(super) notes: Vec<Note>,
 }
 
 /// Texts of a fixed chat format.
@@ -82,6 +111,7 @@ struct Own<'a> {
 pub(crate) struct Layout<'a> {
     pub(super) name: &'static str,
     kind: Kind<'a>,
+    messages: Messages,
     plain: Plain,
     objective: PreferenceObjective,
 }
@@ -109,9 +139,10 @@ impl<'a> Layout<'a> {
             )));
         };
         let chat = |shape| {
-            ChatLayout::new(config, dataset, tokenizer, shape)
+            ChatLayout::new(config, dataset, tokenizer, shape, objective)
                 .map(|chat| Kind::Chat(Box::new(chat)))
         };
+        let judged = objective.pairs() || objective == PreferenceObjective::Kto;
         let any: &[&str] = &["prompt", "input", "question", "instruction"];
         let kind = match strategy {
             PromptStrategy::Preference(layout) => match layout {
@@ -129,8 +160,8 @@ impl<'a> Layout<'a> {
                 L::Llama3ArgillaChat => Kind::Conversations(&LLAMA3),
                 L::Passthrough => Kind::Passthrough,
                 L::ZephyrNectar if objective.pairs() => Kind::Nectar,
-                L::ChatTemplateDefault if objective.pairs() => chat(Shape::Messages)?,
-                L::ChatTemplateArgillaChat if objective.pairs() => chat(Shape::Conversations)?,
+                L::ChatTemplateDefault if judged => chat(Shape::Messages)?,
+                L::ChatTemplateArgillaChat if judged => chat(Shape::Conversations)?,
                 L::ChatTemplateArgilla | L::OrpoChatTemplate if objective.pairs() => {
                     chat(Shape::Whole)?
                 }
@@ -145,7 +176,9 @@ impl<'a> Layout<'a> {
                     return Err(wrong(unfit(strategy, objective)));
                 }
             },
-            PromptStrategy::ChatTemplate if objective.pairs() => chat(Shape::Messages)?,
+            PromptStrategy::ChatTemplate | PromptStrategy::MessagesChat if judged => {
+                chat(Shape::Messages)?
+            }
             PromptStrategy::UserDefined(own) => {
                 let column = |name: &'a Option<String>, default| name.as_deref().unwrap_or(default);
                 let kto = objective == PreferenceObjective::Kto;
@@ -194,8 +227,16 @@ impl<'a> Layout<'a> {
                     dataset,
                     NOT_ASKED,
                     &[
-                        ("field_prompt", is(&own.field_prompt), prompt_format.asks_for("prompt")),
-                        ("field_system", is(&own.field_system), prompt_format.asks_for("system")),
+                        (
+                            "field_prompt",
+                            is(&own.field_prompt),
+                            prompt_format.asks_for("prompt"),
+                        ),
+                        (
+                            "field_system",
+                            is(&own.field_system),
+                            prompt_format.asks_for("system"),
+                        ),
                         ("field_chosen", is(&own.field_chosen), first_asks),
                         ("field_completion", is(&own.field_completion), first_asks),
                         ("field_rejected", is(&own.field_rejected), second_asks),
@@ -215,6 +256,7 @@ impl<'a> Layout<'a> {
         Ok(Self {
             name: strategy.as_str(),
             kind,
+            messages: Messages::new(config, dataset, System::Column)?,
             plain: Plain::new(config, tokenizer),
             objective,
         })
@@ -233,8 +275,15 @@ impl<'a> Layout<'a> {
     }
 
     fn read(&self, row: &Row) -> Result<Texts, DataError> {
+        let texts = |prompt: Text, answers: [String; 2]| Texts {
+            prompt,
+            answers: answers.map(Text::whole),
+            rendered: false,
+            notes: Vec::new(),
+        };
         match &self.kind {
             Kind::Columns(style, prompts) => {
+                self.no_tools(row)?;
                 let prompt = prompts.iter().find(|name| row.columns.contains_key(**name));
                 let prompt = row.text(prompt.unwrap_or(&prompts[0]), self.name, "")?;
                 let mut text = String::new();
@@ -245,59 +294,42 @@ impl<'a> Layout<'a> {
                 text.push_str(&style.message("user", &self.mark(row, prompt)?));
                 text.push_str(&style.answer_header());
                 let end = style.end();
-                Ok(Texts {
-                    prompt: text,
-                    answers: self
-                        .answers(row)?
-                        .map(|answer| answer.map_or_else(String::new, |a| format!("{a}{end}"))),
-                    rendered: false,
-                    marked: true,
-                })
+                let answers = self
+                    .answers(row)?
+                    .map(|answer| answer.map_or_else(String::new, |a| format!("{a}{end}")));
+                Ok(texts(self.unmark(&text), answers))
             }
             Kind::Conversations(style) => {
+                self.no_tools(row)?;
                 let columns = self.answer_columns(row);
-                let mut talks = Vec::new();
-                for column in columns.into_iter().flatten() {
-                    talks.push(conversation(
-                        row,
-                        column,
-                        row.column(column, self.name, "")?,
-                    )?);
-                }
-                let [first, rest @ ..] = &*talks else {
-                    return Ok(Texts::default());
-                };
-                if rest.iter().any(|talk| talk.before != first.before) {
-                    return Err(other_history(row));
+                let mut before = Vec::new();
+                let mut answers = [const { String::new() }; 2];
+                for (answer, column) in answers.iter_mut().zip(columns.into_iter().flatten()) {
+                    let mut turns = self.conversation(row, column)?;
+                    let last = self.messages.last(row, column, &mut turns)?;
+                    *answer = format!("{}{}", last.content().unwrap_or_default(), style.end());
+                    before.push(turns);
                 }
                 let mut text = String::new();
-                for (role, content) in &first.before {
-                    text.push_str(&style.message(role, &self.mark(row, content)?));
+                for turn in self.messages.shared(row, before)? {
+                    let content = turn.content().unwrap_or_default();
+                    text.push_str(&style.message(&turn.role, &self.mark(row, content)?));
                 }
                 text.push_str(&style.answer_header());
-                let answer = |index: usize| {
-                    talks.get(index).map_or_else(String::new, |talk| {
-                        format!("{}{}", talk.answer, style.end())
-                    })
-                };
-                Ok(Texts {
-                    prompt: text,
-                    answers: [answer(0), answer(1)],
-                    rendered: false,
-                    marked: true,
-                })
+                Ok(texts(self.unmark(&text), answers))
             }
             Kind::Nectar => {
+                self.no_tools(row)?;
                 let prompt = row.text("prompt", self.name, "")?;
-                nectar(row, self.name, &self.mark(row, prompt)?)
+                let (prompt, answers) = nectar(row, self.name, &self.mark(row, prompt)?)?;
+                Ok(texts(self.unmark(&prompt), answers))
             }
-            Kind::Passthrough => Ok(Texts {
-                prompt: row.text("prompt", self.name, "")?.to_owned(),
-                answers: self.answers(row)?.map(|a| a.unwrap_or_default().to_owned()),
-                rendered: false,
-                marked: false,
-            }),
-            Kind::Chat(chat) => chat.texts(row, self.name, self.objective, &self.plain),
+            Kind::Passthrough => {
+                let prompt = row.text("prompt", self.name, "")?;
+                let answers = self.answers(row)?.map(Option::unwrap_or_default);
+                Ok(texts(Text::whole(prompt), answers))
+            }
+            Kind::Chat(chat) => chat.texts(row, self.name),
             Kind::Own(own) => {
                 let text = |column, key: &str| {
                     let hint = format!("; `{key}` of the `type` names the column");
@@ -315,12 +347,7 @@ impl<'a> Layout<'a> {
                         *answer = format.fill(&[(*name, value)]);
                     }
                 }
-                Ok(Texts {
-                    prompt: own.prompt_format.fill(&values),
-                    answers,
-                    rendered: false,
-                    marked: false,
-                })
+                Ok(texts(Text::whole(own.prompt_format.fill(&values)), answers))
             }
         }
     }
@@ -328,6 +355,67 @@ impl<'a> Layout<'a> {
     /// A text of the prompt, with names of special tokens marked.
     fn mark<'r>(&self, row: &Row, text: &'r str) -> Result<Cow<'r, str>, DataError> {
         self.plain.mark(text).map_err(|error| error.at(&row.at))
+    }
+
+    fn unmark(&self, marked: &str) -> Text {
+        let (text, cuts) = self.plain.unmark(marked);
+        Text {
+            text: text.into_owned(),
+            cuts,
+        }
+    }
+
+    /// A fixed format has no place for tools.
+    fn no_tools(&self, row: &Row) -> Result<(), DataError> {
+        match self.messages.tools(row) {
+            None => Ok(()),
+            Some(column) => Err(row_error(
+                row,
+                format!(
+                    "`{column}` would be left out by `type: {}`, which prints texts alone; use `type: chat_template.default`, or take the column out",
+                    self.name
+                ),
+            )),
+        }
+    }
+
+    /// The messages of a column, of which a fixed format prints role and content.
+    fn conversation(&self, row: &Row, column: &str) -> Result<Vec<Turn>, DataError> {
+        let value = row.column(column, self.name, "")?;
+        let list = match value {
+            Value::Array(list) => list.as_slice(),
+            Value::Object(_) => std::slice::from_ref(value),
+            other => return Err(row.wrong_type(column, ANSWER, other)),
+        };
+        for (index, message) in list.iter().enumerate() {
+            for property in ["role", "content"] {
+                // Of other properties, the reader says what is wrong with them.
+                let value = message.get(property).unwrap_or(&Value::Null);
+                if value.is_null() && message.is_object() {
+                    let place = format!("{column}[{index}].{property}");
+                    return Err(row.wrong_type(place, "text", value));
+                }
+            }
+        }
+        let turns = self.messages.list(row, column, list)?;
+        for turn in &turns {
+            let printed = ["role", "content"];
+            let lost = ["tool_calls", "function_call", self.messages.thinking_key()];
+            let found = turn.message.iter().find(|(key, value)| {
+                let empty = matches!(value, Value::String(text) if text.trim().is_empty());
+                lost.contains(&key.as_str()) && !printed.contains(&key.as_str()) && !empty
+            });
+            if let Some((property, _)) = found {
+                return Err(row_error(
+                    row,
+                    format!(
+                        "`{property}` of `{}` would be left out by `type: {}`, which prints role and content alone; use `type: chat_template.default`, or take it out",
+                        turn.place, self.name
+                    ),
+                ));
+            }
+        }
+        Ok(turns)
     }
 
     /// The columns of the answers: two, or the one of KTO.
@@ -350,16 +438,20 @@ impl<'a> Layout<'a> {
 
     /// The answers, which may be texts, messages, or conversations that end with
     /// them.
-    fn answers<'r>(&self, row: &'r Row) -> Result<[Option<&'r str>; 2], DataError> {
-        let read = |column: Option<&'static str>| match column {
-            None => Ok(None),
-            Some(column) => {
-                let value = row.column(column, self.name, "")?;
-                match (value, &self.kind) {
-                    (Value::String(text), _) => Ok(Some(text.as_str())),
-                    // What is passed through is text already.
-                    (_, Kind::Passthrough) => Err(row.wrong_type(column, "text", value)),
-                    _ => Ok(Some(conversation(row, column, value)?.answer)),
+    fn answers(&self, row: &Row) -> Result<[Option<String>; 2], DataError> {
+        let read = |column: Option<&'static str>| {
+            let Some(column) = column else {
+                return Ok(None);
+            };
+            let value = row.column(column, self.name, "")?;
+            match (value, &self.kind) {
+                (Value::String(text), _) => Ok(Some(text.clone())),
+                // What is passed through is text already.
+                (_, Kind::Passthrough) => Err(row.wrong_type(column, "text", value)),
+                _ => {
+                    let mut turns = self.conversation(row, column)?;
+                    let answer = self.messages.last(row, column, &mut turns)?;
+                    Ok(Some(answer.content().unwrap_or_default().to_owned()))
                 }
             }
         };
@@ -404,7 +496,7 @@ impl<'a> Layout<'a> {
             Kind::Conversations(_) => format!("; the layout reads {answers}, conversations"),
             Kind::Nectar => "; the layout reads `prompt` and `answers`".to_owned(),
             Kind::Passthrough => format!("; the layout reads `prompt`, {answers}"),
-            Kind::Chat(chat) => format!("; the layout reads {}", chat.columns()),
+            Kind::Chat(chat) => format!("; the layout reads {}", chat.columns(row)),
             Kind::Own(_) => String::new(),
         };
         if let Some(nearest) = nearest(row, self.objective)
@@ -419,14 +511,14 @@ impl<'a> Layout<'a> {
 fn unfit(strategy: &PromptStrategy, objective: PreferenceObjective) -> String {
     let takes = match objective {
         PreferenceObjective::Kto => {
-            "chatml.argilla, chatml.argilla_chat, chatml.intel, chatml.prompt_pairs, chatml.ultra, the same of llama3, or a mapping"
+            "chat_template.default, chat_template.argilla_chat, chatml.argilla, chatml.argilla_chat, chatml.intel, chatml.prompt_pairs, chatml.ultra, the same of llama3, or a mapping"
         }
         PreferenceObjective::ProcessRewardModel => "stepwise_supervised",
         PreferenceObjective::Orpo => "chat_template.argilla, or another layout of pairs",
         PreferenceObjective::RewardModel => {
             "bradley_terry.chat_template, bradley_terry.llama3.icr, or another layout of pairs"
         }
-        PreferenceObjective::Pairwise => {
+        PreferenceObjective::Pairwise | PreferenceObjective::Cpo => {
             "chatml.*, llama3.*, chat_template.default, chat_template.argilla_chat, zephyr.nectar, passthrough.default, or a mapping"
         }
     };
@@ -438,7 +530,7 @@ fn unfit(strategy: &PromptStrategy, objective: PreferenceObjective) -> String {
 
 /// Columns of the layouts that are worth suggesting, of pairs and of single
 /// answers.
-const PAIRS: [(&str, &[&str]); 8] = [
+const PAIRS: [(&str, &[&str]); 9] = [
     ("chat_template.default", &["messages", "chosen", "rejected"]),
     ("zephyr.nectar", &["prompt", "answers"]),
     ("chatml.prompt_pairs", &["prompt", "chosen", "rejected"]),
@@ -450,8 +542,13 @@ const PAIRS: [(&str, &[&str]); 8] = [
         &["instruction", "chosen_response", "rejected_response"],
     ),
     ("chat_template.argilla_chat", &["chosen", "rejected"]),
+    (
+        "chat_template.default",
+        &["chosen_messages", "rejected_messages"],
+    ),
 ];
-const SINGLE: [(&str, &[&str]); 4] = [
+const SINGLE: [(&str, &[&str]); 5] = [
+    ("chat_template.default", &["messages", "label"]),
     ("chatml.prompt_pairs", &["prompt", "completion", "label"]),
     ("chatml.intel", &["question", "completion", "label"]),
     ("chatml.argilla", &["instruction", "completion", "label"]),
@@ -473,56 +570,8 @@ fn nearest(row: &Row, objective: PreferenceObjective) -> Option<&'static str> {
         .map(|(name, _)| *name)
 }
 
-/// A conversation: its last message and what came before.
-#[derive(Debug)]
-struct Conversation<'a> {
-    before: Vec<(&'a str, &'a str)>,
-    answer: &'a str,
-}
-
-fn conversation<'a>(
-    row: &Row,
-    column: &str,
-    value: &'a Value,
-) -> Result<Conversation<'a>, DataError> {
-    let list = match value {
-        Value::Array(list) if !list.is_empty() => list.as_slice(),
-        Value::Object(_) => std::slice::from_ref(value),
-        other => {
-            let expected = "a list of messages that ends with the answer";
-            return Err(row.wrong_type(column, expected, other));
-        }
-    };
-    let part = |index: usize, message: &'a Value, key: &str| match message.get(key) {
-        Some(Value::String(text)) => Ok(text.as_str()),
-        other => {
-            let place = format!("{column}[{index}].{key}");
-            Err(row.wrong_type(place, "text", other.unwrap_or(&Value::Null)))
-        }
-    };
-    let last = list.len() - 1;
-    let mut before = Vec::with_capacity(last);
-    for (index, message) in list[..last].iter().enumerate() {
-        before.push((
-            part(index, message, "role")?,
-            part(index, message, "content")?,
-        ));
-    }
-    Ok(Conversation {
-        before,
-        answer: part(last, &list[last], "content")?,
-    })
-}
-
-pub(super) fn other_history(row: &Row) -> DataError {
-    DataError::Row {
-        at: row.at.clone(),
-        message: "`chosen` and `rejected` differ before their last message, so they are no answers to the same prompt".to_owned(),
-    }
-}
-
 /// The best answer and the worst.
-fn nectar(row: &Row, name: &'static str, prompt: &str) -> Result<Texts, DataError> {
+fn nectar(row: &Row, name: &'static str, prompt: &str) -> Result<(String, [String; 2]), DataError> {
     let value = row.column("answers", name, "")?;
     let Value::Array(answers) = value else {
         return Err(row.wrong_type("answers", "a list of answers", value));
@@ -549,10 +598,8 @@ fn nectar(row: &Row, name: &'static str, prompt: &str) -> Result<Texts, DataErro
             message: "no answer in `answers` is ranked above another".to_owned(),
         });
     }
-    Ok(Texts {
-        prompt: format!("<|system|>\n</s>\n<|user|>\n{prompt}</s>\n<|assistant|>\n"),
-        answers: [best.1.clone(), worst.1.clone()],
-        rendered: false,
-        marked: true,
-    })
+    Ok((
+        format!("<|system|>\n</s>\n<|user|>\n{prompt}</s>\n<|assistant|>\n"),
+        [best.1.clone(), worst.1.clone()],
+    ))
 }

@@ -16,10 +16,11 @@ mod chat;
 mod encode;
 mod kinds;
 mod layouts;
+mod messages;
 mod steps;
 
 use seqprep::Preferences;
-use trainer_config::Config;
+use trainer_config::{Config, Rl, Task};
 
 use crate::pipeline::{self, Kind, Purpose};
 use crate::prepare::in_pool;
@@ -38,22 +39,26 @@ macro_rules! of_kind {
             }
             PreferenceObjective::Pairwise
             | PreferenceObjective::Orpo
+            | PreferenceObjective::Cpo
             | PreferenceObjective::RewardModel => {
                 $call($config, $tokenizer, $objective, Preferences::Pairs)
             }
         }
     }};
 }
+pub(crate) use encode::begin;
 pub(crate) use of_kind;
 
 /// What the samples are for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PreferenceObjective {
-    /// Pairs, compared by the log-probabilities of their answers: DPO, IPO, SimPO.
+    /// Pairs, compared by the log-probabilities of their answers: DPO, IPO.
     Pairwise,
     /// Pairs for ORPO, whose prompts open with the token that begins a sequence
     /// wherever the tokenizer has one.
     Orpo,
+    /// Pairs for SimPO and CPO, whose prompts open as those of ORPO do.
+    Cpo,
     /// Single answers with a verdict.
     Kto,
     /// Pairs for a reward model, which reads a conversation as a whole. What is
@@ -64,11 +69,38 @@ pub enum PreferenceObjective {
 }
 
 impl PreferenceObjective {
+    /// What the samples of a configuration are for; none where it fine-tunes under
+    /// supervision.
+    #[must_use]
+    pub fn of(config: &Config) -> Option<Self> {
+        Some(match config.preference.task() {
+            Task::Sft => return None,
+            Task::Rl(Rl::Dpo | Rl::Ipo) => Self::Pairwise,
+            Task::Rl(Rl::Orpo) => Self::Orpo,
+            Task::Rl(Rl::Simpo | Rl::Cpo) => Self::Cpo,
+            Task::Rl(Rl::Kto) => Self::Kto,
+            Task::RewardModel => Self::RewardModel,
+            Task::ProcessRewardModel => Self::ProcessRewardModel,
+        })
+    }
+
+    /// The tokens that its prompts begin with, as TRL's trainers have it: those of
+    /// ORPO and CPO put the beginning of a sequence there, that of process rewards
+    /// too; the others leave it to the tokenizer. A conversation that a reward model
+    /// reads is what the chat template prints.
+    pub(crate) fn opening(self, tokenizer: &Tokenizer) -> Vec<u32> {
+        match (self, tokenizer.bos_id()) {
+            (Self::Orpo | Self::Cpo | Self::ProcessRewardModel, Some(bos)) => vec![bos],
+            _ => tokenizer.opening().to_vec(),
+        }
+    }
+
     /// How messages call it.
     fn name(self) -> &'static str {
         match self {
             Self::Pairwise => "preference pairs",
             Self::Orpo => "ORPO",
+            Self::Cpo => "SimPO or CPO",
             Self::Kto => "KTO",
             Self::RewardModel => "a reward model",
             Self::ProcessRewardModel => "a process reward model",
@@ -77,8 +109,31 @@ impl PreferenceObjective {
 
     /// Whether its samples are pairs.
     fn pairs(self) -> bool {
-        matches!(self, Self::Pairwise | Self::Orpo | Self::RewardModel)
+        matches!(
+            self,
+            Self::Pairwise | Self::Orpo | Self::Cpo | Self::RewardModel
+        )
     }
+}
+
+/// The tokens of a text that a model is to go on with as it stands, begun as the
+/// training data of the configuration begins: once, whether the text brings its first
+/// token or not.
+///
+/// # Errors
+/// [`DataError::Encode`].
+pub fn plain_prompt(
+    config: &Config,
+    tokenizer: &Tokenizer,
+    text: &str,
+) -> Result<Vec<u32>, DataError> {
+    let opening = match PreferenceObjective::of(config) {
+        Some(objective) => objective.opening(tokenizer),
+        None => tokenizer.opening().to_vec(),
+    };
+    let mut ids = tokenizer.encode(text, false)?;
+    begin(&mut ids, &opening);
+    Ok(ids)
 }
 
 impl Purpose for PreferenceObjective {

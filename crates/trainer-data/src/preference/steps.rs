@@ -7,6 +7,7 @@ use seqprep::{IGNORE_INDEX, StepSample};
 use serde_json::Value;
 use trainer_config::{Dataset, PreferenceLayout, PromptStrategy};
 
+use super::{PreferenceObjective, begin};
 use crate::source::Row;
 use crate::{DataError, Tokenizer};
 
@@ -15,6 +16,8 @@ const NAME: &str = "stepwise_supervised";
 /// How the rows of a data set are read.
 pub(crate) struct Steps<'a> {
     tokenizer: &'a Tokenizer,
+    /// The tokens that prompts begin with.
+    opening: Vec<u32>,
     separator: Vec<u32>,
     longest: usize,
     last_only: bool,
@@ -24,7 +27,11 @@ pub(crate) struct Steps<'a> {
 pub(super) type Cut = (StepSample, usize);
 
 impl<'a> Steps<'a> {
-    pub(super) fn new(dataset: &Dataset, tokenizer: &'a Tokenizer) -> Result<Self, DataError> {
+    pub(super) fn new(
+        dataset: &Dataset,
+        tokenizer: &'a Tokenizer,
+        objective: PreferenceObjective,
+    ) -> Result<Self, DataError> {
         let wanted = PromptStrategy::Preference(PreferenceLayout::StepwiseSupervised);
         if dataset.strategy.as_ref() != Some(&wanted) {
             let found = match &dataset.strategy {
@@ -39,6 +46,7 @@ impl<'a> Steps<'a> {
         let separator = dataset.step_separator.as_deref().unwrap_or("\n");
         Ok(Self {
             tokenizer,
+            opening: objective.opening(tokenizer),
             separator: tokenizer.encode(separator, false)?,
             longest: dataset.max_completion_length.unwrap_or(usize::MAX),
             last_only: dataset.train_on_last_step_only.unwrap_or(false),
@@ -71,11 +79,7 @@ impl<'a> Steps<'a> {
                 .map_err(|e| e.at(&row.at))
         };
         let mut input_ids = encode(prompt)?;
-        if let Some(bos) = self.tokenizer.bos_id()
-            && input_ids.first() != Some(&bos)
-        {
-            input_ids.insert(0, bos);
-        }
+        begin(&mut input_ids, &self.opening);
         let start = input_ids.len();
         let mut labels = vec![IGNORE_INDEX; start];
         for (index, (step, verdict)) in steps.iter().zip(verdicts).enumerate() {

@@ -50,20 +50,24 @@ pub fn rows_to_html(rows: &[PreviewRow]) -> String {
 
 fn row_blocks(out: &mut String, rows: &[PreviewRow]) {
     for row in rows {
-        let (tokens, trained) = row.counts();
-        let _ = writeln!(
-            out,
-            "<h2>Row {}</h2>\n<p>{} document{}, {tokens} tokens, {trained} trained, {} padding</p>",
-            row.number,
-            row.documents(),
-            if row.documents() == 1 { "" } else { "s" },
-            row.tokens.len() - tokens
-        );
+        let heading = row.heading();
+        let (number, rest) = heading.split_once(": ").unwrap_or((&heading, ""));
+        let name = if row.parts.is_empty() {
+            "Row"
+        } else {
+            "Sample"
+        };
+        let _ = writeln!(out, "<h2>{name} {number}</h2>\n<p>{rest}</p>");
         let documents = row.tokens.chunk_by(|a, b| a.document == b.document);
         for document in documents {
             if document[0].document == 0 {
                 let _ = writeln!(out, "<p class=\"p\">{} padding</p>", document.len());
                 continue;
+            }
+            if let (Some(title), false) = (row.title(document[0].document), row.parts.is_empty()) {
+                out.push_str("<h3>");
+                escape(out, &title);
+                out.push_str("</h3>\n");
             }
             out.push_str("<pre>");
             for token in document {

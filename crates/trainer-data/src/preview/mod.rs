@@ -6,12 +6,16 @@
 //! lengths, rows ──PreviewReport::new──▶ report ─┴─▶ to_html
 //! ```
 //!
+//! Samples of preferences are shown one by one, with prompt and answers as the
+//! parts of a row ([`PreviewRow::from_preferences`]).
+//!
 //! A preview is made from a [`Batch`], the very rectangle that is trained on,
 //! and not from the rows of the files, so that it shows packing and padding as
 //! they are. Rendering only makes text. Control characters of the data are
 //! shown by name: a data set cannot control the terminal or the page.
 
 mod html;
+mod preferences;
 mod report;
 mod roles;
 mod text;
@@ -30,13 +34,16 @@ pub use text::{TextStyle, to_text};
 /// Most tokens that are taken to share one character.
 const LONGEST_CHARACTER: usize = 6;
 
-/// One row of a batch.
+/// One row of a batch, or one sample of preferences.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreviewRow {
     /// Number of the row in the epoch, from 1.
     pub number: usize,
     /// Its tokens, padding included.
     pub tokens: Vec<PreviewToken>,
+    /// What each document is, where they are the parts of one sample (`prompt`,
+    /// `chosen`, ...); empty for a row of a batch.
+    pub parts: Vec<String>,
 }
 
 /// One token of a row.
@@ -96,9 +103,42 @@ impl PreviewRow {
                 Ok(Self {
                     number: first + row,
                     tokens,
+                    parts: Vec::new(),
                 })
             })
             .collect()
+    }
+
+    /// The heading of a row: what it holds, and how much of it is trained.
+    fn heading(&self) -> String {
+        let (tokens, trained) = self.counts();
+        if !self.parts.is_empty() {
+            return format!("{}: {tokens} tokens, {trained} trained", self.number);
+        }
+        let documents = match self.documents() {
+            1 => "1 document".to_owned(),
+            n => format!("{n} documents"),
+        };
+        format!(
+            "{}: {documents}, {tokens} tokens, {trained} trained, {} padding",
+            self.number,
+            self.tokens.len() - tokens
+        )
+    }
+
+    /// What stands above a document, which is numbered from 1; nothing where a row
+    /// holds one alone.
+    fn title(&self, document: u32) -> Option<String> {
+        let part = usize::try_from(document.saturating_sub(1)).ok();
+        match part.and_then(|part| self.parts.get(part)) {
+            Some(part) => {
+                let tokens = self.tokens.iter();
+                let tokens = tokens.filter(|token| token.document == document).count();
+                let end = if tokens == 1 { "" } else { "s" };
+                Some(format!("{part}, {tokens} token{end}"))
+            }
+            None => (self.documents() > 1).then(|| format!("document {document}")),
+        }
     }
 
     /// Number of documents.

@@ -37,6 +37,9 @@ pub struct PreviewReport {
     pub histogram: Vec<(usize, usize)>,
     /// Tokens by role, most first; empty where there are no conversations.
     pub roles: Vec<RoleCount>,
+    /// What the samples are where they are preferences, which are counted without
+    /// the rows that they are laid out in.
+    pub preferences: Option<&'static str>,
 }
 
 impl PreviewReport {
@@ -87,6 +90,7 @@ impl PreviewReport {
             ],
             histogram: histogram(&sorted),
             roles: Vec::new(),
+            preferences: None,
         }
     }
 
@@ -103,22 +107,26 @@ impl PreviewReport {
     #[must_use]
     pub fn lines(&self) -> Vec<(&'static str, String)> {
         let [shortest, median, longest] = self.lengths;
-        let rows = match self.packed {
-            true => format!("{} packed of {} samples", self.rows, self.samples),
-            false => format!("{}, one sample each", self.rows),
-        };
-        vec![
-            ("rows", rows),
-            (
-                "tokens",
-                format!(
-                    "{}, {} of them trained ({})",
-                    self.tokens,
-                    self.trained,
-                    percent(self.trained, self.tokens)
-                ),
+        let mut lines = Vec::new();
+        lines.push(match (self.preferences, self.packed) {
+            (Some(what), _) => ("samples", format!("{} {what}", self.samples)),
+            (None, true) => {
+                let of = format!("{} packed of {} samples", self.rows, self.samples);
+                ("rows", of)
+            }
+            (None, false) => ("rows", format!("{}, one sample each", self.rows)),
+        });
+        lines.push((
+            "tokens",
+            format!(
+                "{}, {} of them trained ({})",
+                self.tokens,
+                self.trained,
+                percent(self.trained, self.tokens)
             ),
-            (
+        ));
+        if self.preferences.is_none() {
+            lines.push((
                 "efficiency",
                 format!(
                     "{} of {} places hold a token ({})",
@@ -126,12 +134,13 @@ impl PreviewReport {
                     self.slots,
                     percent(self.tokens, self.slots)
                 ),
-            ),
-            (
-                "lengths",
-                format!("{shortest} to {longest} tokens, median {median}"),
-            ),
-        ]
+            ));
+        }
+        lines.push((
+            "lengths",
+            format!("{shortest} to {longest} tokens, median {median}"),
+        ));
+        lines
     }
 
     /// The groups of the histogram by name, with their number of samples and a

@@ -32,16 +32,12 @@ pub fn to_text(rows: &[PreviewRow], report: &PreviewReport, style: TextStyle) ->
         false => out.push_str("⟦trained⟧ masked\n\n"),
     }
     for row in rows {
-        let (tokens, trained) = row.counts();
-        let documents = match row.documents() {
-            1 => "1 document".to_owned(),
-            n => format!("{n} documents"),
+        let name = if row.parts.is_empty() {
+            "row"
+        } else {
+            "sample"
         };
-        let head = format!(
-            "row {}: {documents}, {tokens} tokens, {trained} trained, {} padding",
-            row.number,
-            row.tokens.len() - tokens
-        );
+        let head = format!("{name} {}", row.heading());
         heading(&mut out, &head, style);
         match style.tokens {
             true => token_lines(&mut out, row, style),
@@ -61,7 +57,6 @@ fn heading(out: &mut String, text: &str, style: TextStyle) {
 }
 
 fn running_text(out: &mut String, row: &PreviewRow, style: TextStyle) {
-    let several = row.documents() > 1;
     let mut document = 0;
     for run in row.runs() {
         let first = &run[0];
@@ -74,8 +69,8 @@ fn running_text(out: &mut String, row: &PreviewRow, style: TextStyle) {
                 let _ = writeln!(out, "-- {} padding --", run.len());
                 continue;
             }
-            if several {
-                let _ = writeln!(out, "-- document {document} --");
+            if let Some(title) = row.title(document) {
+                let _ = writeln!(out, "-- {title} --");
             }
         }
         let text: String = run.iter().map(|token| token.text.as_str()).collect();
@@ -107,7 +102,14 @@ fn running_text(out: &mut String, row: &PreviewRow, style: TextStyle) {
 fn token_lines(out: &mut String, row: &PreviewRow, style: TextStyle) {
     let wide = row.tokens.iter().filter_map(|token| token.role.as_ref());
     let wide = wide.map(|role| role.chars().count()).max().unwrap_or(0);
+    let mut part = 0;
     for token in &row.tokens {
+        if token.document != part && !row.parts.is_empty() {
+            part = token.document;
+            if let Some(title) = row.title(part) {
+                let _ = writeln!(out, "-- {title} --");
+            }
+        }
         let kind = match (token.document, token.trained) {
             (0, _) => "padding",
             (_, true) => "trained",

@@ -101,9 +101,7 @@ fn is_json(feature: Option<&Value>, arrow: Option<&Field>) -> bool {
 /// The shape of an Arrow column.
 pub(super) fn shape(field: &Field, feature: Option<&Value>) -> Shape {
     match field.data_type() {
-        DataType::List(item)
-        | DataType::LargeList(item)
-        | DataType::FixedSizeList(item, _) => {
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
             Shape::list(shape(item, feature.and_then(item_feature)))
         }
         DataType::Map(entries, _) => match entries.data_type() {
@@ -111,9 +109,9 @@ pub(super) fn shape(field: &Field, feature: Option<&Value>) -> Shape {
             _ => Shape::Plain,
         },
         DataType::Struct(fields) => Shape::entries(fields.iter().map(|field| {
-                let feature = feature.and_then(|feature| entry_feature(feature, field.name()));
-                shape(field, feature.as_ref())
-            })),
+            let feature = feature.and_then(|feature| entry_feature(feature, field.name()));
+            shape(field, feature.as_ref())
+        })),
         _ if is_json(feature, Some(field)) => Shape::Json,
         _ => Shape::Plain,
     }

@@ -109,6 +109,7 @@ pub(super) fn resolve(dataset: &Dataset) -> Result<Layout, DataError> {
                 "`data_files` names files inside `path`, which is a file itself; write its folder as `path`, or remove `data_files`".to_owned(),
             ));
         }
+        unread(dataset, "this is one file")?;
         return Ok(Layout::one(vec![file(dataset, path)?]));
     }
     if let (Some(_), Some(format)) = (&dataset.data_files, builder(&text)) {
@@ -121,6 +122,7 @@ pub(super) fn resolve(dataset: &Dataset) -> Result<Layout, DataError> {
         return data_files(&dataset, Path::new(""));
     }
     if text.contains(WILD) {
+        unread(dataset, "this is a pattern, which names the files")?;
         let found = matches(dataset, &text)?;
         if found.is_empty() {
             return Err(error(
@@ -133,9 +135,7 @@ pub(super) fn resolve(dataset: &Dataset) -> Result<Layout, DataError> {
     }
     if let Some((scheme, _)) = text.split_once("://") {
         let how = match scheme {
-            "s3" => format!(
-                ", such as with `aws s3 cp {text} .` (`--recursive` for a folder)"
-            ),
+            "s3" => format!(", such as with `aws s3 cp {text} .` (`--recursive` for a folder)"),
             "gs" | "gcs" => format!(", such as with `gcloud storage cp -r {text} .`"),
             "http" | "https" => format!(", such as with `curl -LO {text}`"),
             _ => String::new(),
@@ -155,6 +155,26 @@ pub(super) fn resolve(dataset: &Dataset) -> Result<Layout, DataError> {
         path: path.clone(),
         hint: nearest(path),
     })
+}
+
+/// Keys that choose files inside a folder or a data set of the hub, where `path` names
+/// files.
+fn unread(dataset: &Dataset, what: &str) -> Result<(), DataError> {
+    for (key, set) in [
+        ("name", dataset.name.is_some()),
+        ("data_files", dataset.data_files.is_some()),
+        ("revision", dataset.revision.is_some()),
+    ] {
+        if set {
+            return Err(error(
+                &dataset.path,
+                format!(
+                    "`{key}` has no effect: {what}; write the folder as `path`, or remove `{key}`"
+                ),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// `owner/name` without a file type, in a folder that is not there.

@@ -255,6 +255,35 @@ pub fn files(dataset: &Dataset) -> Result<Vec<PathBuf>, DataError> {
     Ok(paths)
 }
 
+/// Whether a data set is one of the hub, which would have to be downloaded first.
+pub(crate) fn is_remote(dataset: &Dataset) -> bool {
+    cfg!(feature = "hub") && !dataset.path.exists() && files::is_hub_id(&dataset.path)
+}
+
+/// The first row of the first file of a data set, once all files are known to be there;
+/// none of an empty file beside others.
+pub(crate) fn first_row(dataset: &Dataset) -> Result<Option<Row>, DataError> {
+    let layout = files::resolve(dataset)?;
+    let mut all = Vec::new();
+    for part in &layout.spec(dataset)?.parts {
+        all.extend(layout.split(dataset, &part.name)?);
+    }
+    for file in &all {
+        if !matches!(file.format, Format::Empty(_)) {
+            open_file(&file.path)?;
+        }
+    }
+    let empty = || DataError::EmptyDataset {
+        path: dataset.path.clone(),
+    };
+    let first = all.first().ok_or_else(empty)?;
+    match first.records(Start::default())?.next() {
+        Some(record) => Ok(Some(record?.0.row()?)),
+        None if all.len() == 1 => Err(empty()),
+        None => Ok(None),
+    }
+}
+
 /// A file and how it is read.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct DataFile {

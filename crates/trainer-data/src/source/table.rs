@@ -61,7 +61,10 @@ impl Column {
     fn value(&self, row: usize, shape: &Shape) -> Option<Value> {
         match self {
             Self::Arrow(array) => {
-                (row < array.len()).then(|| cells::of_arrow(array, row, shape))
+                // A damaged file may have arrays whose parts do not fit.
+                let read = || (row < array.len()).then(|| cells::of_arrow(array, row, shape));
+                let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+                read.ok().flatten()
             }
             Self::Parquet(values) => Some(cells::of_parquet(values.get(row)?, shape)),
         }
@@ -130,7 +133,10 @@ impl Batch {
             }
         });
         let shape = &self.table.shapes[column];
-        let value = decoded.as_ref().ok().and_then(|column| column.value(row, shape));
+        let value = decoded
+            .as_ref()
+            .ok()
+            .and_then(|column| column.value(row, shape));
         value.unwrap_or_else(|| values::unreadable("a value that cannot be decoded"))
     }
 

@@ -29,7 +29,10 @@ pub(super) fn key(path: &Path) -> Option<String> {
     file.take(LOOK).read_to_end(&mut start).ok()?;
     let text = String::from_utf8_lossy(&start);
     let mut last: Option<&str> = None;
-    let mut rest = text.trim_start_matches('\u{feff}').trim_start().strip_prefix('{')?;
+    let mut rest = text
+        .trim_start_matches('\u{feff}')
+        .trim_start()
+        .strip_prefix('{')?;
     loop {
         rest = rest.trim_start();
         match rest.chars().next()? {
@@ -87,8 +90,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.json");
         for (text, expected) in [
-            ("{\n  \"version\": 1,\n  \"data\": [\n    {\"a\": 1}", Some("data")),
-            ("{\"a\\\"b\": \"x\", \"l\": [1, 2], \"rows\": [{", Some("rows")),
+            (
+                "{\n  \"version\": 1,\n  \"data\": [\n    {\"a\": 1}",
+                Some("data"),
+            ),
+            (
+                "{\"a\\\"b\": \"x\", \"l\": [1, 2], \"rows\": [{",
+                Some("rows"),
+            ),
             ("{\"a\": {\"b\": [{\"}\": 1}]}, \"data\": [ {", Some("data")),
             ("{\"a\": {\"b\": [{", None),
             ("{\"a\": 1}", None),

@@ -7,7 +7,7 @@ use seqprep::{IGNORE_INDEX, Sample};
 use serde_json::Value;
 use trainer_config::Config;
 
-use super::{Strategy, label};
+use super::{Made, Strategy, label, unended};
 use crate::source::Row;
 use crate::{DataError, Tokenizer};
 
@@ -34,6 +34,10 @@ impl Strategy for InputOutput<'_> {
     }
 
     fn samples(&self, row: &Row) -> Result<Vec<Sample>, DataError> {
+        Ok(self.made(row)?.samples)
+    }
+
+    fn made(&self, row: &Row) -> Result<Made, DataError> {
         let segments = row.column(COLUMN, NAME, "")?;
         let Value::Array(segments) = segments else {
             return Err(row.wrong_type(COLUMN, "a list of segments", segments));
@@ -64,8 +68,11 @@ impl Strategy for InputOutput<'_> {
             sample.input_ids.extend(ids);
         }
         if sample.is_empty() {
-            return Ok(Vec::new());
+            return Ok(Vec::new().into());
         }
-        Ok(vec![sample])
+        Ok(Made {
+            notes: unended(&sample, self.tokenizer, COLUMN),
+            samples: vec![sample],
+        })
     }
 }

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use seqprep::{IGNORE_INDEX, Sample};
 use trainer_config::{Config, Dataset, PromptStrategy};
 
-pub use chat::ChatPrompts;
+pub use chat::{Asked, ChatPrompts};
 
 use crate::ledger::Note;
 use crate::source::Row;
@@ -145,9 +145,7 @@ pub fn build<'a>(
         PromptStrategy::InputOutput => Box::new(Suggesting(input_output::InputOutput::new(
             config, tokenizer,
         ))),
-        PromptStrategy::Pretokenized => Box::new(pretokenized::Pretokenized {
-            vocab_size: tokenizer.vocab_size(),
-        }),
+        PromptStrategy::Pretokenized => Box::new(pretokenized::Pretokenized { tokenizer }),
         PromptStrategy::Synthetic => Box::new(synthetic::Synthetic::new(
             config,
             dataset,
@@ -181,7 +179,11 @@ impl<S: Strategy> Strategy for Suggesting<S> {
     }
 
     fn samples(&self, row: &Row) -> Result<Vec<Sample>, DataError> {
-        self.0.samples(row).map_err(|mut error| {
+        Ok(self.made(row)?.samples)
+    }
+
+    fn made(&self, row: &Row) -> Result<Made, DataError> {
+        self.0.made(row).map_err(|mut error| {
             if let DataError::MissingColumn { hint, strategy, .. } = &mut error
                 && hint.is_empty()
                 && let Some(nearest) = instruct::nearest(row)
@@ -231,6 +233,22 @@ fn prompt_and_response(
         labels,
         position_ids: None,
     })
+}
+
+/// What is to be said about a row that brings its ends itself, where no token ends
+/// what is trained of it. `place` is the column.
+fn unended(sample: &Sample, tokenizer: &Tokenizer, place: &str) -> Vec<Note> {
+    let ids = sample.input_ids.iter().zip(&sample.labels);
+    let last = ids.rev().find(|(_, label)| **label != IGNORE_INDEX);
+    match last {
+        Some((id, _)) if tokenizer.eos_id() != Some(*id) && !tokenizer.is_added(*id) => {
+            vec![Note::new(
+                "no token ends what is trained, so that the model does not learn to stop there; rows of this type are taken as they are: put the tokenizer's `eos_token` where an answer ends",
+                place,
+            )]
+        }
+        _ => Vec::new(),
+    }
 }
 
 /// How many end-of-sequence tokens stand after a text.

@@ -5,23 +5,27 @@
 use seqprep::{IGNORE_INDEX, Sample};
 use serde_json::Value;
 
-use super::Strategy;
-use crate::DataError;
+use super::{Made, Strategy, unended};
 use crate::source::Row;
+use crate::{DataError, Tokenizer};
 
 const NAME: &str = "pretokenized";
 
-pub(super) struct Pretokenized {
-    /// Ids are below this.
-    pub(super) vocab_size: usize,
+pub(super) struct Pretokenized<'a> {
+    pub(super) tokenizer: &'a Tokenizer,
 }
 
-impl Strategy for Pretokenized {
+impl Strategy for Pretokenized<'_> {
     fn name(&self) -> &'static str {
         NAME
     }
 
     fn samples(&self, row: &Row) -> Result<Vec<Sample>, DataError> {
+        Ok(self.made(row)?.samples)
+    }
+
+    fn made(&self, row: &Row) -> Result<Made, DataError> {
+        let vocab_size = self.tokenizer.vocab_size();
         let id = "a list of token ids";
         let input_ids = integers(row, "input_ids", id, row.column("input_ids", NAME, "")?)?;
         let labels = integers(
@@ -70,10 +74,10 @@ impl Strategy for Pretokenized {
                     "`input_ids[{index}]` is {id}, which is no token id"
                 ))
             })?;
-            if token as usize >= self.vocab_size {
+            if token as usize >= vocab_size {
                 return Err(bad(format!(
                     "`input_ids[{index}]` is {id}, beyond the vocabulary of the tokenizer ({}); the rows were made with another tokenizer",
-                    self.vocab_size
+                    vocab_size
                 )));
             }
             let ignored = *label == i64::from(IGNORE_INDEX);
@@ -97,7 +101,10 @@ impl Strategy for Pretokenized {
                 })?);
             }
         }
-        Ok(vec![sample])
+        Ok(Made {
+            notes: unended(&sample, self.tokenizer, "labels"),
+            samples: vec![sample],
+        })
     }
 }
 

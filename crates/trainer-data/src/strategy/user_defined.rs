@@ -46,8 +46,16 @@ impl<'a> Own<'a> {
         };
         let alone = [&own.no_input_format, &own.format].map(Option::is_none);
         let mut formats = [
-            written("format", &own.format, alone[0].then_some("{instruction} {input} "))?,
-            written("no_input_format", &own.no_input_format, alone[1].then_some("{instruction} "))?,
+            written(
+                "format",
+                &own.format,
+                alone[0].then_some("{instruction} {input} "),
+            )?,
+            written(
+                "no_input_format",
+                &own.no_input_format,
+                alone[1].then_some("{instruction} "),
+            )?,
         ];
         if let [Some(both), none @ None] = &mut formats
             && !both.asks_for("input")
@@ -62,11 +70,27 @@ impl<'a> Own<'a> {
             dataset,
             NOT_ASKED,
             &[
-                ("field_instruction", own.field_instruction.is_some(), asked("instruction")),
+                (
+                    "field_instruction",
+                    own.field_instruction.is_some(),
+                    asked("instruction"),
+                ),
                 ("field_input", own.field_input.is_some(), asked("input")),
-                ("field_system", own.field_system.is_some(), system || asked("system")),
-                ("system_prompt", own.system_prompt.is_some(), system || asked("system")),
-                ("system_format", own.system_format.is_some(), !all_ask("system")),
+                (
+                    "field_system",
+                    own.field_system.is_some(),
+                    system || asked("system"),
+                ),
+                (
+                    "system_prompt",
+                    own.system_prompt.is_some(),
+                    system || asked("system"),
+                ),
+                (
+                    "system_format",
+                    own.system_format.is_some(),
+                    !all_ask("system"),
+                ),
             ],
         )?;
         Ok(Self {
@@ -94,8 +118,14 @@ impl<'a> Own<'a> {
     ) -> Result<String, DataError> {
         let [with, without] = &self.formats;
         let (format, missing) = match input.is_empty() {
-            true => (without, "no `{}`, and its `type` has `format`, which asks for {input}, but no `no_input_format`: write one for such rows, or leave {input} out of `format`"),
-            false => (with, "text in `{}`, and its `type` has `no_input_format`, but no `format`: write one for such rows"),
+            true => (
+                without,
+                "no `{}`, and its `type` has `format`, which asks for {input}, but no `no_input_format`: write one for such rows, or leave {input} out of `format`",
+            ),
+            false => (
+                with,
+                "text in `{}`, and its `type` has `no_input_format`, but no `format`: write one for such rows",
+            ),
         };
         let Some(format) = format else {
             return Err(DataError::Row {
@@ -156,7 +186,8 @@ impl Own<'_> {
         let prompt = self.tokenizer.encode(&prompt, false);
         let sample = prompt_and_response(
             self.tokenizer,
-            self.tokenizer.opened(prompt.map_err(|error| error.at(&row.at))?),
+            self.tokenizer
+                .opened(prompt.map_err(|error| error.at(&row.at))?),
             column(output, "field_output")?,
             train_on_inputs,
             self.sequence_len,
@@ -184,9 +215,7 @@ pub(crate) fn check_read(
         None => Ok(()),
         Some((key, ..)) => Err(DataError::Dataset {
             path: dataset.path.clone(),
-            message: format!(
-                "`{key}` of its `type` has no effect: {why}, or remove `{key}`"
-            ),
+            message: format!("`{key}` of its `type` has no effect: {why}, or remove `{key}`"),
         }),
     }
 }

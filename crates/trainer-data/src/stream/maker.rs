@@ -13,7 +13,7 @@ use trainer_config::{Config, PackingStrategy};
 use super::{Anchor, Block, Position, StreamOptions, StreamSource};
 use crate::ledger::{DatasetLedger, DropReason, Note, SkipReason};
 use crate::pipeline::{self, Task};
-use crate::prepare::{Build, is_unended, judge};
+use crate::prepare::{Build, judge};
 use crate::source::{Chosen, ChosenRows, Mark, Record, Row, Selection, Survey};
 use crate::{DataError, Tokenizer, strategy};
 
@@ -311,8 +311,6 @@ impl Maker<'_> {
                 None => {
                     if sample.len() < length {
                         account.truncated.add(length - sample.len());
-                    } else if is_unended(&account.strategy, &sample, self.tokenizer) {
-                        account.unended += 1;
                     }
                     account.kept.add(sample.len());
                     account.kept_rows += usize::from(first_kept);

@@ -14,11 +14,9 @@ use trainer_data::source::open;
 use trainer_data::stream::{SampleStream, StreamOptions};
 use trainer_data::{PreferenceObjective, prepare_preferences};
 
-use crate::support::{Lab, config};
 use crate::parquet_files::{Written, write_parquet};
-use crate::tables::{
-    Form, array, codecs, forms, write, write_arrow, write_saved, write_stream,
-};
+use crate::support::{Lab, config};
+use crate::tables::{Form, array, codecs, forms, write, write_arrow, write_saved, write_stream};
 
 fn strategy(name: &str) -> PromptStrategy {
     serde_json::from_value(json!(name)).unwrap()
@@ -34,31 +32,44 @@ fn layouts() -> Vec<(PromptStrategy, Vec<Value>)> {
         ..UserDefined::default()
     };
     vec![
-        text("alpaca", |i| {
-            json!({"instruction": format!("I{i}"), "input": "", "output": "O"})
-        }),
-        text("alpaca_w_system", |i| {
-            json!({"system": "S", "instruction": format!("I{i}"), "input": "X", "output": "O"})
-        }),
+        text(
+            "alpaca",
+            |i| json!({"instruction": format!("I{i}"), "input": "", "output": "O"}),
+        ),
+        text(
+            "alpaca_w_system",
+            |i| json!({"system": "S", "instruction": format!("I{i}"), "input": "X", "output": "O"}),
+        ),
         text("completion", |i| json!({"text": format!("text {i}")})),
         text("pretrain", |i| json!({"text": format!("text {i}")})),
-        text("metharme", |i| json!({"prompt": format!("P{i}"), "generation": "G"})),
-        text("explainchoice", |i| {
-            json!({"question": "Q", "choices": ["a", format!("b{i}")], "explanation": "E"})
-        }),
-        text("creative_acr.load_critique", |i| {
-            json!({"instruction": "Q", "answer": "A", "scores": {"x": i}, "critiques": {"x": "bad"}})
-        }),
-        text("input_output", |i| {
-            json!({"segments": [{"text": "q", "label": false}, {"text": format!("a{i}</s>"), "label": true}]})
-        }),
-        text("llama2_chat", |i| {
-            json!({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": format!("a{i}")}]})
-        }),
-        text("pygmalion", |i| {
-            json!({"conversations": [{"role": "human", "value": "q"}, {"role": "bot", "value": format!("a{i}")}]})
-        }),
-        text("pretokenized", |i| json!({"input_ids": [i, 2, 3], "labels": [-100, 2, 3]})),
+        text(
+            "metharme",
+            |i| json!({"prompt": format!("P{i}"), "generation": "G"}),
+        ),
+        text(
+            "explainchoice",
+            |i| json!({"question": "Q", "choices": ["a", format!("b{i}")], "explanation": "E"}),
+        ),
+        text(
+            "creative_acr.load_critique",
+            |i| json!({"instruction": "Q", "answer": "A", "scores": {"x": i}, "critiques": {"x": "bad"}}),
+        ),
+        text(
+            "input_output",
+            |i| json!({"segments": [{"text": "q", "label": false}, {"text": format!("a{i}</s>"), "label": true}]}),
+        ),
+        text(
+            "llama2_chat",
+            |i| json!({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": format!("a{i}")}]}),
+        ),
+        text(
+            "pygmalion",
+            |i| json!({"conversations": [{"role": "human", "value": "q"}, {"role": "bot", "value": format!("a{i}")}]}),
+        ),
+        text(
+            "pretokenized",
+            |i| json!({"input_ids": [i, 2, 3], "labels": [-100, 2, 3]}),
+        ),
         text("chat_template", |i| {
             let mut row = json!({"messages": [
                 {"role": "user", "content": "q"}, {"role": "assistant", "content": format!("a{i}")}]});
@@ -119,20 +130,30 @@ fn every_format_gives_the_same_samples() {
 fn every_format_gives_the_same_preferences() {
     let lab = Lab::new("</s>");
     let cases: [(&str, PreferenceObjective, fn(usize) -> Value); 4] = [
-        ("chatml.intel", PreferenceObjective::Pairwise, |i| {
-            json!({"question": format!("q{i}"), "chosen": "a", "rejected": "b"})
-        }),
-        ("chat_template.default", PreferenceObjective::Pairwise, |i| {
-            json!({"messages": [{"role": "user", "content": format!("q{i}")}],
+        (
+            "chatml.intel",
+            PreferenceObjective::Pairwise,
+            |i| json!({"question": format!("q{i}"), "chosen": "a", "rejected": "b"}),
+        ),
+        (
+            "chat_template.default",
+            PreferenceObjective::Pairwise,
+            |i| {
+                json!({"messages": [{"role": "user", "content": format!("q{i}")}],
                    "chosen": {"role": "assistant", "content": "a"},
                    "rejected": {"role": "assistant", "content": "b"}})
-        }),
-        ("chatml.argilla", PreferenceObjective::Kto, |i| {
-            json!({"instruction": format!("q{i}"), "completion": "a", "label": i % 2 == 0})
-        }),
-        ("stepwise_supervised", PreferenceObjective::ProcessRewardModel, |i| {
-            json!({"prompt": format!("q{i}"), "completions": ["a", "b"], "labels": [true, i % 2 == 0]})
-        }),
+            },
+        ),
+        (
+            "chatml.argilla",
+            PreferenceObjective::Kto,
+            |i| json!({"instruction": format!("q{i}"), "completion": "a", "label": i % 2 == 0}),
+        ),
+        (
+            "stepwise_supervised",
+            PreferenceObjective::ProcessRewardModel,
+            |i| json!({"prompt": format!("q{i}"), "completions": ["a", "b"], "labels": [true, i % 2 == 0]}),
+        ),
     ];
     for (name, objective, row) in cases {
         let rows: Vec<Value> = (0..5).map(row).collect();
@@ -141,7 +162,11 @@ fn every_format_gives_the_same_preferences() {
             let mut config = settings(path, &strategy(name));
             config.chat_template = Some("chatml".into());
             let prepared = prepare_preferences(&config, &lab.tokenizer(), objective);
-            Some(prepared.unwrap_or_else(|error| panic!("{name} {form:?}: {error}")).train)
+            Some(
+                prepared
+                    .unwrap_or_else(|error| panic!("{name} {form:?}: {error}"))
+                    .train,
+            )
         };
         let expected = prepare(Form::Jsonl).unwrap();
         for form in forms() {
@@ -260,9 +285,8 @@ fn json_columns() -> (RecordBatch, Vec<Value>, Value, Vec<Value>) {
     let texts: Vec<Value> = values.iter().map(|v| json!(v.to_string())).collect();
     let text = array(&texts);
     let names = array(&[json!("a"), Value::Null, json!("c")]);
-    let field = |name: &str, array: &ArrayRef| {
-        Arc::new(Field::new(name, array.data_type().clone(), true))
-    };
+    let field =
+        |name: &str, array: &ArrayRef| Arc::new(Field::new(name, array.data_type().clone(), true));
     let nested = StructArray::from(vec![
         (field("name", &names), names.clone()),
         (field("value", &text), text.clone()),
@@ -284,7 +308,9 @@ fn json_columns() -> (RecordBatch, Vec<Value>, Value, Vec<Value>) {
         "plain": {"dtype": "string", "_type": "Value"},
     });
     let batch = RecordBatch::try_from_iter_with_nullable(
-        columns.into_iter().map(|(name, column)| (name, column, true)),
+        columns
+            .into_iter()
+            .map(|(name, column)| (name, column, true)),
     );
     (batch.unwrap(), stored, features, expected)
 }
@@ -314,7 +340,11 @@ fn extended(field: &Field, feature: &Value) -> Field {
         T::List(item) => T::List(Arc::new(extended(item, &feature["feature"]))),
         T::Struct(fields) => {
             let fields = fields.iter();
-            T::Struct(fields.map(|f| extended(f, &feature[f.name().as_str()])).collect())
+            T::Struct(
+                fields
+                    .map(|f| extended(f, &feature[f.name().as_str()]))
+                    .collect(),
+            )
         }
         other => other.clone(),
     };
@@ -330,7 +360,12 @@ fn cast(batch: &RecordBatch, schema: Schema) -> RecordBatch {
             T::List(item) => {
                 let (_, offsets, values, nulls) = array.as_list::<i32>().clone().into_parts();
                 let values = to(&values, item);
-                Arc::new(arrow_array::ListArray::new(item.clone(), offsets, values, nulls))
+                Arc::new(arrow_array::ListArray::new(
+                    item.clone(),
+                    offsets,
+                    values,
+                    nulls,
+                ))
             }
             T::Struct(fields) => {
                 let (_, columns, nulls) = array.as_struct().clone().into_parts();
@@ -460,7 +495,11 @@ fn json_columns_that_hold_no_json() {
         typed: true,
         ..Written::default()
     };
-    write_parquet(&path, &[json!({"text": "{"}), json!({"text": "\"good\""})], &written);
+    write_parquet(
+        &path,
+        &[json!({"text": "{"}), json!({"text": "\"good\""})],
+        &written,
+    );
     let config = settings(path, &PromptStrategy::Completion);
     assert_eq!(
         lab.message(&lab.prepare(&config).unwrap_err()),
@@ -482,7 +521,11 @@ fn nulls_keep_their_meaning() {
         };
         let read = values(path);
         let columns = |row: &Value| json!({"a": row["a"], "l": row["l"]});
-        assert_eq!(read.iter().map(columns).collect::<Vec<_>>(), rows, "{form:?}");
+        assert_eq!(
+            read.iter().map(columns).collect::<Vec<_>>(),
+            rows,
+            "{form:?}"
+        );
     }
     let written = [json!({"a": {"x": null}})];
     let path = write(&lab, Form::Jsonl, &written).unwrap();

@@ -56,7 +56,11 @@ impl Node {
         let some = |test: fn(&Value) -> bool| values.iter().any(|value| test(value));
         if some(Value::is_object) {
             let mut keys: Vec<&String> = Vec::new();
-            for key in values.iter().filter_map(|v| v.as_object()).flat_map(|o| o.keys()) {
+            for key in values
+                .iter()
+                .filter_map(|v| v.as_object())
+                .flat_map(|o| o.keys())
+            {
                 if !keys.contains(&key) {
                     keys.push(key);
                 }
@@ -98,7 +102,9 @@ impl Node {
             ),
             Self::Struct(entries) => {
                 let entries = entries.iter();
-                let entries: String = entries.map(|(name, node)| node.schema(name, typed)).collect();
+                let entries: String = entries
+                    .map(|(name, node)| node.schema(name, typed))
+                    .collect();
                 format!("optional group {name} {{ {entries} }}")
             }
         }
@@ -169,11 +175,15 @@ impl Cells {
     fn write(&self, kind: &Node, column: &mut SerializedColumnWriter<'_>) {
         let values = self.values.iter();
         match kind {
-            Node::Int => self.typed::<Int64Type>(column, values.map(|v| v.as_i64().unwrap()).collect()),
+            Node::Int => {
+                self.typed::<Int64Type>(column, values.map(|v| v.as_i64().unwrap()).collect())
+            }
             Node::Float => {
                 self.typed::<DoubleType>(column, values.map(|v| v.as_f64().unwrap()).collect());
             }
-            Node::Bool => self.typed::<BoolType>(column, values.map(|v| v.as_bool().unwrap()).collect()),
+            Node::Bool => {
+                self.typed::<BoolType>(column, values.map(|v| v.as_bool().unwrap()).collect())
+            }
             _ => {
                 let texts = values.map(|v| ByteArray::from(v.as_str().unwrap()));
                 self.typed::<ByteArrayType>(column, texts.collect());
@@ -202,16 +212,22 @@ fn write_others(index: usize, rows: usize, column: &mut SerializedColumnWriter<'
         0 | 4 => {
             let def = all(if index == 0 { 1 } else { 2 });
             let typed = column.typed::<ByteArrayType>();
-            typed.write_batch(&bytes(), Some(&def), Some(&reps)).unwrap()
+            typed
+                .write_batch(&bytes(), Some(&def), Some(&reps))
+                .unwrap()
         }
         2 | 3 => {
             let def = all(if index == 2 { 2 } else { 3 });
             let typed = column.typed::<Int64Type>();
-            typed.write_batch(&vec![7; rows], Some(&def), Some(&reps)).unwrap()
+            typed
+                .write_batch(&vec![7; rows], Some(&def), Some(&reps))
+                .unwrap()
         }
         _ => {
             let typed = column.typed::<Int32Type>();
-            typed.write_batch(&vec![7; rows], Some(&all(1)), Some(&reps)).unwrap()
+            typed
+                .write_batch(&vec![7; rows], Some(&all(1)), Some(&reps))
+                .unwrap()
         }
     };
 }

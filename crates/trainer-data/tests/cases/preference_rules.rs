@@ -227,14 +227,14 @@ fn what_does_not_fit() {
         (
             "chat_template.default",
             O::Pairwise,
-            json!({"prompt": "P", "chosen": "C", "rejected": "R"}),
-            "no column `messages`, which `type: chat_template.default` needs; the row has `prompt`, `chosen`, `rejected`; the layout reads `messages`, `chosen`, `rejected`; the columns fit `type: chatml.prompt_pairs`",
+            json!({"question": "P", "chosen": "C", "rejected": "R"}),
+            "no column `messages`, which `type: chat_template.default` needs; the row has `question`, `chosen`, `rejected`; the layout reads `messages` (or `prompt`), `chosen`, `rejected`; the columns fit `type: chatml.intel`",
         ),
         (
             "chat_template.default",
             O::Pairwise,
             json!({"messages": [{"role": "user", "content": 7}], "chosen": "C", "rejected": "R"}),
-            "`messages[0].content` has to be text, not a number",
+            "`messages[0].content` has to be text or a list of parts, not a number",
         ),
         (
             "zephyr.nectar",
@@ -279,8 +279,8 @@ fn what_does_not_fit() {
         "data set data.jsonl: `type: stepwise_supervised` does not fit training on preference pairs, which takes chatml.*, llama3.*, chat_template.default, chat_template.argilla_chat, zephyr.nectar, passthrough.default, or a mapping"
     );
     assert_eq!(
-        message("chat_template.default", O::Kto, json!({})),
-        "data set data.jsonl: `type: chat_template.default` does not fit training on KTO, which takes chatml.argilla, chatml.argilla_chat, chatml.intel, chatml.prompt_pairs, chatml.ultra, the same of llama3, or a mapping"
+        message("zephyr.nectar", O::Kto, json!({})),
+        "data set data.jsonl: `type: zephyr.nectar` does not fit training on KTO, which takes chat_template.default, chat_template.argilla_chat, chatml.argilla, chatml.argilla_chat, chatml.intel, chatml.prompt_pairs, chatml.ultra, the same of llama3, or a mapping"
     );
     assert_eq!(
         message("alpaca", O::ProcessRewardModel, json!({})),

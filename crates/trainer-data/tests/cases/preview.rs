@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use seqprep::{Batch, CollateOptions, PadTo, PaddingSide, Sample, collate_packed};
+use seqprep::{
+    Batch, CollateOptions, KtoSample, PadTo, PaddingSide, PreferencePair, Preferences, Sample,
+    StepSample, collate_packed,
+};
 use serde_json::json;
 use trainer_config::PromptStrategy;
 use trainer_data::prepare;
@@ -209,4 +212,126 @@ fn roles_of_a_conversation() {
         Roles::read(&config, &tokenizer, 1).unwrap().counts().len(),
         3
     );
+}
+
+#[test]
+fn preferences_are_shown_with_what_is_learned_of_them() {
+    let lab = Lab::new("</s>");
+    let tokenizer = lab.tokenizer();
+    let ids = |text: &str| tokenizer.encode(text, false).unwrap();
+    let pair = PreferencePair {
+        prompt: ids("<s>q\n"),
+        chosen: ids("\u{e9}</s>"),
+        rejected: ids("<b></s>"),
+        margin: Some(2.5),
+    };
+    let single = KtoSample {
+        prompt: ids("q "),
+        completion: ids("a</s>"),
+        desirable: false,
+    };
+    let mut labels = vec![-100; 6];
+    (labels[3], labels[4]) = (1, 0);
+    let steps = StepSample {
+        input_ids: ids("q1\n2\n3"),
+        labels,
+    };
+    let cases = [
+        (
+            Preferences::Pairs(vec![pair.clone(), pair]),
+            "\
+⟦trained⟧ masked
+
+sample 1: 10 tokens, 7 trained
+-- prompt, 3 tokens --
+<s>q↵
+-- chosen, better by 2.5, 3 tokens --
+⟦é</s>⟧
+-- rejected, 4 tokens --
+⟦<b></s>⟧
+
+samples     2 pairs
+tokens      26, 14 of them trained (53.8%)
+lengths     13 to 13 tokens, median 13
+         1  0
+         2  0
+       3-4  0
+       5-8  0
+      9-16  ######################################## 2
+",
+        ),
+        (
+            Preferences::Kto(vec![single]),
+            "\
+⟦trained⟧ masked
+
+sample 1: 4 tokens, 2 trained
+-- prompt, 2 tokens --
+q 
+-- bad answer (label false), 2 tokens --
+⟦a</s>⟧
+
+samples     1 answer
+tokens      4, 2 of them trained (50.0%)
+lengths     4 to 4 tokens, median 4
+         1  0
+         2  0
+       3-4  ######################################## 1
+",
+        ),
+        (
+            Preferences::Steps(vec![steps]),
+            "\
+⟦trained⟧ masked
+
+sample 1: 6 tokens, 2 trained
+-- up to verdict 1: right (label 1), 4 tokens --
+q1↵
+⟦2⟧
+-- up to verdict 2: wrong (label 0), 1 token --
+⟦↵
+⟧
+-- without a verdict, 1 token --
+3
+
+samples     1 row of steps
+tokens      6, 2 of them trained (33.3%)
+lengths     6 to 6 tokens, median 6
+         1  0
+         2  0
+       3-4  0
+       5-8  ######################################## 1
+",
+        ),
+    ];
+    for (samples, expected) in cases {
+        let rows = PreviewRow::from_preferences(&samples, 1, &tokenizer).unwrap();
+        let report = PreviewReport::of_preferences(&samples);
+        assert_eq!(to_text(&rows, &report, TextStyle::default()), expected);
+        let style = TextStyle {
+            tokens: true,
+            color: false,
+        };
+        let parts = |text: &str| text.lines().filter(|line| line.starts_with("-- ")).count();
+        assert_eq!(parts(&to_text(&rows, &report, style)), parts(expected));
+        let page = to_html("pairs", &rows, &report);
+        for part in &rows[0].parts {
+            assert!(page.contains(&format!("<h3>{part}, ")), "{page}");
+        }
+        assert!(page.contains("<h2>Sample 1</h2>"), "{page}");
+    }
+    // The answers of a pair stand at the same positions, each behind the prompt.
+    let rows = PreviewRow::from_preferences(
+        &Preferences::Pairs(vec![PreferencePair {
+            prompt: ids("ab"),
+            chosen: ids("c"),
+            rejected: ids("d"),
+            margin: None,
+        }]),
+        9,
+        &tokenizer,
+    )
+    .unwrap();
+    let positions: Vec<u32> = rows[0].tokens.iter().map(|token| token.position).collect();
+    assert_eq!(positions, [0, 1, 2, 2]);
 }

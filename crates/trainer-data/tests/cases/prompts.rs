@@ -36,7 +36,7 @@ fn a_prompt_is_the_beginning_of_the_trained_sample() {
             json!({"role": "assistant", "content": "No."}),
             json!({"role": "user", "content": "Why?"}),
         ];
-        let prompt = prompts.encode(&messages).unwrap();
+        let prompt = prompts.encode(&messages).unwrap().ids;
         assert_eq!(prompt, sample.input_ids[..prompt.len()]);
         // The next token is the first of the last answer, which is trained.
         assert_ne!(sample.labels[prompt.len()], -100);
@@ -70,7 +70,7 @@ fn a_system_message_of_the_conversation_takes_the_place_of_the_default() {
     let tokenizer = lab.tokenizer();
     let prompts = ChatPrompts::new(&config, &tokenizer).unwrap();
     let text = |messages: &[serde_json::Value]| {
-        let ids = prompts.encode(messages).unwrap();
+        let ids = prompts.encode(messages).unwrap().ids;
         tokenizer.decode(&ids, false).unwrap()
     };
     let user = json!({"role": "user", "content": "Hi"});

@@ -10,9 +10,7 @@ use trainer_config::{
     Config, Dataset, ExcessLength, PretrainingDataset, PromptStrategy, UserDefined,
 };
 use trainer_data::stream::{SampleStream, StreamOptions};
-use trainer_data::{
-    DropReason, PreferenceObjective, Samples, prepare_cached, prepare_preferences,
-};
+use trainer_data::{DropReason, PreferenceObjective, Samples, prepare_cached, prepare_preferences};
 
 use crate::support::{Lab, config, tokenizer_json};
 
@@ -39,8 +37,14 @@ fn begun() -> Vec<(PromptStrategy, Value)> {
         (strategy("completion"), json!({"text": "plain"})),
         (strategy("completion"), json!({"text": "<s>brought"})),
         (strategy("pretrain"), json!({"text": "<s>brought"})),
-        (strategy("metharme"), json!({"prompt": "<s>P", "generation": "G"})),
-        (strategy("metharme"), json!({"prompt": "", "generation": "<s>G"})),
+        (
+            strategy("metharme"),
+            json!({"prompt": "<s>P", "generation": "G"}),
+        ),
+        (
+            strategy("metharme"),
+            json!({"prompt": "", "generation": "<s>G"}),
+        ),
         (own("[Q] {instruction} [A] "), alpaca.clone()),
         (own("<s>[Q] {instruction} [A] "), alpaca.clone()),
         (
@@ -52,7 +56,13 @@ fn begun() -> Vec<(PromptStrategy, Value)> {
             json!({"conversations": [turn("human", "q", ["role", "value"]), turn("bot", "a", ["role", "value"])]}),
         ),
     ];
-    for name in ["alpaca", "alpaca:chat", "alpaca:chatml", "alpaca:phi", "alpaca_chat.load_no_prompt"] {
+    for name in [
+        "alpaca",
+        "alpaca:chat",
+        "alpaca:chatml",
+        "alpaca:phi",
+        "alpaca_chat.load_no_prompt",
+    ] {
         cases.push((strategy(name), alpaca.clone()));
     }
     cases.push((
@@ -72,13 +82,19 @@ fn a_sequence_begins_once() {
     for named in [true, false] {
         if !named {
             // The tokenizer still puts it in front of every text.
-            lab.write("tokenizer_config.json", json!({"eos_token": "</s>"}).to_string());
+            lab.write(
+                "tokenizer_config.json",
+                json!({"eos_token": "</s>"}).to_string(),
+            );
         }
         for (strategy, row) in begun() {
             let config = config(lab.rows(strategy.clone(), std::slice::from_ref(&row)));
             let train = lab.prepare(&config).unwrap().train;
             let first = train[0].input_ids.iter().enumerate();
-            let places: Vec<usize> = first.filter(|(_, id)| **id == BOS).map(|(i, _)| i).collect();
+            let places: Vec<usize> = first
+                .filter(|(_, id)| **id == BOS)
+                .map(|(i, _)| i)
+                .collect();
             assert_eq!(places, [0], "{} {row}, named: {named}", strategy.as_str());
         }
     }
@@ -106,10 +122,7 @@ fn without_an_end_of_sequence_nothing_is_trained() {
             json!({"eos_token": "<none>"}),
             "its `eos_token` is \"<none>\", which is not in the vocabulary",
         ),
-        (
-            json!({"eos_token": null}),
-            "its files name no `eos_token`",
-        ),
+        (json!({"eos_token": null}), "its files name no `eos_token`"),
     ] {
         lab.write("tokenizer_config.json", files.to_string());
         let expected = format!(
@@ -123,7 +136,12 @@ fn without_an_end_of_sequence_nothing_is_trained() {
             let mut stream =
                 SampleStream::start(&config, Arc::new(lab.tokenizer()), options).unwrap();
             let error = stream.next().unwrap().unwrap_err();
-            assert_eq!(lab.message(&error), expected, "{}, streamed", strategy.as_str());
+            assert_eq!(
+                lab.message(&error),
+                expected,
+                "{}, streamed",
+                strategy.as_str()
+            );
         }
         let pair = json!({"question": "q", "chosen": "a", "rejected": "b"});
         let answer = json!({"prompt": "q", "completion": "a", "label": true});
@@ -150,18 +168,27 @@ fn rows_taken_as_they_are_may_lack_an_end() {
     let segments = |text: &str| json!({"segments": [{"text": "q", "label": false}, {"text": text, "label": true}]});
     let ids = |ids: [u32; 3]| json!({"input_ids": ids, "labels": ids});
     for (name, rows) in [
-        ("input_output", [segments("a"), segments("a</s>"), segments("a<|im_end|>")]),
-        ("pretokenized", [ids([1, 2, 3]), ids([1, 2, 257]), ids([1, 2, 260])]),
+        (
+            "input_output",
+            [segments("a"), segments("a</s>"), segments("a<|im_end|>")],
+        ),
+        (
+            "pretokenized",
+            [ids([1, 2, 3]), ids([1, 2, 257]), ids([1, 2, 260])],
+        ),
     ] {
         let config = config(lab.rows(strategy(name), &rows));
         let ledger = lab.prepare(&config).unwrap().ledger;
-        assert_eq!(ledger.datasets[0].unended, 1, "{name}");
-        let warning = format!("warning: no token ends the trained part of 1 samples, so that the model does not learn to stop there; `type: {name}` takes rows as they are: put the tokenizer's `eos_token` where an answer ends");
-        assert!(ledger.to_string().contains(&warning), "{ledger}");
+        let [warning] = &ledger.datasets[0].warnings[..] else {
+            panic!("{name}: {ledger}");
+        };
+        assert_eq!(warning.rows, 1, "{name}");
+        assert!(warning.first.contains("data.jsonl, line 1"), "{name}");
+        assert!(warning.message.contains("`eos_token`"), "{name}");
         let options = StreamOptions::new(&config);
         let mut stream = SampleStream::start(&config, Arc::new(lab.tokenizer()), options).unwrap();
         stream.next().unwrap().unwrap();
-        assert_eq!(stream.ledger().datasets[0].unended, 1, "{name}");
+        assert_eq!(stream.ledger().datasets[0].warnings.len(), 1, "{name}");
     }
 }
 
@@ -200,7 +227,10 @@ fn tokens_that_the_configuration_file_alone_declares() {
         ),
         ("added_tokens.json", json!({"<|menu|>": next})),
     ] {
-        lab.write("tokenizer_config.json", json!({"eos_token": "</s>"}).to_string());
+        lab.write(
+            "tokenizer_config.json",
+            json!({"eos_token": "</s>"}).to_string(),
+        );
         lab.write("added_tokens.json", "{}");
         lab.write(file, content.to_string());
         let ids = train(&lab);
@@ -275,11 +305,15 @@ fn the_split_takes_whole_rows() {
                     assert!(eval.contains(&u32::from(b'h')));
                 }
                 // Both halves are found again.
-                config.dataset_prepared_path = Some(lab.path().join(format!("{kind}{shuffled}{size}")));
+                config.dataset_prepared_path =
+                    Some(lab.path().join(format!("{kind}{shuffled}{size}")));
                 for _ in 0..2 {
                     let (cached, _) = prepare_cached(&config, &lab.tokenizer()).unwrap();
                     let all = |samples: &Samples| -> Vec<Sample> {
-                        samples.iter().map(|sample| sample.unwrap().into_owned()).collect()
+                        samples
+                            .iter()
+                            .map(|sample| sample.unwrap().into_owned())
+                            .collect()
                     };
                     assert_eq!(all(&cached.train), prepared.train);
                     assert_eq!(all(&cached.eval), prepared.eval);
@@ -352,7 +386,12 @@ fn preferences_are_split_by_rows() {
         assert_eq!(prepared.ledger.eval.rows, 1);
     }
     config.val_set_size = 4.0;
-    assert!(prepare(&config).unwrap_err().to_string().starts_with("`val_set_size: 4` of 4 rows"));
+    assert!(
+        prepare(&config)
+            .unwrap_err()
+            .to_string()
+            .starts_with("`val_set_size: 4` of 4 rows")
+    );
 }
 
 /// The rows of a data set are those that are kept and those that are not.
@@ -372,7 +411,10 @@ fn the_account_adds_up_in_rows() {
     let rows = [json!({"text": ""}), json!({"text": "abcdefghijklmnop"})];
     config.datasets = vec![lab.rows(strategy("completion"), &rows)];
     let ledger = lab.prepare(&config).unwrap().ledger;
-    assert_eq!((ledger.datasets[0].rows, ledger.datasets[0].kept_rows), (2, 1));
+    assert_eq!(
+        (ledger.datasets[0].rows, ledger.datasets[0].kept_rows),
+        (2, 1)
+    );
     assert_eq!(ledger.train.rows, 1);
 }
 
@@ -410,10 +452,17 @@ fn advice_after_a_cut_speaks_of_the_length() {
             config.datasets[0].train_on_eos = Some(trainer_config::TrainOnEos::None);
         }
         let message = lab.message(&lab.prepare(&config).unwrap_err());
-        assert!(message.starts_with(expected) && message.ends_with(behind), "{name}: {message}");
+        assert!(
+            message.starts_with(expected) && message.ends_with(behind),
+            "{name}: {message}"
+        );
         let options = StreamOptions::new(&config);
         let mut stream = SampleStream::start(&config, Arc::new(lab.tokenizer()), options).unwrap();
-        assert_eq!(lab.message(&stream.next().unwrap().unwrap_err()), message, "{name}");
+        assert_eq!(
+            lab.message(&stream.next().unwrap().unwrap_err()),
+            message,
+            "{name}"
+        );
     }
     // Where a prompt leaves no room, no cut helps.
     let pair = json!({"question": long, "chosen": "a", "rejected": "b"});
@@ -424,7 +473,9 @@ fn advice_after_a_cut_speaks_of_the_length() {
     let message = lab.message(&error.unwrap_err());
     assert!(
         message.contains(": 3 too long; the longest has ")
-            && message.ends_with("and the cut at `sequence_len` (now 40) leaves no room for an answer: raise it"),
+            && message.ends_with(
+                "and the cut at `sequence_len` (now 40) leaves no room for an answer: raise it"
+            ),
         "{message}"
     );
 }
@@ -456,7 +507,10 @@ fn formats_of_ones_own() {
         let strategy = PromptStrategy::UserDefined(Box::new(own));
         let config = config(lab.rows(strategy, std::slice::from_ref(row)));
         match lab.prepare(&config) {
-            Ok(prepared) => lab.tokenizer().decode(&prepared.train[0].input_ids, true).unwrap(),
+            Ok(prepared) => lab
+                .tokenizer()
+                .decode(&prepared.train[0].input_ids, true)
+                .unwrap(),
             Err(error) => lab.message(&error),
         }
     };
@@ -467,13 +521,32 @@ fn formats_of_ones_own() {
         (None, None, &without, "I O"),
         (Some("Q: {instruction} A: "), None, &without, "Q: I A: O"),
         (Some("Q: {instruction} A: "), None, &with, "Q: I A: O"),
-        (Some("Q: {instruction} {input} A: "), None, &with, "Q: I X A: O"),
-        (Some("Q: {instruction} {input} A: "), None, &without, no_input),
+        (
+            Some("Q: {instruction} {input} A: "),
+            None,
+            &with,
+            "Q: I X A: O",
+        ),
+        (
+            Some("Q: {instruction} {input} A: "),
+            None,
+            &without,
+            no_input,
+        ),
         (None, Some("Q: {instruction} A: "), &without, "Q: I A: O"),
         (None, Some("Q: {instruction} A: "), &with, no_format),
-        (Some("{instruction}{input}"), Some("{instruction}-"), &without, "I-O"),
+        (
+            Some("{instruction}{input}"),
+            Some("{instruction}-"),
+            &without,
+            "I-O",
+        ),
     ] {
-        assert_eq!(make(format, no_input_format, row), expected, "{format:?} {no_input_format:?}");
+        assert_eq!(
+            make(format, no_input_format, row),
+            expected,
+            "{format:?} {no_input_format:?}"
+        );
     }
 }
 
@@ -485,46 +558,145 @@ fn keys_of_a_type_that_nothing_reads() {
     let none = UserDefined::default;
     let row = json!({"instruction": "I", "output": "O", "prompt": "p", "chosen": "a", "rejected": "b", "completion": "c", "label": true, "x": "x"});
     let sft = [
-        ("field_input", UserDefined { field_input: text(), format: format("{instruction}"), ..none() }),
-        ("field_instruction", UserDefined { field_instruction: text(), format: format("-"), ..none() }),
-        ("field_system", UserDefined { field_system: text(), system_format: format("-"), ..none() }),
-        ("system_format", UserDefined { system_format: format("-{system}"), format: format("{system}{instruction}"), ..none() }),
+        (
+            "field_input",
+            UserDefined {
+                field_input: text(),
+                format: format("{instruction}"),
+                ..none()
+            },
+        ),
+        (
+            "field_instruction",
+            UserDefined {
+                field_instruction: text(),
+                format: format("-"),
+                ..none()
+            },
+        ),
+        (
+            "field_system",
+            UserDefined {
+                field_system: text(),
+                system_format: format("-"),
+                ..none()
+            },
+        ),
+        (
+            "system_format",
+            UserDefined {
+                system_format: format("-{system}"),
+                format: format("{system}{instruction}"),
+                ..none()
+            },
+        ),
     ];
     for (key, own) in sft {
         let strategy = PromptStrategy::UserDefined(Box::new(own));
         let config = config(lab.rows(strategy, std::slice::from_ref(&row)));
         let message = lab.message(&lab.prepare(&config).unwrap_err());
-        assert!(message.contains(&format!("`{key}` of its `type` has no effect")), "{message}");
+        assert!(
+            message.contains(&format!("`{key}` of its `type` has no effect")),
+            "{message}"
+        );
     }
     let (pairwise, kto) = (PreferenceObjective::Pairwise, PreferenceObjective::Kto);
     let preferences = [
-        (pairwise, "field_prompt", UserDefined { field_prompt: text(), prompt_format: format("-"), ..none() }),
-        (pairwise, "field_system", UserDefined { field_system: text(), ..none() }),
-        (pairwise, "field_chosen", UserDefined { field_chosen: text(), chosen_format: format("-"), ..none() }),
-        (pairwise, "completion_format", UserDefined { completion_format: format("{completion}"), ..none() }),
-        (pairwise, "field_label", UserDefined { field_label: text(), ..none() }),
-        (kto, "field_completion", UserDefined { field_completion: text(), completion_format: format("-"), ..none() }),
-        (kto, "chosen_format", UserDefined { chosen_format: format("{chosen}"), ..none() }),
-        (kto, "field_rejected", UserDefined { field_rejected: text(), ..none() }),
+        (
+            pairwise,
+            "field_prompt",
+            UserDefined {
+                field_prompt: text(),
+                prompt_format: format("-"),
+                ..none()
+            },
+        ),
+        (
+            pairwise,
+            "field_system",
+            UserDefined {
+                field_system: text(),
+                ..none()
+            },
+        ),
+        (
+            pairwise,
+            "field_chosen",
+            UserDefined {
+                field_chosen: text(),
+                chosen_format: format("-"),
+                ..none()
+            },
+        ),
+        (
+            pairwise,
+            "completion_format",
+            UserDefined {
+                completion_format: format("{completion}"),
+                ..none()
+            },
+        ),
+        (
+            pairwise,
+            "field_label",
+            UserDefined {
+                field_label: text(),
+                ..none()
+            },
+        ),
+        (
+            kto,
+            "field_completion",
+            UserDefined {
+                field_completion: text(),
+                completion_format: format("-"),
+                ..none()
+            },
+        ),
+        (
+            kto,
+            "chosen_format",
+            UserDefined {
+                chosen_format: format("{chosen}"),
+                ..none()
+            },
+        ),
+        (
+            kto,
+            "field_rejected",
+            UserDefined {
+                field_rejected: text(),
+                ..none()
+            },
+        ),
     ];
     for (objective, key, own) in preferences {
         let strategy = PromptStrategy::UserDefined(Box::new(own));
         let config = config(lab.rows(strategy, std::slice::from_ref(&row)));
         let error = prepare_preferences(&config, &lab.tokenizer(), objective).unwrap_err();
         let message = lab.message(&error);
-        assert!(message.contains(&format!("`{key}` of its `type` has no effect")), "{message}");
+        assert!(
+            message.contains(&format!("`{key}` of its `type` has no effect")),
+            "{message}"
+        );
     }
 }
 
 #[test]
 fn messages_that_say_the_next_step() {
     let lab = Lab::new("</s>");
-    let row = json!({"instruction": "I", "output": "O", "messages": [], "question": "q", "chosen": "a"});
+    let row =
+        json!({"instruction": "I", "output": "O", "messages": [], "question": "q", "chosen": "a"});
     let hint = |file: &str| {
-        format!("the rows seem to be the list under `data`: a file holds one object a line, or one list of objects; take the list out, such as with jq -c '.[\"data\"][]' {file} > wrapped.jsonl")
+        format!(
+            "the rows seem to be the list under `data`: a file holds one object a line, or one list of objects; take the list out, such as with jq -c '.[\"data\"][]' {file} > wrapped.jsonl"
+        )
     };
     let wrapped = json!({"version": 1, "data": [row.clone(), row]});
-    for text in [wrapped.to_string(), serde_json::to_string_pretty(&wrapped).unwrap()] {
+    for text in [
+        wrapped.to_string(),
+        serde_json::to_string_pretty(&wrapped).unwrap(),
+    ] {
         let path = lab.write("wrapped.json", text);
         for name in ["alpaca", "chat_template"] {
             let mut config = config(Dataset {
@@ -534,7 +706,10 @@ fn messages_that_say_the_next_step() {
             });
             config.chat_template = Some("chatml".into());
             let message = lab.message(&lab.prepare(&config).unwrap_err());
-            assert!(message.ends_with(&hint("wrapped.json")), "{name}: {message}");
+            assert!(
+                message.ends_with(&hint("wrapped.json")),
+                "{name}: {message}"
+            );
             config.datasets[0].strategy = Some(strategy("chatml.intel"));
             let error =
                 prepare_preferences(&config, &lab.tokenizer(), PreferenceObjective::Pairwise);
@@ -583,7 +758,8 @@ fn gguf_says_what_the_tokenizer_does() {
         }
         let template = &mut json["post_processor"]["processors"][1];
         template["single"] = json!(single);
-        template["special_tokens"]["</s>"] = json!({"id": "</s>", "ids": [257], "tokens": ["</s>"]});
+        template["special_tokens"]["</s>"] =
+            json!({"id": "</s>", "ids": [257], "tokens": ["</s>"]});
         lab.write("tokenizer.json", json.to_string());
         // Nothing names the tokens.
         lab.write("tokenizer_config.json", "{}");
@@ -591,7 +767,9 @@ fn gguf_says_what_the_tokenizer_does() {
         assert_eq!([vocabulary.add_bos, vocabulary.add_eos], around);
         assert_eq!(vocabulary.bos, around[0].then_some(256));
         assert_eq!(vocabulary.eos, around[1].then_some(257));
-        vocabulary.write(folder.path(), std::path::Path::new("m.gguf")).unwrap();
+        vocabulary
+            .write(folder.path(), std::path::Path::new("m.gguf"))
+            .unwrap();
         let back = trainer_data::Tokenizer::from_dir(folder.path(), &Default::default()).unwrap();
         let text = "a b<s>c";
         let encode = |tokenizer: &trainer_data::Tokenizer| tokenizer.encode(text, true).unwrap();
@@ -611,20 +789,27 @@ fn a_strategy_of_ones_own() {
         }
         fn samples(&self, row: &Row) -> Result<Vec<Sample>, trainer_data::DataError> {
             let poem = row.text("poem", "poems", "")?;
-            Ok(vec![Sample::all_trained(poem.bytes().map(u32::from).collect())])
+            Ok(vec![Sample::all_trained(
+                poem.bytes().map(u32::from).collect(),
+            )])
         }
     }
     let lab = Lab::new("</s>");
     let mut config = config(lab.rows(strategy("completion"), &[json!({"poem": "ab"})]));
     config.datasets[0].strategy = None;
-    let prepared = trainer_data::prepare_with(&config, &lab.tokenizer(), |_, _, _, _, _| Ok(Box::new(Poems)));
+    let prepared = trainer_data::prepare_with(&config, &lab.tokenizer(), |_, _, _, _, _| {
+        Ok(Box::new(Poems))
+    });
     let prepared = prepared.unwrap();
     assert_eq!(prepared.train[0].input_ids, [97, 98]);
     assert_eq!(prepared.ledger.datasets[0].strategy, "poems");
     // A row in memory is told from others by its place.
     let row = Row::new(json!({"verse": "ab"}).as_object().unwrap().clone());
     let error = Poems.samples(&row).unwrap_err().to_string();
-    assert_eq!(error, "memory, row 1: no column `poem`, which `type: poems` needs; the row has `verse`");
+    assert_eq!(
+        error,
+        "memory, row 1: no column `poem`, which `type: poems` needs; the row has `verse`"
+    );
 }
 
 /// The strategies that the README lists are those that there are.
@@ -634,10 +819,16 @@ fn the_readme_names_every_strategy() {
     let table = readme.split("## Strategies").nth(1).unwrap();
     let table = table.split("## ").next().unwrap();
     let mut named = HashSet::new();
-    for line in table.lines().filter(|line| line.starts_with("| `") && !line.starts_with("| `type`")) {
+    for line in table
+        .lines()
+        .filter(|line| line.starts_with("| `") && !line.starts_with("| `type`"))
+    {
         let cell = line.split('|').nth(1).unwrap();
         for name in cell.split('`').skip(1).step_by(2) {
-            assert!(PromptStrategy::NAMES.contains(&name), "{name} is no strategy");
+            assert!(
+                PromptStrategy::NAMES.contains(&name),
+                "{name} is no strategy"
+            );
             assert!(named.insert(name), "{name} stands there twice");
         }
     }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow_array::{
-    Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DurationSecondArray, Float64Array,
-    Int64Array, ListArray, MapArray, RecordBatch, StringArray, StructArray,
+    Array, ArrayRef, BinaryArray, BooleanArray, Date32Array, Decimal128Array, DurationSecondArray,
+    Float64Array, Int64Array, ListArray, MapArray, RecordBatch, StringArray, StructArray,
 };
 use arrow_buffer::{NullBuffer, OffsetBuffer};
 use arrow_ipc::CompressionType;
@@ -93,7 +93,9 @@ pub(crate) fn array(values: &[Value]) -> ArrayRef {
             .iter()
             .flat_map(|value| value.as_array().cloned().unwrap_or_default())
             .collect();
-        let lengths = values.iter().map(|value| value.as_array().map_or(0, Vec::len));
+        let lengths = values
+            .iter()
+            .map(|value| value.as_array().map_or(0, Vec::len));
         let items = array(&items);
         let field = Arc::new(Field::new("item", items.data_type().clone(), true));
         let offsets = OffsetBuffer::from_lengths(lengths);

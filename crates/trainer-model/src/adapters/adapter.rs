@@ -12,12 +12,13 @@ use super::lora::{Factor, LoraSettings, Start};
 use super::targets::{by_pattern, check_patterns, resolve, saved_parameters};
 use super::{dora, init, merge};
 use crate::error::{ModelError, Result};
+use crate::files::{EMBEDDING, HEAD};
 use crate::parameters::parameters;
 use crate::pretrained::Pretrained;
 use crate::weight::Weight;
 
 /// Names of a tied embedding: what it is as input and as output.
-const TIED: [&str; 2] = ["model.embed_tokens.weight", "lm_head.weight"];
+const TIED: [&str; 2] = [EMBEDDING, HEAD];
 
 /// What the names of an adapter's own parameters hold.
 const LORA: &str = ".lora_";

@@ -9,10 +9,15 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
+use crate::config::is_empty;
 use crate::error::{ModelError, Result};
+use crate::files::{ADAPTER, has_weights};
 
 /// The file's name.
-pub(super) const FILE: &str = "adapter_config.json";
+pub(super) const FILE: &str = ADAPTER;
+
+/// The file of the weights.
+pub(super) const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// Settings of a LoRA adapter, under PEFT's names.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +46,9 @@ pub struct LoraConfig {
     pub use_rslora: bool,
     /// Train a magnitude for each output beside its direction (arXiv 2402.09353).
     pub use_dora: bool,
+    /// An output head that is the embedding stays so where the embedding is trained. Of
+    /// use in files alone: an adapter that is made here does so anyway.
+    pub ensure_weight_tying: bool,
     /// First values of the factors.
     pub init_lora_weights: LoraInit,
     /// Folder or name of the model that the adapter belongs to.
@@ -152,6 +160,7 @@ impl Default for LoraConfig {
             layers_pattern: Vec::new(),
             use_rslora: false,
             use_dora: false,
+            ensure_weight_tying: false,
             init_lora_weights: LoraInit::Default,
             base_model_name_or_path: String::new(),
         }
@@ -213,7 +222,7 @@ impl LoraConfig {
             "base_model_name_or_path": self.base_model_name_or_path,
             "bias": "none",
             "corda_config": null,
-            "ensure_weight_tying": false,
+            "ensure_weight_tying": self.ensure_weight_tying,
             "eva_config": null,
             "exclude_modules": null,
             "fan_in_fan_out": false,
@@ -261,7 +270,10 @@ impl LoraConfig {
             return Err(ModelError::MissingFile {
                 folder: folder.to_path_buf(),
                 name: FILE.into(),
-                hint: "an adapter is a folder with this file and adapter_model.safetensors".into(),
+                hint: match has_weights(folder) {
+                    true => "it holds a whole model, which needs no other to be loaded".into(),
+                    false => format!("an adapter is a folder with this file and {WEIGHTS}"),
+                },
             });
         }
         let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
@@ -279,17 +291,56 @@ impl LoraConfig {
     }
 }
 
-/// What a file may hold under a key of a feature that is not supported: nothing.
+/// Keys that say nothing of what an adapter computes.
+const NEUTRAL: &[&str] = &[
+    "auto_mapping",
+    // How first values were found, which the file has replaced: `init_lora_weights` says
+    // whether the weights beneath were left as they were.
+    "corda_config",
+    "eva_config",
+    "lora_ga_config",
+    "loftq_config",
+    // PEFT itself takes it for false at linear maps.
+    "fan_in_fan_out",
+    "inference_mode",
+    "megatron_core",
+    "peft_version",
+    // Of `use_qalora` alone.
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+    "task_type",
+];
+
+/// Keys that are read, in one place or another of [`Reader::read`].
+const READ: &[&str] = &[
+    "alpha_pattern",
+    "base_model_name_or_path",
+    "bias",
+    "ensure_weight_tying",
+    "init_lora_weights",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_dropout",
+    "modules_to_save",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "use_dora",
+    "use_rslora",
+];
+
+/// Keys of features of PEFT's that are not supported.
 const UNSUPPORTED: &[&str] = &[
     "alora_invocation_tokens",
     "arrow_config",
-    "corda_config",
     "exclude_modules",
-    "fan_in_fan_out",
     "kasa_config",
     "layer_replication",
     "lora_bias",
-    "lora_ga_config",
+    "megatron_config",
     "monteclora_config",
     "target_parameters",
     "trainable_token_indices",
@@ -297,6 +348,13 @@ const UNSUPPORTED: &[&str] = &[
     "use_qalora",
     "velora_config",
 ];
+
+/// First values that left the weights beneath as they were; the file has replaced them.
+const LEFT_AS_IT_WAS: &[&str] = &["eva", "mica", "orthogonal"];
+
+/// First values that were taken away from the weights beneath, or put others in their
+/// place.
+const CHANGED: &[&str] = &["corda", "loftq", "lora_ga"];
 
 struct Reader<'a> {
     raw: &'a Map<String, Value>,
@@ -312,36 +370,25 @@ impl Reader<'_> {
                 return Err(self.error("peft_type", format!("expected LORA, found {found}")));
             }
         }
-        for key in UNSUPPORTED {
-            match self.get(key) {
-                None | Some(Value::Bool(false)) => {}
-                Some(Value::Object(map)) if map.is_empty() => {}
-                Some(value) => {
-                    return Err(self.error(key, format!("{value} is not supported")));
-                }
+        for (key, value) in self.raw {
+            let has = |keys: &[&str]| keys.contains(&key.as_str());
+            if has(READ) || has(NEUTRAL) || is_empty(value) {
+                continue;
             }
+            let message = match has(UNSUPPORTED) {
+                true => format!("{value} is not supported"),
+                false => format!(
+                    "{value} is a setting that is not known here, and may change what the adapter \
+                     computes; if it does not, remove it from the file"
+                ),
+            };
+            return Err(self.error(key, message));
         }
         match self.get("bias").and_then(Value::as_str) {
-            None | Some("none") => {}
+            None | Some("none" | "") => {}
             Some(other) => return Err(self.error("bias", format!("\"{other}\" is not supported"))),
         }
-        let init = match self.get("init_lora_weights") {
-            // The values come from the file.
-            None | Some(Value::Bool(_)) => LoraInit::Default,
-            Some(value) => {
-                LoraInit::parse(value).map_err(|e| self.error("init_lora_weights", e))?
-            }
-        };
-        if let LoraInit::Pissa {
-            iterations: Some(_),
-        } = init
-        {
-            let message = format!(
-                "{init} took random factors away from the weights, which nothing but that run \
-                 knows: save the adapter in PEFT with path_initial_model_for_weight_conversion"
-            );
-            return Err(self.error("init_lora_weights", message));
-        }
+        let init = self.init()?;
         let lora_dropout = self.number("lora_dropout")?.unwrap_or(0.0);
         if !(0.0..1.0).contains(&lora_dropout) {
             return Err(self.error(
@@ -366,6 +413,7 @@ impl Reader<'_> {
             },
             use_rslora: self.flag("use_rslora")?,
             use_dora: self.flag("use_dora")?,
+            ensure_weight_tying: self.flag("ensure_weight_tying")?,
             init_lora_weights: init,
             base_model_name_or_path: self
                 .get("base_model_name_or_path")
@@ -373,6 +421,39 @@ impl Reader<'_> {
                 .unwrap_or_default()
                 .to_owned(),
         })
+    }
+
+    /// How the factors began: of interest only where their first product is not in the
+    /// weights beneath any more.
+    fn init(&self) -> Result<LoraInit> {
+        const KEY: &str = "init_lora_weights";
+        let named = match self.get(KEY) {
+            // The values come from the file.
+            None | Some(Value::Bool(_)) => return Ok(LoraInit::Default),
+            Some(value) => value,
+        };
+        let name = named.as_str().unwrap_or_default().to_lowercase();
+        if LEFT_AS_IT_WAS.contains(&name.as_str()) {
+            return Ok(LoraInit::Default);
+        }
+        let changed = |name: &str, how: &str| {
+            let message = format!(
+                "{name} {how} the weights of the model, which nothing but that run knows: save the \
+                 adapter in PEFT with path_initial_model_for_weight_conversion, or give the model \
+                 that was saved with it as the base and write `true` here"
+            );
+            Err(self.error(KEY, message))
+        };
+        if CHANGED.iter().any(|way| name.starts_with(way)) {
+            return changed(&name, "changed");
+        }
+        let init = LoraInit::parse(named).map_err(|message| self.error(KEY, message))?;
+        match init {
+            LoraInit::Pissa {
+                iterations: Some(_),
+            } => changed(&name, "took random factors away from"),
+            init => Ok(init),
+        }
     }
 
     fn targets(&self) -> Result<TargetModules> {

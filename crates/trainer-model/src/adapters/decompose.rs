@@ -7,6 +7,9 @@
 //! Jacobi's rotations solve. A full decomposition would take a time that grows with
 //! the cube of a model's width, for a few of its vectors.
 //!
+//! What these take is 150 lines. The crates that have them cost a first build 19 s
+//! (nalgebra 0.35) and 93 s (faer 0.24) of processor time.
+//!
 //! Shape suffixes: `o` outputs, `i` inputs, `k` vectors of the subspace, `r` rank.
 
 use burn::prelude::*;
@@ -109,36 +112,56 @@ fn squares(x: &Tensor<2>) -> f64 {
     f64::from(x.clone().square().sum().into_scalar::<f32>())
 }
 
-/// Orthonormal columns that span those of `x`, from the first on: the first factor of
-/// a QR decomposition, by the modified process of Gram and Schmidt, twice. A column
-/// that depends on those before it becomes zero.
+/// Orthonormal columns whose first `n` span the first `n` of `x`, for every `n`: the first
+/// factor of a QR decomposition, with a positive diagonal in the second, by Householder's
+/// reflections (Golub and Van Loan, section 5.2). They are orthonormal to rounding however
+/// near to dependent those of `x` are; what one that depends on those before it leaves open
+/// is any direction. `x` has no more columns than rows.
 pub(super) fn orthonormal(x: Tensor<2>) -> Tensor<2> {
     let [rows, columns] = x.dims();
+    debug_assert!(columns <= rows, "{columns} columns of {rows} rows");
     let device = x.device();
-    let host = to_host(&x.transpose());
-    let mut done: Vec<Vec<f64>> = Vec::with_capacity(columns);
-    for column in host.chunks(rows) {
-        let mut column = column.to_vec();
-        let before = norm(&column);
-        for _ in 0..2 {
-            for other in &done {
-                let along: f64 = column.iter().zip(other).map(|(x, y)| x * y).sum();
-                for (x, y) in column.iter_mut().zip(other) {
-                    *x -= along * y;
-                }
-            }
+    let mut x: Vec<Vec<f64>> = to_host(&x.transpose())
+        .chunks(rows)
+        .map(<[f64]>::to_vec)
+        .collect();
+    // Of each reflection the normal, of length 1, from its first row on, and the sign of
+    // the diagonal that it leaves.
+    let mut reflections: Vec<(Vec<f64>, f64)> = Vec::with_capacity(columns);
+    for place in 0..columns {
+        let mut normal = x[place][place..].to_vec();
+        let length = norm(&normal);
+        // Away from the axis, so that nothing cancels.
+        let sign = if normal[0] < 0.0 { 1.0 } else { -1.0 };
+        normal[0] -= sign * length;
+        let twice = norm(&normal);
+        if twice > 0.0 {
+            normal.iter_mut().for_each(|x| *x /= twice);
         }
-        let after = norm(&column);
-        let factor = if after > 1e-10 * before {
-            1.0 / after
-        } else {
-            0.0
-        };
-        column.iter_mut().for_each(|x| *x *= factor);
-        done.push(column);
+        for column in &mut x[place..] {
+            reflect(&mut column[place..], &normal);
+        }
+        reflections.push((normal, sign));
     }
-    let flat: Vec<f32> = done.iter().flatten().map(|x| *x as f32).collect();
+    let mut flat: Vec<f32> = Vec::with_capacity(rows * columns);
+    for place in 0..columns {
+        let mut column = vec![0.0; rows];
+        column[place] = reflections[place].1;
+        for (first, (normal, _)) in reflections.iter().enumerate().take(place + 1).rev() {
+            reflect(&mut column[first..], normal);
+        }
+        flat.extend(column.iter().map(|x| *x as f32));
+    }
     Tensor::<2>::from_data(TensorData::new(flat, [columns, rows]), &device).transpose()
+}
+
+/// The reflection of `x` at the plane with this normal, of length 1; `x` itself where there
+/// is none.
+fn reflect(x: &mut [f64], normal: &[f64]) {
+    let along: f64 = x.iter().zip(normal).map(|(x, n)| x * n).sum();
+    for (x, n) in x.iter_mut().zip(normal) {
+        *x -= 2.0 * along * n;
+    }
 }
 
 fn norm(x: &[f64]) -> f64 {
@@ -197,5 +220,54 @@ fn rotate(matrix: &mut [f64], vectors: &mut [f64], k: usize, a: usize, b: usize)
     }
     for c in 0..k {
         turn(vectors, a * k + c, b * k + c);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::properties::cases;
+
+    fn largest(x: Tensor<2>) -> f32 {
+        x.abs().max().into_scalar::<f32>()
+    }
+
+    proptest! {
+        #![proptest_config(cases(64))]
+
+        /// Columns are orthonormal and span those that were given, also where some of these
+        /// depend on others, nearly or wholly, are zero, or are of very different sizes.
+        #[test]
+        fn columns_are_orthonormal(
+            rows in 1_usize..40,
+            columns in 1_usize..12,
+            near in prop::sample::select(vec![0.0_f32, 1e-9, 1e-7, 1e-5, 1e-3, 1.0]),
+            sizes in -8_i32..8,
+            seed: u64,
+        ) {
+            let columns = columns.min(rows);
+            let device = Device::default();
+            let mut host = vec![0.0_f32; rows * columns];
+            for row in 0..rows {
+                for column in 0..columns {
+                    let number = normal(seed, (row * columns + column) as u64) as f32;
+                    // Every other column is nearly the one before it.
+                    let near_to = host[row * columns + column.saturating_sub(1)];
+                    host[row * columns + column] = match column % 2 {
+                        1 => near_to + near * number,
+                        _ => number * 10_f32.powi(sizes * column as i32 / 4),
+                    };
+                }
+            }
+            let x = Tensor::<2>::from_data(TensorData::new(host, [rows, columns]), &device);
+            let basis = orthonormal(x.clone());
+            let product = basis.clone().transpose().matmul(basis.clone());
+            let unit = Tensor::<2>::eye(columns, &device);
+            prop_assert!(largest(product - unit) < 1e-5);
+            let back = basis.clone().matmul(basis.transpose().matmul(x.clone()));
+            prop_assert!(largest(back - x.clone()) <= 1e-5 * largest(x));
+        }
     }
 }

@@ -10,14 +10,14 @@ use std::path::Path;
 use burn::prelude::*;
 
 use super::adapter::LoraAdapter;
-use super::config::{FILE, LoraConfig};
+use super::config::{FILE, LoraConfig, WEIGHTS};
 use super::lora::Start;
 use crate::error::{ModelError, Result};
-use crate::files::{PYTORCH, WeightFile, WrittenFile, write_atomically, write_tensors};
+use crate::files::{
+    EMBEDDING, HEAD, PYTORCH, WeightFile, WrittenFile, differs, write_atomically, write_tensors,
+};
 use crate::parameters::{fill_values, parameters, visit_values};
 use crate::pretrained::Pretrained;
-
-const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// What PEFT puts before the names of a model's parameters.
 const PREFIX: &str = "base_model.model.";
@@ -73,6 +73,39 @@ impl FactorName {
             }
         }
     }
+}
+
+/// The weights of an adapter.
+fn open(folder: &Path) -> Result<WeightFile> {
+    let path = folder.join(WEIGHTS);
+    if !path.is_file() {
+        return Err(ModelError::MissingFile {
+            folder: folder.to_path_buf(),
+            name: WEIGHTS.into(),
+            hint: format!("an adapter is a folder with this file and {FILE}"),
+        });
+    }
+    WeightFile::open(&path)
+}
+
+/// Whether an adapter has an output head apart from the embedding. In PEFT each of the
+/// two is a copy of its own once it is trained, unless it is told to tie them.
+fn divides(file: &mut WeightFile, config: &LoraConfig) -> Result<bool> {
+    let [embedding, head] = [EMBEDDING, HEAD].map(|name| format!("{PREFIX}{name}"));
+    match (file.shape(&embedding), file.shape(&head)) {
+        (Some(_), Some(_)) => apart(file, &embedding, &head),
+        (Some(_), None) => Ok(!config.ensure_weight_tying),
+        (None, head) => Ok(head.is_some()),
+    }
+}
+
+/// Whether two tensors of a file, where there are both, are different.
+fn apart(file: &mut WeightFile, one: &str, other: &str) -> Result<bool> {
+    if file.shape(one).is_none() || file.shape(other).is_none() {
+        return Ok(false);
+    }
+    let values = file.read_f32(one)?;
+    differs(file, other, &values)
 }
 
 fn starts<M: Pretrained>(model: &M) -> Starts {
@@ -145,13 +178,19 @@ impl LoraAdapter {
         write_tensors(&folder.join(WEIGHTS), &[PYTORCH], tensors.collect())
     }
 
-    /// Attaches the adapter of a folder to the model it was trained for.
+    /// Attaches the adapter of a folder to the model it was trained for. Where the output
+    /// head of the model is the embedding, and the adapter has trained the two apart, the
+    /// model gets a head of its own.
     ///
     /// # Errors
     /// When a file is missing or damaged, asks for something that is not supported,
     /// or does not fit the model.
     pub fn load<M: Pretrained>(model: M, folder: &Path) -> Result<(M, Self)> {
         let config = LoraConfig::from_folder(folder)?;
+        let model = match model.is_tied() && divides(&mut open(folder)?, &config)? {
+            true => model.untied(),
+            false => model,
+        };
         // The seed draws values that the file then replaces.
         let (model, adapter) = Self::attach(model, config, 0)?;
         let model = adapter.restore(model, folder)?;
@@ -163,23 +202,15 @@ impl LoraAdapter {
     /// # Errors
     /// When the file is missing or damaged, or does not fit the adapter.
     pub fn restore<M: Pretrained>(&self, model: M, folder: &Path) -> Result<M> {
-        let path = folder.join(WEIGHTS);
-        if !path.is_file() {
-            return Err(ModelError::MissingFile {
-                folder: folder.to_path_buf(),
-                name: WEIGHTS.into(),
-                hint: format!("an adapter is a folder with this file and {FILE}"),
-            });
-        }
         let mut model = model;
-        let mut file = WeightFile::open(&path)?;
+        let mut file = open(folder)?;
         // What PEFT saves without being asked for another form has the rank of the run.
         let mut starts = starts(&model);
         starts.retain(|map, start| {
             let shape = file.shape(&format!("{PREFIX}{map}{A}"));
             shape.is_some_and(|shape| shape.first() == Some(&(2 * start.a.dims()[0])))
         });
-        self.check(&model, &file, folder, &starts)?;
+        self.check(&model, &mut file, folder, &starts)?;
         model.each_linear("", &mut |map, linear| {
             if starts.contains_key(map) {
                 let [outputs, inputs] = linear.weight.shape();
@@ -221,7 +252,7 @@ impl LoraAdapter {
     fn check<M: Pretrained>(
         &self,
         model: &M,
-        file: &WeightFile,
+        file: &mut WeightFile,
         folder: &Path,
         starts: &Starts,
     ) -> Result<()> {
@@ -235,9 +266,10 @@ impl LoraAdapter {
             if let Some((_, factor)) = start_of(starts, &parameter.name) {
                 want[factor as usize] *= 2;
             }
-            for name in self.names_of(&parameter.name) {
+            for (place, name) in self.names_of(&parameter.name).enumerate() {
                 let name = format!("{PREFIX}{name}");
                 match file.shape(&name) {
+                    None if place > 0 && self.config.ensure_weight_tying => {}
                     None => problems.push(format!("  missing: {name} {want:?}")),
                     Some(shape) if shape != want.as_slice() => problems.push(format!(
                         "  wrong shape: {name} is {shape:?}, the model needs {want:?}"
@@ -257,6 +289,14 @@ impl LoraAdapter {
                 .iter()
                 .map(|name| format!("  unexpected: {name}")),
         );
+        if problems.is_empty() {
+            let [embedding, head] = [EMBEDDING, HEAD].map(|name| format!("{PREFIX}{name}"));
+            if model.is_tied() && wanted.contains(&head) && apart(file, &embedding, &head)? {
+                problems.push(format!(
+                    "  {head} is not {embedding}, which are one tensor of the model"
+                ));
+            }
+        }
         if problems.is_empty() {
             return Ok(());
         }

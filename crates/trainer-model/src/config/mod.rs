@@ -9,6 +9,8 @@
 //! pair its halves), there is one [`LayerConfig`] a layer, and the numbers of all
 //! weights can be counted without overflow.
 
+mod known;
+mod positions;
 mod reader;
 mod rope;
 
@@ -19,9 +21,10 @@ use serde_json::{Map, Value};
 
 use crate::error::{ModelError, Result};
 use crate::families::{self, Family};
-use crate::files::{read_generation_config, refuse_file};
+use crate::files::{check_folder, read_generation_config};
 use crate::quantized::Quantization;
 
+pub(crate) use known::is_empty;
 pub(crate) use reader::Reader;
 pub use rope::{RopeConfig, RopeScaling};
 
@@ -66,6 +69,8 @@ pub struct ModelConfig {
     pub mlp: MlpConfig,
     /// Mixture of experts, in the layers that say so.
     pub experts: Option<ExpertsConfig>,
+    /// Positions that the model is made for.
+    pub max_positions: usize,
     /// Rotary position embeddings that layers choose from.
     pub ropes: Vec<RopeConfig>,
     /// What differs from layer to layer; one entry a layer.
@@ -219,17 +224,10 @@ impl ModelConfig {
     ///
     /// # Errors
     /// When the file is missing or is not JSON, names an unknown model type, or
-    /// holds a value that cannot be used.
+    /// holds a value that cannot be used; when an override is of no setting that is known.
     pub fn from_folder(folder: &Path, overrides: Option<&Map<String, Value>>) -> Result<Self> {
-        refuse_file(folder)?;
+        check_folder(folder)?;
         let path = folder.join("config.json");
-        if !path.is_file() {
-            return Err(ModelError::MissingFile {
-                folder: folder.to_path_buf(),
-                name: "config.json".into(),
-                hint: "base_model must be a folder in Hugging Face layout".into(),
-            });
-        }
         let text = std::fs::read_to_string(&path).map_err(ModelError::io(&path))?;
         let value: Value = serde_json::from_str(&text).map_err(|e| ModelError::Json {
             path: path.clone(),
@@ -241,6 +239,15 @@ impl ModelConfig {
                 message: "expected a JSON object".into(),
             });
         };
+        if let Some(overrides) = overrides
+            && let Some(key) = known::unknown(overrides).into_iter().next()
+        {
+            return Err(ModelError::Config {
+                path,
+                key,
+                message: "is a setting that nothing reads, so that it cannot be overridden".into(),
+            });
+        }
         for (key, value) in overrides.into_iter().flatten() {
             raw.insert(key.clone(), value.clone());
         }
@@ -277,6 +284,14 @@ impl ModelConfig {
         config.check(&read)?;
         config.raw = raw;
         Ok(config)
+    }
+
+    /// Settings of the file that ask for something and that nothing reads: what they ask
+    /// for is not done. The class of transformers for this type of model does not know them
+    /// either, but code that comes with a model may.
+    #[must_use]
+    pub fn unknown_settings(&self) -> Vec<String> {
+        known::unknown(&self.raw)
     }
 
     /// What the keys mean for Llama, with the defaults of `family`.
@@ -332,6 +347,7 @@ impl ModelConfig {
                 layout: MlpLayout::Split,
             },
             experts: None,
+            max_positions: positions::read(read, defaults.max_positions)?,
             ropes: vec![RopeConfig::read(read, head_dim, defaults.rope_theta)?],
             layers: vec![
                 LayerConfig {
@@ -423,6 +439,14 @@ impl ModelConfig {
         let outer = 2 * wide(&[self.vocab_size]) + wide(&[self.num_labels]);
         // Two more of the stream's width for what is no matrix.
         (wide(&[self.num_hidden_layers]) * layer + outer) * (wide(&[self.hidden_size]) + 2)
+    }
+
+    /// From now on the output head is not the embedding, here and where the configuration
+    /// is saved.
+    pub(crate) fn untie(&mut self) {
+        self.tie_word_embeddings = false;
+        let key = "tie_word_embeddings".to_owned();
+        self.raw.insert(key, Value::Bool(false));
     }
 
     /// Gives every layer whose entry of `kinds` is true a sliding window.

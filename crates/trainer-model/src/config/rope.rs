@@ -232,8 +232,7 @@ fn long_rope(
     };
     let attention_factor = match inner.positive("attention_factor")? {
         Some(given) => given,
-        None if factor <= 1.0 => 1.0,
-        None => (1.0 + factor.ln() / original.ln()).sqrt(),
+        None => long_attention(factor, original),
     };
     Ok(RopeScaling::LongRope {
         short_factor: factors("short_factor")?,
@@ -241,4 +240,12 @@ fn long_rope(
         attention_factor,
         original_max_position_embeddings: original,
     })
+}
+
+/// LongRoPE's factor of rotated vectors where a file gives none.
+pub(super) fn long_attention(factor: f64, original: f64) -> f64 {
+    match factor <= 1.0 {
+        true => 1.0,
+        false => (1.0 + factor.ln() / original.ln()).sqrt(),
+    }
 }

@@ -26,6 +26,7 @@ pub(super) const FAMILY: Family = Family {
         head_dim: Some(256),
         rope_theta: 1e6,
         tied: true,
+        max_positions: 131_072,
         ..Defaults::LLAMA
     },
     configure,

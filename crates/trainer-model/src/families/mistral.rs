@@ -11,7 +11,10 @@ pub(super) const FAMILY: Family = Family {
     name: "mistral",
     class: "Mistral",
     classifier: "Mistral",
-    defaults: Defaults::LLAMA,
+    defaults: Defaults {
+        max_positions: 4096 * 32,
+        ..Defaults::LLAMA
+    },
     configure: |read, config| {
         let window = match read.optional_size("sliding_window")? {
             None if !read.names("sliding_window") => Some(4096),

@@ -19,6 +19,7 @@ pub(super) const FAMILY: Family = Family {
     defaults: Defaults {
         rope_theta: 1e6,
         rms_norm_eps: 1e-5,
+        max_positions: 4096 * 32,
         ..Defaults::LLAMA
     },
     configure,

@@ -45,6 +45,8 @@ pub(crate) struct Defaults {
     pub(crate) rms_norm_eps: f64,
     /// `tie_word_embeddings`.
     pub(crate) tied: bool,
+    /// `max_position_embeddings`.
+    pub(crate) max_positions: usize,
 }
 
 impl Defaults {
@@ -53,6 +55,7 @@ impl Defaults {
         rope_theta: 1e4,
         rms_norm_eps: 1e-6,
         tied: false,
+        max_positions: 2048,
     };
 }
 

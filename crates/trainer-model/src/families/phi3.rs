@@ -15,6 +15,7 @@ pub(super) const FAMILY: Family = Family {
     classifier: "Phi3",
     defaults: Defaults {
         rms_norm_eps: 1e-5,
+        max_positions: 4096,
         ..Defaults::LLAMA
     },
     configure: |read, config| {

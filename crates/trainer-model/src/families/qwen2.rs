@@ -14,7 +14,10 @@ pub(super) const FAMILY: Family = Family {
     name: "qwen2",
     class: "Qwen2",
     classifier: "Qwen2",
-    defaults: Defaults::LLAMA,
+    defaults: Defaults {
+        max_positions: 32_768,
+        ..Defaults::LLAMA
+    },
     configure: |read, config| {
         config.attention.input_bias = true;
         config.attention.output_bias = false;

@@ -22,5 +22,6 @@ pub(super) const FAMILY: Family = Family {
 
 pub(super) const DEFAULTS: Defaults = Defaults {
     head_dim: Some(128),
+    max_positions: 32_768,
     ..Defaults::LLAMA
 };

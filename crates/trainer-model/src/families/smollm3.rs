@@ -18,6 +18,7 @@ pub(super) const FAMILY: Family = Family {
     defaults: Defaults {
         rope_theta: 2e6,
         tied: true,
+        max_positions: 32_768,
         ..Defaults::LLAMA
     },
     configure,

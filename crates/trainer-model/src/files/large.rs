@@ -140,7 +140,7 @@ mod tests {
     use proptest::prelude::*;
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(24))]
+        #![proptest_config(crate::properties::cases(24))]
 
         #[test]
         fn pieces_of_any_size_are_one_file(

@@ -38,8 +38,83 @@ fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T> {
     })
 }
 
+/// The settings of a model.
+const CONFIG: &str = "config.json";
+
+/// The settings of an adapter.
+pub(crate) const ADAPTER: &str = "adapter_config.json";
+
+/// Whether a folder has weights of a model.
+#[must_use]
+pub fn has_weights(folder: &Path) -> bool {
+    [SINGLE, INDEX]
+        .iter()
+        .any(|name| folder.join(name).is_file())
+}
+
+/// Whether a folder holds an adapter and no model.
+#[must_use]
+pub fn is_adapter(folder: &Path) -> bool {
+    folder.join(ADAPTER).is_file() && !has_weights(folder)
+}
+
+/// The name of a model on the Hugging Face hub, where a path that leads to no folder has
+/// the form of one: `organization/name`, or an address of the hub.
+#[must_use]
+pub fn hub_name(path: &Path) -> Option<&str> {
+    let text = path.to_str()?;
+    let text = ["https://huggingface.co/", "hf://", "hf.co/"]
+        .iter()
+        .find_map(|prefix| text.strip_prefix(prefix))
+        .unwrap_or(text);
+    let (organization, name) = text.split_once('/')?;
+    let is_part = |part: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(plain)
+    };
+    let is_there = path.exists() || Path::new(organization).is_dir();
+    (!is_there && is_part(organization) && is_part(name)).then_some(text)
+}
+
+/// Checks that a path is that of a folder that has the settings of a model.
+pub(crate) fn check_folder(folder: &Path) -> Result<()> {
+    refuse_file(folder)?;
+    if folder.join(CONFIG).is_file() {
+        return Ok(());
+    }
+    if !folder.is_dir() {
+        let hint = match hub_name(folder) {
+            Some(name) => format!(
+                "; models are not downloaded: a model is a folder here, such as \
+                 `hf download {name} --local-dir FOLDER` makes"
+            ),
+            None => String::new(),
+        };
+        return Err(ModelError::NoFolder {
+            folder: folder.to_path_buf(),
+            hint,
+        });
+    }
+    let hint = match is_adapter(folder) {
+        true => adapter_hint(),
+        false => "a model is a folder in Hugging Face layout".to_owned(),
+    };
+    Err(ModelError::MissingFile {
+        folder: folder.to_path_buf(),
+        name: CONFIG.into(),
+        hint,
+    })
+}
+
+fn adapter_hint() -> String {
+    format!(
+        "it holds an adapter ({ADAPTER}), which is loaded on top of the model that it was trained on, \
+         or merged with it"
+    )
+}
+
 /// A model is a folder: says what to do with a file.
-pub(crate) fn refuse_file(path: &Path) -> Result<()> {
+fn refuse_file(path: &Path) -> Result<()> {
     if !path.is_file() {
         return Ok(());
     }
@@ -132,6 +207,9 @@ fn check_index(index: &Index, files: &[WeightFile]) -> Result<(), String> {
 }
 
 fn missing_hint(folder: &Path) -> String {
+    if is_adapter(folder) {
+        return adapter_hint();
+    }
     let mut names: Vec<String> = fs::read_dir(folder)
         .into_iter()
         .flatten()
@@ -191,4 +269,39 @@ fn is_shard(name: &str) -> bool {
         .and_then(|rest| rest.split_once("-of-"));
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
     numbers.is_some_and(|(a, b)| digits(a) && digits(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_the_hub() {
+        let is_name = |text: &str| hub_name(Path::new(text)).is_some();
+        for name in [
+            "someone/some-model-0.5B",
+            "Qwen/Qwen2.5-0.5B-Instruct",
+            "hf://someone/model",
+        ] {
+            assert!(is_name(name), "{name}");
+        }
+        assert_eq!(
+            hub_name(Path::new("https://huggingface.co/someone/model_1")),
+            Some("someone/model_1")
+        );
+        for path in [
+            "./someone/model",
+            "../models/llama",
+            "/models/llama",
+            "~/model",
+            "model",
+            "a/b/c",
+            "some one/model",
+            // This crate has such a folder, in which something is missing.
+            "src/model",
+            "src/files",
+        ] {
+            assert!(!is_name(path), "{path}");
+        }
+    }
 }

@@ -1,33 +1,89 @@
 //! From a folder to a model on a device.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use burn::prelude::*;
 
 use super::layout::open_weights;
 use super::safetensors::WeightFile;
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, RopeConfig, RopeScaling};
 use crate::decoder::CausalLm;
 use crate::error::{ModelError, Result};
 use crate::parameters::{fill_values, parameters};
 use crate::pretrained::Pretrained;
 use crate::quantized::{Quantization, QuantizedMatrix};
 use crate::reward::{RewardModel, RewardTask};
+use crate::rotary::inverse_frequencies;
 use crate::weight::Weight;
 
-/// Tensors that older files carry and that no model needs: they are computed.
-const COMPUTED: &[&str] = &["rotary_emb.inv_freq"];
+/// Frequencies of rotary embeddings, which older files carry. They are computed.
+const FREQUENCIES: &str = "rotary_emb.inv_freq";
+
+/// The output head, and the embedding that it is where a model ties the two.
+pub(crate) const HEAD: &str = "lm_head.weight";
+pub(crate) const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// Loads the weights of `folder` into a model of this configuration, as `f32`, or as
 /// its [`quantization`](ModelConfig::quantization) says. One tensor at a time is
 /// read, in pieces: beside the model, next to no memory is needed.
 ///
+/// A head in the files that is not the embedding is the head of the model, whatever
+/// `tie_word_embeddings` says: the configuration of the model then says false.
+///
 /// # Errors
-/// When a file is missing or damaged, or tensors are missing, unexpected or of
-/// another shape; all of them are named.
+/// When a file is missing or damaged, numbers are not finite, or tensors are missing,
+/// unexpected or of another shape; all of the latter are named.
 pub fn load_causal_lm(folder: &Path, config: &ModelConfig, device: &Device) -> Result<CausalLm> {
-    fill(folder, CausalLm::new(config, device))
+    let mut files = open_weights(folder)?;
+    let mut config = Cow::Borrowed(config);
+    if config.tie_word_embeddings && head_differs(&mut files)? {
+        config.to_mut().untie();
+    }
+    fill(folder, files, CausalLm::new(&config, device))
+}
+
+/// Whether the weights of `folder` have an output head that is not the embedding, which
+/// a model then has in spite of its `tie_word_embeddings`. Merges of adapters with a
+/// trained head leave such files. Reads the two tensors only where there are both.
+///
+/// # Errors
+/// When a file is missing or damaged.
+pub fn has_own_head(folder: &Path) -> Result<bool> {
+    head_differs(&mut open_weights(folder)?)
+}
+
+fn head_differs(files: &mut [WeightFile]) -> Result<bool> {
+    let holder = |name: &str| files.iter().position(|file| file.shape(name).is_some());
+    match (holder(HEAD), holder(EMBEDDING)) {
+        (Some(head), Some(embedding)) => {
+            if files[head].shape(HEAD) != files[embedding].shape(EMBEDDING) {
+                return Ok(true);
+            }
+            let values = files[head].read_f32(HEAD)?;
+            differs(&mut files[embedding], EMBEDDING, &values)
+        }
+        // What is missing is for the model to say.
+        (head, _) => Ok(head.is_some()),
+    }
+}
+
+/// Whether a tensor of a file has other numbers than `values`.
+pub(crate) fn differs(file: &mut WeightFile, name: &str, values: &[f32]) -> Result<bool> {
+    let mut rest = values;
+    let mut same = true;
+    file.pieces(name, |piece| {
+        let (now, later) = rest.split_at(piece.len().min(rest.len()));
+        rest = later;
+        same = now == piece;
+        match same {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
+        }
+    })?;
+    Ok(!same || !rest.is_empty())
 }
 
 /// As [`load_causal_lm`], with a classification head. The folder may be that of a
@@ -43,7 +99,8 @@ pub fn load_reward_model(
     task: RewardTask,
     device: &Device,
 ) -> Result<RewardModel> {
-    fill(folder, RewardModel::new(config, task, device))
+    let files = open_weights(folder)?;
+    fill(folder, files, RewardModel::new(config, task, device))
 }
 
 /// Whether the weights of `folder` have a classification head.
@@ -58,9 +115,9 @@ pub fn has_score(folder: &Path) -> Result<bool> {
 }
 
 /// Gives a new model the weights of `folder`.
-fn fill<M: Pretrained>(folder: &Path, mut model: M) -> Result<M> {
-    let mut files = open_weights(folder)?;
-    check(folder, &files, &model)?;
+fn fill<M: Pretrained>(folder: &Path, files: Vec<WeightFile>, model: M) -> Result<M> {
+    let (mut files, mut model) = (files, model);
+    check(folder, &mut files, &model)?;
     if let Some(quantization) = model.config().quantization {
         quantize(&mut files, &mut model, quantization)?;
     }
@@ -84,14 +141,6 @@ fn quantize<M: Pretrained>(
             return Ok(());
         };
         let values = file.read_f32(&name)?;
-        if values.iter().any(|value| !value.is_finite()) {
-            return Err(ModelError::Damaged {
-                path: file.path().to_path_buf(),
-                message: format!(
-                    "tensor {name} has numbers that are not finite, which cannot be quantized"
-                ),
-            });
-        }
         let matrix = QuantizedMatrix::new(&values, linear.weight.shape(), quantization);
         linear.weight = Weight::quantized(matrix, linear.weight.device());
         Ok(())
@@ -100,7 +149,7 @@ fn quantize<M: Pretrained>(
 
 /// Compares what the files hold with what the model needs, before anything is
 /// allocated.
-fn check<M: Pretrained>(folder: &Path, files: &[WeightFile], model: &M) -> Result<()> {
+fn check<M: Pretrained>(folder: &Path, files: &mut [WeightFile], model: &M) -> Result<()> {
     let wanted = parameters(model);
     let mut problems = Vec::new();
     for parameter in &wanted {
@@ -122,7 +171,7 @@ fn check<M: Pretrained>(folder: &Path, files: &[WeightFile], model: &M) -> Resul
         .iter()
         .flat_map(WeightFile::names)
         .filter(|name| !known.contains(name))
-        .filter(|name| !COMPUTED.iter().any(|suffix| name.ends_with(suffix)))
+        .filter(|name| !name.ends_with(FREQUENCIES))
         .filter(|name| !model.ignores(name))
         .collect();
     unexpected.sort_unstable();
@@ -131,6 +180,16 @@ fn check<M: Pretrained>(folder: &Path, files: &[WeightFile], model: &M) -> Resul
             .iter()
             .map(|name| format!("  unexpected: {name}")),
     );
+    for file in files {
+        let found = file.names().filter(|name| name.ends_with(FREQUENCIES));
+        for name in found.map(str::to_owned).collect::<Vec<_>>() {
+            if !are_computed(&file.read_f32(&name)?, &model.config().ropes) {
+                problems.push(format!(
+                    "  {name} has other frequencies than config.json gives"
+                ));
+            }
+        }
+    }
     if problems.is_empty() {
         Ok(())
     } else {
@@ -139,4 +198,19 @@ fn check<M: Pretrained>(folder: &Path, files: &[WeightFile], model: &M) -> Resul
             problems,
         })
     }
+}
+
+/// Whether frequencies are those of one of these rotary embeddings, as it is or before it
+/// is scaled, to the precision of half a number.
+fn are_computed(values: &[f32], ropes: &[RopeConfig]) -> bool {
+    let plain = |rope: &RopeConfig| RopeConfig {
+        scaling: RopeScaling::Default,
+        ..rope.clone()
+    };
+    let close = |(a, b): (&f32, &f32)| (a - b).abs() <= 1e-2 * b.abs() + 1e-6;
+    let mut all = ropes.iter().flat_map(|rope| [rope.clone(), plain(rope)]);
+    all.any(|rope| {
+        let expected = inverse_frequencies(&rope, 1);
+        expected.len() == values.len() && values.iter().zip(&expected).all(close)
+    })
 }

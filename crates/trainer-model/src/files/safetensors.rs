@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{DType, TensorData};
@@ -17,6 +18,7 @@ use super::digest::{Digest, WrittenFile};
 use super::header::{Entry, Header};
 use super::large::LargeFile;
 use crate::error::{ModelError, Result};
+use crate::finite::not_finite;
 
 /// Bytes that are converted at a time.
 const PIECE: usize = 1 << 20;
@@ -58,7 +60,33 @@ impl WeightFile {
     }
 
     /// Values of a tensor as `f32`.
+    ///
+    /// # Errors
+    /// When the file cannot be read, or a number is not finite: nothing that is computed
+    /// with it would be one.
     pub(crate) fn read_f32(&mut self, name: &str) -> Result<Vec<f32>> {
+        let elements = self.tensors.get(name).map_or(0, Entry::elements);
+        let mut values: Vec<f32> = Vec::with_capacity(elements);
+        self.pieces(name, |piece| {
+            values.extend_from_slice(piece);
+            ControlFlow::Continue(())
+        })?;
+        match not_finite(&values) {
+            Some(message) => Err(ModelError::Damaged {
+                path: self.path.clone(),
+                message: format!("tensor {name} {message}"),
+            }),
+            None => Ok(values),
+        }
+    }
+
+    /// Gives the values of a tensor to `f` as `f32`, a piece at a time, until it has seen
+    /// enough.
+    pub(crate) fn pieces(
+        &mut self,
+        name: &str,
+        mut f: impl FnMut(&[f32]) -> ControlFlow<()>,
+    ) -> Result<()> {
         let damaged = |message: String| ModelError::Damaged {
             path: self.path.clone(),
             message,
@@ -99,10 +127,9 @@ impl WeightFile {
                 )));
             }
         };
-        let elements = entry.elements();
-        let mut values = Vec::with_capacity(elements);
-        let mut left = elements * entry.dtype.bitsize() / 8;
+        let mut left = entry.elements() * entry.dtype.bitsize() / 8;
         let mut piece = vec![0; left.min(PIECE)];
+        let mut values = Vec::new();
         let start = SeekFrom::Start(self.data_start + entry.start());
         self.file.seek(start).map_err(ModelError::io(&self.path))?;
         while left > 0 {
@@ -110,10 +137,14 @@ impl WeightFile {
             self.file
                 .read_exact(piece)
                 .map_err(ModelError::io(&self.path))?;
+            values.clear();
             convert(piece, &mut values);
             left -= piece.len();
+            if f(&values).is_break() {
+                break;
+            }
         }
-        Ok(values)
+        Ok(())
     }
 }
 

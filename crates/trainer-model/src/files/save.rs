@@ -7,10 +7,12 @@ use serde_json::{Map, Value, json};
 use super::atomic::{Pending, write_atomically};
 use super::digest::{Digest, WrittenFile};
 use super::layout::{self, GENERATION, INDEX, SINGLE};
+use super::load::differs;
 use super::safetensors::{PYTORCH, SaveDtype, Writer};
 use crate::error::{ModelError, Result};
 use crate::parameters::{parameters, visit_values};
 use crate::pretrained::Pretrained;
+use crate::weight::Weight;
 
 /// How weights are saved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,13 +49,15 @@ impl From<SaveDtype> for SaveOptions {
 /// Returns the files of weights.
 ///
 /// # Errors
-/// What the file system reports.
+/// A model that carries an adapter or quantized weights, which files of this layout do
+/// not hold; what the file system reports.
 pub fn save_model<M: Pretrained>(
     model: &M,
     folder: &Path,
     options: impl Into<SaveOptions>,
 ) -> Result<Vec<WrittenFile>> {
     let options = options.into();
+    check_whole(model)?;
     let mut config = model.saved_config();
     // Both names are read by one or another version of transformers.
     config.remove("torch_dtype");
@@ -67,6 +71,55 @@ pub fn save_model<M: Pretrained>(
     write_json(&folder.join("config.json"), &Value::Object(config))?;
     write_json(&folder.join(GENERATION), &Value::Object(generation))?;
     save_weights(model, folder, options)
+}
+
+/// Checks that the parameters of a model are all that it is.
+///
+/// # Errors
+/// A map that has factors of an adapter, or whose weight is quantized.
+pub(super) fn check_whole<M: Pretrained>(model: &M) -> Result<()> {
+    model.clone().each_linear("", &mut |name, linear| {
+        let message = match (&linear.weight, linear.factors()) {
+            (_, Some(_)) => format!(
+                "{name} carries factors of an adapter, which files of whole models do not hold: \
+                 merge them into the weights first"
+            ),
+            (Weight::Quantized(_), None) => format!(
+                "{name} is quantized, and files of models hold numbers: load the model without \
+                 quantization"
+            ),
+            (Weight::Full(_), None) => return Ok(()),
+        };
+        Err(ModelError::Unwritable { message })
+    })
+}
+
+/// Checks that the weights of a folder are those of `model`, each number rounded to the
+/// format that they were saved in.
+///
+/// # Errors
+/// The first tensor that is another; when a file is missing or damaged.
+pub fn check_saved<M: Pretrained>(model: &M, folder: &Path, dtype: SaveDtype) -> Result<()> {
+    let mut files = layout::open_weights(folder)?;
+    visit_values(model, |name, value| {
+        let mut values = value.read();
+        if dtype == SaveDtype::Bf16 {
+            let rounded = |x: &mut f32| *x = half::bf16::from_f32(*x).to_f32();
+            values.iter_mut().for_each(rounded);
+        }
+        let holder = files.iter_mut().find(|file| file.shape(name).is_some());
+        let same = match holder {
+            Some(file) => !differs(file, name, &values)?,
+            None => false,
+        };
+        match same {
+            true => Ok(()),
+            false => Err(ModelError::Tensors {
+                folder: folder.to_path_buf(),
+                problems: vec![format!("  {name} is not what was to be written")],
+            }),
+        }
+    })
 }
 
 fn save_weights<M: Pretrained>(

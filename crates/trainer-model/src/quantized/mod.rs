@@ -56,8 +56,8 @@ enum Values {
 }
 
 impl QuantizedMatrix {
-    /// Quantizes `values`, row-major, of a matrix of this shape. Numbers that are not
-    /// finite give codes without meaning.
+    /// Quantizes `values`, row-major, of a matrix of this shape. Of numbers that are not
+    /// finite come none that are: those of the row are NaN in 8 bits, all of them in 4.
     #[must_use]
     pub fn new(values: &[f32], shape: [usize; 2], quantization: Quantization) -> Self {
         debug_assert_eq!(values.len(), shape[0] * shape[1]);
@@ -129,9 +129,15 @@ fn in_parts(out: &mut [f32], columns: usize, f: impl Fn(usize, &mut [f32]) + Syn
     }
 }
 
-/// The largest magnitude.
+/// The largest magnitude; NaN where a number is not finite, which would pass for less.
 fn peak(values: &[f32]) -> f32 {
-    values.iter().fold(0.0, |most, value| most.max(value.abs()))
+    let most = values
+        .iter()
+        .fold(0.0_f32, |most, value| most.max(value.abs()));
+    match values.iter().all(|value| value.is_finite()) {
+        true => most,
+        false => f32::NAN,
+    }
 }
 
 #[cfg(test)]
@@ -190,6 +196,22 @@ mod tests {
                 .rows(0, 0)
                 .is_empty()
         );
+    }
+
+    /// A number that is not finite leaves none in its place that passes for one.
+    #[test]
+    fn what_is_not_finite_stays_so() {
+        for wrong in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut values = vec![0.5; 3 * 100];
+            values[150] = wrong;
+            for quantization in [Quantization::Nf4, Quantization::Int8] {
+                let matrix = QuantizedMatrix::new(&values, [3, 100], quantization);
+                assert!(
+                    matrix.rows(1, 1).iter().all(|x| x.is_nan()),
+                    "{quantization:?}"
+                );
+            }
+        }
     }
 
     #[test]

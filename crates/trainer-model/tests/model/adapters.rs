@@ -12,7 +12,7 @@ use trainer_model::{
 use crate::reference::{forward_agrees, gradients_agree, read_case};
 use crate::{cpu, folder, load, next_token, recomputes, values};
 
-fn recorded(name: &str) -> PathBuf {
+pub(crate) fn recorded(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/adapters")
         .join(name)

@@ -503,3 +503,77 @@ fn a_file_is_no_model_folder() {
         assert!(error.to_string().contains(message), "{error}");
     }
 }
+
+/// What stands in the place of a model is named, with what to do.
+#[test]
+fn folders_that_hold_no_model() {
+    let message = |path: &Path| {
+        let error = ModelConfig::from_folder(path, None).unwrap_err();
+        error.to_string()
+    };
+    assert_eq!(
+        message(Path::new("someone/some-model-0.5B")),
+        "someone/some-model-0.5B: there is no such folder; models are not downloaded: a model is a \
+         folder here, such as `hf download someone/some-model-0.5B --local-dir FOLDER` makes"
+    );
+    assert_eq!(
+        message(Path::new("./nowhere")),
+        "./nowhere: there is no such folder"
+    );
+    let adapter = crate::adapters::recorded("lora");
+    assert!(trainer_model::is_adapter(&adapter) && !trainer_model::has_weights(&adapter));
+    let hint = "it holds an adapter (adapter_config.json), which is loaded on top of the model";
+    assert!(message(&adapter).contains(hint));
+    // With the settings of its model beside it, as some programs leave it.
+    let target = crate::edit::copy_of(&adapter);
+    let config = target.path().join("config.json");
+    fs::copy(folder("llama").join("config.json"), config).unwrap();
+    let config = ModelConfig::from_folder(target.path(), None).unwrap();
+    let error = load_causal_lm(target.path(), &config, &cpu()).unwrap_err();
+    assert!(error.to_string().contains(hint), "{error}");
+
+    let error = trainer_model::LoraConfig::from_folder(&folder("llama")).unwrap_err();
+    assert!(
+        error.to_string().ends_with(
+            "no adapter_config.json in this folder; it holds a whole model, which needs no other to \
+             be loaded"
+        ),
+        "{error}"
+    );
+}
+
+/// Files of whole models hold neither factors nor codes, so that neither is left out.
+#[test]
+fn what_is_not_whole_is_not_written() {
+    let target = tempfile::tempdir().unwrap();
+    let gguf = target.path().join("m.gguf");
+    let export = trainer_model::GgufExport {
+        name: "a".into(),
+        format: trainer_model::GgufType::F32,
+        tokenizer: Vec::new(),
+    };
+    let base = load(&folder("llama"), &cpu());
+    let settings = trainer_model::LoraConfig::default();
+    let (adapted, adapter) = trainer_model::LoraAdapter::attach(base.clone(), settings, 1).unwrap();
+    let mut config = ModelConfig::from_folder(&folder("llama"), None).unwrap();
+    config.quantization = Some(trainer_model::Quantization::Nf4);
+    let quantized = load_causal_lm(&folder("llama"), &config, &cpu()).unwrap();
+    for (model, message) in [
+        (&adapted, "carries factors of an adapter"),
+        (&quantized, "is quantized, and files of models hold numbers"),
+    ] {
+        let saved = save_model(model, target.path(), SaveDtype::F32);
+        let exported = trainer_model::export_gguf(model, &export, &gguf);
+        for error in [saved.unwrap_err(), exported.unwrap_err()] {
+            let error = error.to_string();
+            assert!(
+                error.starts_with("model.layers.0.self_attn.q_proj ") && error.contains(message),
+                "{error}"
+            );
+        }
+        assert_eq!(fs::read_dir(target.path()).unwrap().count(), 0);
+    }
+    let merged = adapter.merged(adapted);
+    trainer_model::export_gguf(&merged, &export, &gguf).unwrap();
+    save_model(&merged, target.path(), SaveDtype::F32).unwrap();
+}

@@ -12,7 +12,7 @@ use crate::gradients::{FAMILIES, assert_close, assert_same, document};
 use crate::{cpu, folder, load};
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(48))]
+    #![proptest_config(crate::properties::cases(48))]
 
     /// Documents with two branches each, of which the second leaves out the first,
     /// before, across and within blocks of queries, and through windows.

@@ -20,7 +20,7 @@ fn plain_cross_entropy(x_nd: Tensor<2>, w_vd: Tensor<2>, targets_n: Tensor<1, In
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(crate::properties::cases(24))]
 
     /// Value and both gradients, for any shape, one row and one column included.
     #[test]
@@ -96,7 +96,7 @@ pub(crate) fn assert_same(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(32))]
+    #![proptest_config(crate::properties::cases(32))]
 
     #[test]
     fn linear_is_its_plain_form(rows in 1_usize..40, input in 1_usize..70, output in 1_usize..70, seed in 0_u64..1000) {

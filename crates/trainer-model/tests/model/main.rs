@@ -2,18 +2,24 @@
 
 mod adapters;
 mod differences;
+mod edit;
 mod families;
 mod files;
+mod finite;
 mod forks;
 mod generation;
 mod gguf;
 mod gradients;
 mod heads;
 mod precision;
+#[path = "../../src/properties.rs"]
+mod properties;
 mod quantized;
 mod recompute;
 mod reference;
 mod scores;
+mod settings;
+mod tied;
 mod trained;
 mod vocabulary;
 mod work;

@@ -26,7 +26,7 @@ fn numbers(n: usize, seed: u64) -> Vec<f32> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
+    #![proptest_config(crate::properties::cases(24))]
 
     /// The product and the gradient of its input are those of the matrix that the
     /// codes stand for, to the bit where it is one block.

@@ -94,7 +94,7 @@ fn agrees(device: &Device, sizes: [usize; 3], seed: u64, tolerance: f64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(16))]
+    #![proptest_config(crate::properties::cases(16))]
 
     #[test]
     fn scores_agree_with_their_definitions(

@@ -1,8 +1,8 @@
 //! Vocabularies that grow and shrink.
 
 use trainer_model::{
-    CausalLm, NewRows, ParameterInfo, SaveDtype, TrainedRows, check_new_rows_are_trained,
-    parameters, save_model,
+    CausalLm, NewRows, ParameterInfo, SaveDtype, TrainedRows, parameters, save_model,
+    untrained_rows,
 };
 
 use crate::{cpu, folder, load, values};
@@ -85,7 +85,7 @@ fn ids_that_ended_a_text_still_do() {
 }
 
 #[test]
-fn new_tokens_that_nothing_trains_are_an_error() {
+fn rows_of_new_tokens_that_nothing_trains_are_found() {
     let info = |name: &str, trainable| ParameterInfo {
         name: name.into(),
         shape: vec![2, 2],
@@ -93,19 +93,24 @@ fn new_tokens_that_nothing_trains_are_an_error() {
     };
     let embedding = |trainable| info("model.embed_tokens.weight", trainable);
     let head = |trainable| info("lm_head.weight", trainable);
-    let check = |new: &[u32], parameters: &[ParameterInfo]| {
-        check_new_rows_are_trained(new, parameters, &TrainedRows::default())
-            .map_err(|error| error.to_string())
+    let found = |new: &[u32], parameters: &[ParameterInfo]| {
+        let found = untrained_rows(new, parameters, &TrainedRows::default());
+        let parts = found.into_iter().map(|rows| (rows.part, rows.ids));
+        parts.collect::<Vec<_>>()
     };
-    assert_eq!(check(&[2, 3], &[embedding(true), head(true)]), Ok(()));
-    assert_eq!(check(&[2, 3], &[embedding(true)]), Ok(()));
-    assert_eq!(check(&[], &[embedding(false)]), Ok(()));
+    let none = Vec::<(&str, Vec<u32>)>::new();
+    assert_eq!(found(&[2, 3], &[embedding(true), head(true)]), none);
+    assert_eq!(found(&[2, 3], &[embedding(true)]), none);
+    assert_eq!(found(&[], &[embedding(false)]), none);
     let saved = info("model.embed_tokens.modules_to_save.weight", true);
-    assert_eq!(check(&[2, 3], &[embedding(false), saved]), Ok(()));
-    let error = check(&[2, 3], &[embedding(true), head(false)]).unwrap_err();
-    assert!(
-        error.starts_with("2 new tokens have rows in lm_head that nothing trains"),
-        "{error}"
+    assert_eq!(found(&[2, 3], &[embedding(false), saved]), none);
+    let all = vec![2, 3];
+    assert_eq!(
+        found(&all, &[embedding(true), head(false)]),
+        [("lm_head", all.clone())]
     );
-    assert!(check(&[2, 3], &[embedding(false), head(true)]).is_err());
+    assert_eq!(
+        found(&all, &[embedding(false), head(false)]),
+        [("embed_tokens", all.clone()), ("lm_head", all.clone())]
+    );
 }

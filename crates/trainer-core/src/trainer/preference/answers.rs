@@ -126,7 +126,7 @@ pub(super) fn answers_of<'a>(
         .collect()
 }
 
-/// The largest gap at which a token counts as the likeliest.
+/// 1 where a token is the likeliest of all at its place, else 0.
 pub(super) fn likeliest(token: &TokenScore) -> f64 {
     if token.gap <= 0.0 { 1.0 } else { 0.0 }
 }

@@ -220,7 +220,7 @@ pub(super) fn step_batches(
     split: Split,
     ids: Ids,
 ) -> Result<StepBatches> {
-    let options = split.options(config, ids);
+    let options = split.options(config, ids)?;
     StepBatches::new(samples, options, ids.vocab_size, split.name())
 }
 

@@ -62,7 +62,7 @@ pub(super) fn batches(
     };
     JudgedBatches::new(
         answers,
-        split.options(config, ids),
+        split.options(config, ids)?,
         config.micro_batch_size,
         longest,
         ids.vocab_size,

@@ -32,16 +32,17 @@ use self::kto::Kto;
 pub(super) use self::largest::largest_batch;
 use self::pairs::Pairs;
 use super::AnyModel;
+use super::evaluation::insert_finite;
 use super::objective::{Metrics, Objective};
 use super::resume::Resume;
 use super::run::{Probe, Run};
-use super::setup::TrainerTokenizer;
 use super::weights::Weights;
 use crate::batch_plan::BatchOptions;
 use crate::batches::BatchSource;
 use crate::error::{Result, TrainerError};
 use crate::feed::Feed;
 use crate::history::{LogRow, Observer};
+use crate::tokenizer::TrainerTokenizer;
 
 /// Trains on preferences, by the objective that `config.preference` names.
 pub struct PreferenceTrainer(Kind);
@@ -191,7 +192,7 @@ impl PreferenceTrainer {
 ///
 /// # Errors
 /// When the parts do not fit the objective of the configuration or one another, or
-/// there are no samples.
+/// there are no samples; when a value is not finite.
 pub fn evaluate_preferences(
     config: &Config,
     eval: Preferences,
@@ -213,7 +214,7 @@ pub fn evaluate_preferences(
             let eval = Some(kto::batches(config, eval, split, ids)?);
             Kto::new(config, eval, reference, weights).evaluate(&model)
         }
-        (Task::Rl(rl), AnyModel::Causal(model), P::Pairs(eval)) => {
+        (Task::Rl(rl), AnyModel::Causal(model), P::Pairs(eval)) if rl != Rl::Kto => {
             let eval = Some(pairs::batches(config, eval, split, ids)?);
             Pairs::new(config, rl, eval, reference, weights).evaluate(&model)
         }
@@ -265,10 +266,10 @@ enum Split {
 
 impl Split {
     /// How its samples become batches.
-    fn options(self, config: &Config, ids: Ids) -> BatchOptions {
+    fn options(self, config: &Config, ids: Ids) -> Result<BatchOptions> {
         match self {
             Self::Train => BatchOptions::training(config, ids.pad),
-            Self::Eval => BatchOptions::evaluation(config, ids.pad),
+            Self::Eval => Ok(BatchOptions::evaluation(config, ids.pad)),
         }
     }
 
@@ -341,8 +342,10 @@ fn evaluate<S: BatchSource>(
     }
     let seconds = started.elapsed().as_secs_f64().max(1e-9);
     let mut row = LogRow::new();
-    row.insert("eval_loss".into(), json!(loss_sum / samples.max(1) as f64));
-    metrics.write("eval_", &mut row);
+    insert_finite(&mut row, "eval_loss", loss_sum / samples.max(1) as f64)?;
+    for (name, value) in metrics.means() {
+        insert_finite(&mut row, &format!("eval_{name}"), value)?;
+    }
     row.insert("eval_runtime".into(), json!(seconds));
     let per_second = |n: usize| json!(n as f64 / seconds);
     row.insert("eval_samples_per_second".into(), per_second(batches.len()));

@@ -88,7 +88,7 @@ pub(super) fn batches(
         }
         (asked, balances) => asked.unwrap_or(!balances),
     };
-    let options = split.options(config, ids);
+    let options = split.options(config, ids)?;
     PairBatches::new(pairs, options, forked, ids.vocab_size, split.name())
 }
 

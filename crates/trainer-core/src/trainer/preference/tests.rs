@@ -205,7 +205,7 @@ fn assert_same(a: &Accumulated, b: &Accumulated, tolerance: f64) {
 
 fn metrics(sum: &Accumulated) -> LogRow {
     let mut row = LogRow::new();
-    sum.metrics.write("", &mut row);
+    sum.metrics.write(&mut row);
     row
 }
 

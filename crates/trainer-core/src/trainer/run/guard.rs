@@ -1,7 +1,10 @@
-//! What happens to a step whose loss or gradient is not finite.
+//! What happens to a step whose loss or gradient is not finite, to an evaluation without
+//! finite values, and to weights that are not finite at the end.
 //!
-//! Invariant: such a step is never taken. Its batches are written to a file, so
-//! that the rows can be looked at, whatever the policy.
+//! Invariants: such a step is never taken. Its batches are written to a file, so
+//! that the rows can be looked at, whatever the policy. A run goes back to checkpoints of
+//! its own alone, of its own configuration; everything is then as it was there, the data
+//! included, but for the learning rate, the count of what was refused, and the clock.
 
 use std::path::PathBuf;
 
@@ -9,9 +12,9 @@ use serde_json::json;
 use trainer_config::NonFinitePolicy;
 use trainer_model::write_atomically;
 
-use super::{Outputs, Run};
-use crate::checkpoint;
-use crate::error::{Result, TrainerError};
+use super::save::report;
+use super::{Outputs, Run, StepOutcome};
+use crate::error::{GivenUp, Result, TrainerError};
 use crate::history::History;
 use crate::trainer::objective::Objective;
 use crate::trainer::resume::Resume;
@@ -36,49 +39,127 @@ impl NonFinite {
 }
 
 impl<O: Objective> Run<O> {
-    /// Deals with a step that cannot be taken, as the configuration says. The step
-    /// is counted already. True after going back: the run is where the checkpoint is.
-    pub(super) fn refuse(
+    /// Deals with a step that cannot be taken, as the configuration says. The step is
+    /// counted already.
+    pub(super) fn refuse_step(
         mut self,
         out: &mut Outputs<'_>,
         window: &[O::Batch],
         found: NonFinite,
         learning_rate: f64,
-    ) -> Result<(Self, bool)> {
+        ends_epoch: bool,
+    ) -> Result<(Self, StepOutcome)> {
         let step = self.at.step;
         let NonFinite { what, value } = found;
         let rows = self.write_rows(window, found)?;
-        let error = TrainerError::NonFinite {
+        let error = |given_up| TrainerError::NonFinite {
             step,
             what,
             value,
             learning_rate,
             rows: rows.clone(),
+            given_up,
         };
-        let policy = self.config.guard.on_nonfinite;
-        if policy == NonFinitePolicy::Stop
-            || self.at.refused >= self.config.guard.on_nonfinite_limit
-        {
-            return Err(error);
-        }
-        self.at.refused += 1;
+        self.count_refused(&error)?;
         let what = format!(
             "step {step}: the {what} is {value}; its rows are in {}",
             rows.display()
         );
-        if policy == NonFinitePolicy::Skip {
+        if self.config.guard.on_nonfinite == NonFinitePolicy::Skip {
             out.observer
                 .warned(&format!("{what}; the step is left out"));
+            return Ok((self, StepOutcome::Done { ends_epoch }));
+        }
+        // The weights before this step are the ones that it failed with.
+        let run = self.roll_back(out, step - 1, &what, error)?;
+        Ok((run, StepOutcome::RolledBack))
+    }
+
+    /// Deals with an evaluation that gives no finite number. True after going back.
+    pub(super) fn refuse_evaluation(
+        mut self,
+        out: &mut Outputs<'_>,
+        name: String,
+        value: f64,
+    ) -> Result<(Self, bool)> {
+        let step = self.at.step;
+        let what = format!("the evaluation after step {step}: {name} is {value}");
+        let error = |given_up| TrainerError::NonFiniteEvaluation {
+            step: Some(step),
+            name: name.clone(),
+            value,
+            given_up,
+        };
+        self.count_refused(&error)?;
+        if self.config.guard.on_nonfinite == NonFinitePolicy::Skip {
+            // It is compared with nothing; one that patience waits for it is not.
+            if let Some(best) = &mut self.best {
+                best.no_better();
+            }
+            self.at.evaluated_at = Some(step);
+            out.observer
+                .warned(&format!("{what}; the evaluation is left out"));
             return Ok((self, false));
         }
-        super::report(out.writer.finish(), out.observer);
-        let found = checkpoint::find(&self.config.output_dir, None, true)?;
-        let Some(path) = found.path else {
-            return Err(error);
+        Ok((self.roll_back(out, step, &what, error)?, true))
+    }
+
+    /// Deals with weights that are not finite after the last step. There is nothing to
+    /// leave out.
+    pub(super) fn refuse_weight(mut self, out: &mut Outputs<'_>, tensor: String) -> Result<Self> {
+        let step = self.at.step;
+        let error = |given_up| TrainerError::NonFiniteWeight {
+            step,
+            tensor: tensor.clone(),
+            given_up,
         };
-        let kept = (self.at.refused, self.at.rate_scale * LOWER);
-        self = self.resume(Resume::read(path, found.skipped)?)?;
-        (self.at.refused, self.at.rate_scale) = kept;
+        if self.config.guard.on_nonfinite != NonFinitePolicy::Rollback {
+            return Err(error(GivenUp::AtOnce));
+        }
+        self.count_refused(&error)?;
+        let what = format!("after step {step}: {tensor} has a value that is not finite");
+        self.roll_back(out, step, &what, error)
+    }
+
+    /// Counts what is left out or gone back for, where the configuration allows it.
+    fn count_refused(&mut self, error: &impl Fn(GivenUp) -> TrainerError) -> Result<()> {
+        let guard = &self.config.guard;
+        if guard.on_nonfinite == NonFinitePolicy::Stop {
+            return Err(error(GivenUp::AtOnce));
+        }
+        if self.at.refused >= guard.on_nonfinite_limit {
+            return Err(error(GivenUp::TooOften(guard.on_nonfinite_limit)));
+        }
+        self.at.refused += 1;
+        Ok(())
+    }
+
+    /// Goes back to the newest checkpoint of this run after fewer than `failed` steps: from
+    /// the one after `failed` steps, which has the weights that something failed with,
+    /// everything would happen once more.
+    fn roll_back(
+        mut self,
+        out: &mut Outputs<'_>,
+        failed: usize,
+        what: &str,
+        error: impl Fn(GivenUp) -> TrainerError,
+    ) -> Result<Self> {
+        report(out.writer.finish(), out.observer);
+        let mut found = Resume::within(&self.config, &self.id, failed)?;
+        for reason in std::mem::take(&mut found.skipped) {
+            out.observer.warned(&reason);
+        }
+        if found.checkpoint.is_none() {
+            return Err(error(GivenUp::NoCheckpoint));
+        }
+        let refused = self.at.refused;
+        let rate_scale = self.at.rate_scale * LOWER;
+        // The clock of this process runs on: what the checkpoint has of it is in there.
+        let seconds_before = self.at.seconds_before;
+        self = self.resume(found)?;
+        self.at.refused = refused;
+        self.at.rate_scale = rate_scale;
+        self.at.seconds_before = seconds_before;
         // What is compared with was taken when the run began.
         self.start = None;
         let rows = std::mem::take(&mut self.earlier_rows);
@@ -88,7 +169,7 @@ impl<O: Objective> Run<O> {
             "{what}; going back to step {}, with {} of the learning rate",
             self.at.step, self.at.rate_scale
         ));
-        Ok((self, true))
+        Ok(self)
     }
 
     fn write_rows(&self, window: &[O::Batch], found: NonFinite) -> Result<PathBuf> {
@@ -116,188 +197,4 @@ impl<O: Objective> Run<O> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-    use std::sync::Arc;
-
-    use burn::module::Module;
-    use seqprep::{Batch, Sample};
-    use trainer_config::{Backend, CheckpointConfig, Config, GuardConfig};
-    use trainer_model::{Linear, ParameterGradients};
-
-    use super::*;
-    use crate::batch_plan::BatchOptions;
-    use crate::batches::Batches;
-    use crate::checkpoint::SaveModel;
-    use crate::feed::Feed;
-    use crate::history::{LogRow, Observer, StepReport};
-    use crate::trainer::objective::{Accumulated, Precision, StepSeed};
-    use crate::trainer::setup::TrainerTokenizer;
-
-    /// Fails at one step as often as it is told, and learns nothing.
-    struct Failing {
-        step: usize,
-        times: usize,
-    }
-
-    impl Objective for Failing {
-        type Model = Linear;
-        type Batch = Batch;
-
-        fn accumulate(&mut self, _: &Linear, _: &[Batch], seed: StepSeed) -> Result<Accumulated> {
-            let fails = seed.step + 1 == self.step && self.times > 0;
-            self.times -= usize::from(fails);
-            Ok(Accumulated {
-                loss: if fails { f64::NAN } else { 1.0 },
-                gradients: ParameterGradients::default(),
-                ..Accumulated::default()
-            })
-        }
-
-        fn evaluate(&mut self, _: &Linear) -> Result<LogRow> {
-            Ok(LogRow::new())
-        }
-
-        fn eval_samples(&self) -> usize {
-            0
-        }
-
-        fn saver(&self, _: Linear, _: Precision) -> SaveModel {
-            Box::new(|_| Ok(Vec::new()))
-        }
-
-        fn restore(&self, model: Linear, _: &Path) -> Result<Linear> {
-            Ok(model)
-        }
-    }
-
-    struct NoTokenizer;
-
-    impl TrainerTokenizer for NoTokenizer {
-        fn pad_id(&self) -> u32 {
-            0
-        }
-
-        fn decode(&self, _: &[u32]) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
-            Ok(String::new())
-        }
-
-        fn save(&self, _: &Path) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-            Ok(())
-        }
-    }
-
-    #[derive(Default)]
-    struct Seen {
-        steps: Vec<(usize, f64)>,
-        warnings: Vec<String>,
-        returns: Vec<usize>,
-    }
-
-    impl Observer for Seen {
-        fn stepped(&mut self, step: &StepReport) {
-            self.steps.push((step.step, step.learning_rate));
-        }
-
-        fn went_back(&mut self, step: usize) {
-            self.returns.push(step);
-        }
-
-        fn warned(&mut self, message: &str) {
-            self.warnings.push(message.to_owned());
-        }
-    }
-
-    fn run(policy: NonFinitePolicy, times: usize, seen: &mut Seen) -> Result<Vec<usize>> {
-        let folder = tempfile::tempdir().unwrap();
-        let config = Config {
-            output_dir: folder.path().to_path_buf(),
-            learning_rate: 1.0,
-            lr_scheduler: trainer_config::LrScheduler::Constant,
-            logging_steps: Some(1),
-            checkpoint: CheckpointConfig {
-                save_steps: Some(2.0),
-                ..CheckpointConfig::default()
-            },
-            guard: GuardConfig {
-                on_nonfinite: policy,
-                on_nonfinite_limit: 2,
-            },
-            ..Config::default()
-        };
-        let device = crate::backend::select(Backend::Auto)
-            .unwrap()
-            .device
-            .autodiff();
-        let samples: Vec<_> = (0..5).map(|id| Sample::all_trained(vec![id, id])).collect();
-        let batches = Batches::new(samples, BatchOptions::training(&config, 0))?;
-        let run = Run::new(
-            &config,
-            Failing { step: 4, times },
-            Feed::samples(batches),
-            Linear::new(2, 2, false, 0.1, &device).materialize(),
-            Arc::new(NoTokenizer),
-            None,
-            Resume::find(&config)?,
-        )?;
-        run.train(seen)?;
-        let rows = std::fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
-        let steps = rows
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
-        let steps = steps.filter(|row| row.get("loss").is_some());
-        assert!(folder.path().join("nonfinite-step-4.json").exists());
-        Ok(steps
-            .map(|row| row["step"].as_u64().unwrap() as usize)
-            .collect())
-    }
-
-    #[test]
-    fn a_run_stops_unless_it_is_told_otherwise() {
-        let error = run(NonFinitePolicy::Stop, 1, &mut Seen::default()).unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("step 4: the loss is NaN; the step was not taken")
-        );
-    }
-
-    #[test]
-    fn a_step_is_left_out() {
-        let mut seen = Seen::default();
-        assert_eq!(
-            run(NonFinitePolicy::Skip, 1, &mut seen).unwrap(),
-            [1, 2, 3, 5]
-        );
-        assert!(
-            seen.warnings[0].ends_with("the step is left out"),
-            "{:?}",
-            seen.warnings
-        );
-    }
-
-    #[test]
-    fn a_run_goes_back_with_a_lower_rate() {
-        let mut seen = Seen::default();
-        assert_eq!(
-            run(NonFinitePolicy::Rollback, 2, &mut seen).unwrap(),
-            [1, 2, 3, 4, 5]
-        );
-        let taken = [
-            (1, 1.0),
-            (2, 1.0),
-            (3, 1.0),
-            (3, 0.5),
-            (3, 0.25),
-            (4, 0.25),
-            (5, 0.25),
-        ];
-        assert_eq!(seen.steps, taken);
-        assert_eq!(seen.returns, [2, 2]);
-        let error = run(NonFinitePolicy::Rollback, 3, &mut Seen::default()).unwrap_err();
-        assert!(
-            matches!(error, TrainerError::NonFinite { step: 4, .. }),
-            "{error}"
-        );
-    }
-}
+mod tests;

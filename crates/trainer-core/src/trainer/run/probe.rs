@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use super::guard::NonFinite;
 use super::{Objective, Run};
-use crate::error::Result;
+use crate::error::{Result, TrainerError};
 use crate::optimizer::{self, StepSettings};
 
 /// Batches that are timed, after one that is not.
@@ -48,7 +49,7 @@ impl<O: Objective> Run<O> {
     /// Trains on a few batches, each a step, and forgets it.
     ///
     /// # Errors
-    /// When a batch cannot be made or used.
+    /// When a batch cannot be made or used, or gives a loss or gradient that is not finite.
     pub(in crate::trainer) fn probe(mut self) -> Result<Probe> {
         let epoch = match self.feed.batches() {
             Some(batches) => Some((batches.plan(0)?.num_batches(), batches.tokens())),
@@ -65,7 +66,17 @@ impl<O: Objective> Run<O> {
             let batch_seconds = started.elapsed().as_secs_f64();
             let started = Instant::now();
             let mut gradients = std::mem::take(&mut sum.gradients);
-            let (_, gradient_factor) = self.finish_gradients(&mut gradients);
+            let (grad_norm, gradient_factor) = self.finish_gradients(&mut gradients);
+            if let Some(found) = NonFinite::of(sum.loss, grad_norm) {
+                return Err(TrainerError::Setup(format!(
+                    "batch {} of the probe: the {} is {}; a weight of the model is not finite, or \
+                     its numbers overflow: lower learning_rate (now {:.3e})",
+                    done + 1,
+                    found.what,
+                    found.value,
+                    self.schedule.learning_rate(0)
+                )));
+            }
             let settings = StepSettings {
                 learning_rate: self.schedule.learning_rate(0),
                 beta1: self.schedule.beta1(0),

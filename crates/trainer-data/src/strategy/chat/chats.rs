@@ -19,6 +19,7 @@ use crate::template::Templates;
 use crate::{ChatTemplate, DataError, Tokenizer};
 
 /// Reads the chats of a data set and renders them.
+#[derive(Debug)]
 pub(crate) struct Chats<'a> {
     pub(super) tokenizer: &'a Tokenizer,
     fields: Fields,

@@ -43,7 +43,7 @@ pub(crate) use self::conversation::{Conversation, Turn};
 use self::escape::Escaper;
 pub(crate) use self::fields::Fields;
 use self::layout::{Layout, Span};
-pub use self::prompt::ChatPrompts;
+pub use self::prompt::{Asked, ChatPrompts};
 use super::{Made, Strategy, TokenRoles, label};
 
 use crate::ledger::Note;

@@ -5,6 +5,8 @@
 
 use half::{bf16, f16};
 
+use crate::finite::not_finite;
+
 /// Numbers of a small block, of a large one, and of a group of the latter.
 const SMALL: usize = 32;
 const LARGE: usize = 256;
@@ -106,6 +108,26 @@ impl GgufType {
             Self::Q5K => (LARGE, 4 + 12 + LARGE / 8 + LARGE / 2),
             Self::Q6K => (LARGE, LARGE / 2 + LARGE / 4 + LARGE / 16 + 2),
         }
+    }
+
+    /// What is wrong with numbers that are not all finite, or too large to be written in
+    /// this format; `None` where all can be.
+    pub(super) fn unfit(self, values: &[f32]) -> Option<String> {
+        if let Some(message) = not_finite(values) {
+            return Some(message);
+        }
+        let largest = match self {
+            Self::F16 => f16::MAX.to_f32(),
+            Self::Bf16 => bf16::MAX.to_f32(),
+            // Of the numbers of a block the largest is 127 times its scale.
+            Self::Q8_0 => 127.0 * f16::MAX.to_f32(),
+            _ => f32::MAX,
+        };
+        let too_large = values.iter().find(|value| value.abs() > largest)?;
+        Some(format!(
+            "has the number {too_large:e}, and {self:?} has none beyond {largest:e}; choose another \
+             format"
+        ))
     }
 
     /// Appends numbers, whole blocks of them. Formats that are only read append

@@ -4,13 +4,14 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
-use super::families::{FAMILIES, Family, Heads, reorder, turned_heads};
+use super::families::{FAMILIES, Family, Heads, ROPE_FREQS, reorder, turned_heads};
 use super::write::{Planned, Writer};
 use super::{GgufType, GgufValue};
 use crate::config::ModelConfig;
 use crate::decoder::CausalLm;
 use crate::error::{ModelError, Result};
 use crate::files::atomic::write_atomically;
+use crate::files::save::check_whole;
 use crate::parameters::{parameters, visit_values};
 
 /// What a GGUF file holds besides the model.
@@ -28,9 +29,11 @@ pub struct GgufExport {
 /// its name once it is complete. Returns what a user has to know of.
 ///
 /// # Errors
-/// A model that GGUF, or this crate's part of it, cannot describe; what the file
-/// system reports.
+/// A model that GGUF, or this crate's part of it, cannot describe, one that carries an
+/// adapter or quantized weights among them; numbers that are not finite in the format
+/// that is written; what the file system reports.
 pub fn export_gguf(model: &CausalLm, export: &GgufExport, path: &Path) -> Result<Vec<String>> {
+    check_whole(model)?;
     let config = model.config();
     let cannot = |message: String| ModelError::Gguf { message };
     let model_type = config.raw.get("model_type").and_then(Value::as_str);
@@ -82,7 +85,7 @@ pub fn export_gguf(model: &CausalLm, export: &GgufExport, path: &Path) -> Result
     }
     if let Some(factors) = &factors {
         planned.push(Planned {
-            name: "rope_freqs.weight".into(),
+            name: ROPE_FREQS.into(),
             shape: vec![factors.len()],
             format: GgufType::F32,
         });
@@ -92,7 +95,11 @@ pub fn export_gguf(model: &CausalLm, export: &GgufExport, path: &Path) -> Result
         let mut formats = planned.iter().map(|tensor| tensor.format);
         visit_values(model, |name, value| {
             let values = keys.stored(name, value.read());
-            writer.append(&values, formats.next().unwrap_or(GgufType::F32))
+            let format = formats.next().unwrap_or(GgufType::F32);
+            if let Some(message) = format.unfit(&values) {
+                return Err(cannot(format!("tensor {name} {message}")));
+            }
+            writer.append(&values, format)
         })?;
         if let Some(factors) = &factors {
             writer.append(factors, GgufType::F32)?;
@@ -145,9 +152,8 @@ impl Keys<'_> {
         };
         let size = |n: usize| GgufValue::U32(u32::try_from(n).unwrap_or(u32::MAX));
         let float = |x: f64| GgufValue::F32(x as f32);
-        let context = raw.get("max_position_embeddings").and_then(Value::as_u64);
-        let context = context.ok_or("config.json has no max_position_embeddings")?;
-        own("context_length", size(context as usize));
+        let context = c.max_positions as u64;
+        own("context_length", size(c.max_positions));
         own("embedding_length", size(c.hidden_size));
         own("block_count", size(c.num_hidden_layers));
         own("feed_forward_length", size(c.intermediate_size));

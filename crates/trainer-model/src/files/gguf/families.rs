@@ -75,6 +75,9 @@ pub(super) const FAMILIES: &[Family] = &[
     },
 ];
 
+/// Factors of the rotary frequencies, a tensor that is no part of a model here.
+pub(super) const ROPE_FREQS: &str = "rope_freqs.weight";
+
 /// Outside of the layers: Hugging Face's and GGUF's names, without `.weight`.
 const TOP: &[(&str, &str)] = &[
     ("model.embed_tokens", "token_embd"),

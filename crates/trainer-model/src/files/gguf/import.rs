@@ -8,13 +8,14 @@ use serde_json::{Map, Value, json};
 
 use super::GgufValue;
 use super::export::slowing;
-use super::families::{FAMILIES, Family, Heads, reorder, turned_heads};
+use super::families::{FAMILIES, Family, Heads, ROPE_FREQS, reorder, turned_heads};
 use super::read::Reader;
 use crate::config::ModelConfig;
 use crate::decoder::CausalLm;
 use crate::error::Result;
 use crate::files::layout::GENERATION;
 use crate::files::save::{SaveOptions, WeightsWriter, write_json};
+use crate::finite::not_finite;
 use crate::parameters::parameters;
 
 /// An open GGUF file of a model that this crate knows.
@@ -86,8 +87,8 @@ impl GgufImport {
         let mut names = Vec::new();
         let mut described = Vec::new();
         for (name, tensor) in &self.reader.tensors {
-            // Rotary frequencies are among the settings.
-            if name.starts_with("rope_") {
+            // The settings have been made of it.
+            if name == ROPE_FREQS {
                 continue;
             }
             let hf = self.family.hf_name(name).ok_or_else(|| {
@@ -137,6 +138,9 @@ impl GgufImport {
             if let (true, Some(heads)) = (self.family.pairs, turned_heads(&hf)) {
                 let heads = self.heads(heads);
                 values = reorder(&values, heads, heads * self.config.head_dim, false);
+            }
+            if let Some(message) = not_finite(&values) {
+                return Err(self.reader.damaged(format!("tensor {name} {message}")));
             }
             writer.append([values])?;
         }
@@ -269,7 +273,7 @@ impl Described<'_> {
     }
 
     fn rope_scaling(&self, theta: f64, turned: usize) -> Result<Option<Value>, String> {
-        if let Some(tensor) = self.reader.tensors.get("rope_freqs.weight") {
+        if let Some(tensor) = self.reader.tensors.get(ROPE_FREQS) {
             return self.llama3(theta, turned, tensor.shape.first().copied());
         }
         match self.get("rope.scaling.type").and_then(GgufValue::text) {
@@ -292,10 +296,12 @@ impl Described<'_> {
     ) -> Result<Option<Value>, String> {
         let mut reader = Reader::open(self.reader.path()).map_err(|error| error.to_string())?;
         let factors = reader
-            .values("rope_freqs.weight")
+            .values(ROPE_FREQS)
             .map_err(|error| error.to_string())?;
         if length != Some(turned / 2) {
-            return Err("rope_freqs.weight does not have a factor for each frequency".into());
+            return Err(format!(
+                "{ROPE_FREQS} does not have a factor for each frequency"
+            ));
         }
         // The published ones: 8 and 32, 8192; others for models made like them.
         for (factor, shift) in [8.0, 32.0, 16.0, 4.0, 2.0]
@@ -315,6 +321,6 @@ impl Described<'_> {
                 })));
             }
         }
-        Err("rope_freqs.weight holds factors of no known scaling".into())
+        Err(format!("{ROPE_FREQS} holds factors of no known scaling"))
     }
 }
