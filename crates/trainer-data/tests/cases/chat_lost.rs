@@ -382,6 +382,13 @@ fn what_stands_before_and_is_lost_is_a_warning() {
 
 #[test]
 fn a_template_may_write_in_its_own_way() {
+    // Arguments without their names.
+    let values = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{% for c in m.tool_calls %}{{ c.function.name }}({{ c.function.arguments.values() | join(', ') }}){% endfor %}<|im_end|>\n{% endfor %}";
+    let row = json!({"messages": [
+        turn("user", "q"),
+        {"role": "assistant", "content": "", "tool_calls": [call("f", json!({"x": 1, "y": "z"}))]},
+    ]});
+    assert_eq!(Run::new(row).jinja(values).spans(), ["f(1, z)<|im_end|>"]);
     // Capital letters, escapes, and words that depend on the content.
     for template in [
         "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | upper }}<|im_end|>\n{% endfor %}",

@@ -263,6 +263,11 @@ impl Lost {
             if let Some(call) = calls.and_then(|calls| calls.get_mut(number))
                 && let Some(value) = function_mut(call).get_mut(key)
             {
+                // Some templates write values without their names.
+                let values = value.as_object_mut().map(Map::values_mut);
+                if let Some(first) = values.and_then(|mut values| values.next()) {
+                    touch(first, mark);
+                }
                 touch(value, mark);
             }
         };

@@ -27,7 +27,8 @@ pub(super) struct Probe {
     /// What the template makes of a short conversation.
     pub(super) text: String,
     /// The `content` of a turn that only calls tools: some templates want it to be
-    /// absent, others text or none.
+    /// absent, others text or none. Where no call comes out, it is text: that the call
+    /// is lost is then said, and not that there is no content.
     pub(super) no_content: Option<serde_json::Value>,
 }
 
@@ -128,5 +129,5 @@ fn no_content(template: &ChatTemplate) -> Option<serde_json::Value> {
                         .is_some_and(|at| text[at..].contains(ANSWER))
                 })
         })
-        .flatten()
+        .unwrap_or_else(|| Some(json!("")))
 }

@@ -20,24 +20,8 @@ const FLAGS: [&str; 2] = ["loss_weight", "weight"];
 struct Role {
     /// As templates know it.
     name: String,
-    said: Said,
-}
-
-/// What the role of a message says beside who speaks, under its own name.
-#[derive(Debug, PartialEq, Eq)]
-enum Said {
-    Itself,
-    Calls(String),
-    Result(String),
-}
-
-impl Said {
-    fn name(&self) -> Option<&str> {
-        match self {
-            Self::Itself => None,
-            Self::Calls(name) | Self::Result(name) => Some(name),
-        }
-    }
+    /// What it is in the data, where that says more than who speaks.
+    own: Option<(calls::Role, String)>,
 }
 
 impl Fields {
@@ -51,8 +35,8 @@ impl Fields {
             return Err(row.wrong_type(place, "an object with a role and a content", message));
         };
         let mut out = self.named(message);
-        let Role { name: role, said } = self.role(row, &place, &mut out, message)?;
-        if matches!(said, Said::Calls(_)) {
+        let Role { name: role, own } = self.role(row, &place, &mut out, message)?;
+        if matches!(own, Some((calls::Role::Calls, _))) {
             self.take_calls(row, &place, &mut out)?;
         }
         calls::normalize(row, &place, &mut out)?;
@@ -73,6 +57,15 @@ impl Fields {
         }
         let of_parts = parts.as_mut().and_then(|parts| parts.thinking.take());
         let content = parts.map(|parts| parts.text);
+        if of_parts.is_some() && out.contains_key(&self.thinking_key) {
+            return Err(row_error(
+                row,
+                format!(
+                    "`{place}` has its reasoning twice, as `{}` and as parts of the content; keep one",
+                    self.thinking
+                ),
+            ));
+        }
         let thinking = match out.get_mut(&self.thinking_key) {
             Some(value) if role == "assistant" => {
                 Some(parts::text(row, &place, &self.thinking_key, value.take())?)
@@ -88,7 +81,7 @@ impl Fields {
             && thinking.as_ref().is_none_or(|text| text.text.is_empty())
             && !calls;
         let mut turn = Turn {
-            trained: self.trains(&role) || said.name().is_some_and(|name| self.trains(name)),
+            trained: self.trains(&role) || own.is_some_and(|(_, name)| self.trains(&name)),
             role,
             masked: Vec::new(),
             masked_thinking: Vec::new(),
@@ -171,23 +164,19 @@ impl Fields {
             }
             None => return Err(self.no_property(row, place, "role", message)),
         };
-        let mut said = Said::Itself;
+        let mut own = None;
         if let Some(other) = self.roles.get(name.as_str()) {
             name.clone_from(other);
         } else if let Some(role) = calls::role_of(name) {
-            let other = match role {
+            let known = match role {
                 calls::Role::Calls => "assistant",
                 calls::Role::Result => "tool",
             };
-            let own = std::mem::replace(name, other.to_owned());
-            said = match role {
-                calls::Role::Calls => Said::Calls(own),
-                calls::Role::Result => Said::Result(own),
-            };
+            own = Some((role, std::mem::replace(name, known.to_owned())));
         }
         Ok(Role {
             name: name.clone(),
-            said,
+            own,
         })
     }
 
@@ -220,7 +209,7 @@ impl Fields {
         }
         let calls = calls::of_value(row, &format!("{place}.content"), value)?;
         out.insert("tool_calls".to_owned(), calls);
-        out.insert("content".to_owned(), Value::from(""));
+        out.shift_remove("content");
         Ok(())
     }
 
