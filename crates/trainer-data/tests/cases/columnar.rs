@@ -123,10 +123,13 @@ fn every_format_gives_the_same_samples() {
     }
 }
 
+/// A type, what it is for, and a row of it.
+type Preference = (&'static str, PreferenceObjective, fn(usize) -> Value);
+
 #[test]
 fn every_format_gives_the_same_preferences() {
     let lab = Lab::new("</s>");
-    let cases: [(&str, PreferenceObjective, fn(usize) -> Value); 4] = [
+    let cases: [Preference; 4] = [
         (
             "chatml.intel",
             PreferenceObjective::Pairwise,
