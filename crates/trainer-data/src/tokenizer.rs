@@ -92,7 +92,9 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Loads a folder; `special_tokens` take the place of the folder's own, and
-    /// are added to the vocabulary where it lacks them.
+    /// are added to the vocabulary where it lacks them. Where there is a configuration,
+    /// [`Tokenizer::from_config`] is the one to use: this one knows nothing of its
+    /// `tokens` and `added_tokens_overrides`.
     ///
     /// # Errors
     /// A missing or malformed file.

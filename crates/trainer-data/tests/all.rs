@@ -49,6 +49,10 @@ mod recorded;
 mod resume;
 #[path = "cases/row_rules.rs"]
 mod row_rules;
+#[path = "cases/row_settings.rs"]
+mod row_settings;
+#[path = "cases/row_splits.rs"]
+mod row_splits;
 #[path = "cases/saved.rs"]
 mod saved;
 #[path = "cases/selection.rs"]

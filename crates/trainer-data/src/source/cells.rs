@@ -120,6 +120,8 @@ pub(super) fn of_arrow(array: &dyn Array, i: usize, shape: &Shape) -> Value {
         T::List(_) => list(&*array.as_list::<i32>().value(i), shape),
         T::LargeList(_) => list(&*array.as_list::<i64>().value(i), shape),
         T::FixedSizeList(..) => list(&*array.as_fixed_size_list().value(i), shape),
+        T::ListView(_) => list(&*array.as_list_view::<i32>().value(i), shape),
+        T::LargeListView(_) => list(&*array.as_list_view::<i64>().value(i), shape),
         T::Struct(fields) => {
             let columns = array.as_struct().columns();
             let mut object = Map::new();

@@ -101,7 +101,11 @@ fn is_json(feature: Option<&Value>, arrow: Option<&Field>) -> bool {
 /// The shape of an Arrow column.
 pub(super) fn shape(field: &Field, feature: Option<&Value>) -> Shape {
     match field.data_type() {
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+        DataType::List(item)
+        | DataType::LargeList(item)
+        | DataType::ListView(item)
+        | DataType::LargeListView(item)
+        | DataType::FixedSizeList(item, _) => {
             Shape::list(shape(item, feature.and_then(item_feature)))
         }
         DataType::Map(entries, _) => match entries.data_type() {

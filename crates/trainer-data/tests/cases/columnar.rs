@@ -15,12 +15,9 @@ use trainer_data::stream::{SampleStream, StreamOptions};
 use trainer_data::{PreferenceObjective, prepare_preferences};
 
 use crate::parquet_files::{Written, write_parquet};
+use crate::preferences::strategy;
 use crate::support::{Lab, config};
 use crate::tables::{Form, array, codecs, forms, write, write_arrow, write_saved, write_stream};
-
-fn strategy(name: &str) -> PromptStrategy {
-    serde_json::from_value(json!(name)).unwrap()
-}
 
 /// Three rows each of layouts of every kind, with keys that some rows lack.
 fn layouts() -> Vec<(PromptStrategy, Vec<Value>)> {
@@ -126,10 +123,13 @@ fn every_format_gives_the_same_samples() {
     }
 }
 
+/// A type, what it is for, and a row of it.
+type Preference = (&'static str, PreferenceObjective, fn(usize) -> Value);
+
 #[test]
 fn every_format_gives_the_same_preferences() {
     let lab = Lab::new("</s>");
-    let cases: [(&str, PreferenceObjective, fn(usize) -> Value); 4] = [
+    let cases: [Preference; 4] = [
         (
             "chatml.intel",
             PreferenceObjective::Pairwise,
