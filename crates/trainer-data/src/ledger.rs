@@ -197,8 +197,8 @@ impl DatasetLedger {
                 continue;
             }
             said.push(message.clone());
-            let known = self.warnings.iter_mut();
-            match known.into_iter().find(|known| known.message == message) {
+            let mut known = self.warnings.iter_mut();
+            match known.find(|known| known.message == message) {
                 Some(known) => known.rows += 1,
                 None => self.warnings.push(Warning {
                     message,

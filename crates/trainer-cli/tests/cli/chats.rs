@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::{repository, stderr, trainer, trainer_with};
+use crate::{repository, stderr, trainer};
 
 const TOOLS: &str = "{{ tools | tojson }}\n{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}";
 
@@ -40,9 +40,10 @@ fn warnings_are_said_whenever_the_data_is_used() {
     let rows = [row(Value::Null), row(tools.clone()), row(tools)];
     write(folder, &base(), &rows, "");
     let warning = "warning: chat template tokenizer_default does not print the definitions in `tools`, so that training goes without it; choose another template, or take it out of the data (2 rows, the first: rows.jsonl, line 2, `tools`)\n";
-    let prepared = [("TRAINER__DATASET_PREPARED_PATH", "prepared")];
+    let prepared = ["--dataset_prepared_path", "prepared"];
     for command in ["preprocess", "preprocess", "train"] {
-        let output = trainer_with(folder, &[command, "run.yaml"], &prepared);
+        let arguments = [&[command, "run.yaml"][..], &prepared[..]].concat();
+        let output = trainer(folder, &arguments);
         assert!(output.status.success(), "{command}: {}", stderr(&output));
         let said = stderr(&output);
         assert_eq!(said.matches(warning).count(), 1, "{command}: {said}");

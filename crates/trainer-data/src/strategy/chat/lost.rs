@@ -271,12 +271,15 @@ impl Lost {
                 touch(value, mark);
             }
         };
-        match &self.what {
-            What::Call(number) => call(message, *number, "name"),
-            What::Arguments(number) => call(message, *number, "arguments"),
-            What::Content => message.get_mut("content").map_or((), |v| touch(v, mark)),
-            What::Property(name) => message.get_mut(name).map_or((), |v| touch(v, mark)),
-            What::Tool(_) | What::Described(..) => {}
+        let property = match &self.what {
+            What::Call(number) => return call(message, *number, "name"),
+            What::Arguments(number) => return call(message, *number, "arguments"),
+            What::Content => "content",
+            What::Property(name) => name,
+            What::Tool(_) | What::Described(..) => return,
+        };
+        if let Some(value) = message.get_mut(property) {
+            touch(value, mark);
         }
     }
 
