@@ -120,7 +120,10 @@ mod tests {
         assert!(text.starts_with("warning: `flash_attention`"), "{text}");
         assert!(!text.contains("error: warning"), "{text}");
         assert_eq!(Failure::new("it broke").to_string(), "error: it broke");
-        assert_eq!(Failure::new("error: it broke").to_string(), "error: it broke");
+        assert_eq!(
+            Failure::new("error: it broke").to_string(),
+            "error: it broke"
+        );
         let io = std::io::Error::other("errors everywhere");
         assert_eq!(Failure::from(io).to_string(), "error: errors everywhere");
     }

@@ -213,17 +213,7 @@ impl<'a> Findings<'a> {
         match weights {
             Ok(_) => true,
             Err(error) => {
-                // What is there in place of a model says more than what is missing.
-                let base = Config {
-                    tokenizer_config: None,
-                    ..config.clone()
-                };
-                match load_tokenizer(&base) {
-                    Err(failure) if !folder.join("config.json").is_file() => {
-                        self.error("base_model", &failure.message());
-                    }
-                    _ => self.error("base_model", &error),
-                }
+                self.error("base_model", &error);
                 false
             }
         }
@@ -352,7 +342,8 @@ impl<'a> Findings<'a> {
             self.error("output_dir", &message);
         }
         if cfg!(not(feature = "trackio")) && config.tracking.trackio() {
-            let message = "this program was built without `use_trackio`; build it with `--features trackio`";
+            let message =
+                "this program was built without `use_trackio`; build it with `--features trackio`";
             self.error("use_trackio", &message);
         }
     }

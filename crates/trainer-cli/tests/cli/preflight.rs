@@ -178,7 +178,7 @@ fn all_mistakes_at_once() {
         .replace("rows.jsonl", "gone.jsonl");
     let text = refused(folder.path(), &yaml);
     for part in [
-        "error: nowhere: ",
+        "error: `base_model`: ",
         "gone.jsonl",
         "unknown key `learnig_rate`",
         "error: backend: cuda: not compiled",

@@ -322,6 +322,7 @@ impl Rules<'_> {
                 labels,
                 "write `backend: flex` or `backend: cuda`, or `bf16: auto`",
             );
+            self.findings.failed.insert("bf16".to_owned());
         }
     }
 

@@ -7,8 +7,8 @@ use std::sync::Barrier;
 use serde_json::{Value, json};
 use trainer_config::{Config, ExcessLength, PromptStrategy};
 use trainer_data::{
-    CacheOutcome, Fingerprint, PreferenceObjective, Prepared, Search, Tokenizer, explain_cache, prepare,
-    prepare_cached, prepare_preferences, prepare_preferences_cached,
+    CacheOutcome, Fingerprint, PreferenceObjective, Prepared, Search, Tokenizer, explain_cache,
+    prepare, prepare_cached, prepare_preferences, prepare_preferences_cached,
 };
 
 use crate::support::{Lab, config};
@@ -426,7 +426,9 @@ fn data_sets_are_looked_at_without_being_read() {
     let tokenizer = lab.tokenizer();
     let found = |config: &Config| -> Vec<String> {
         let found = trainer_data::check_data(config, Some(&tokenizer), None);
-        let lines = found.iter().map(|(place, error)| format!("{place}: {error}"));
+        let lines = found
+            .iter()
+            .map(|(place, error)| format!("{place}: {error}"));
         lines.collect()
     };
     let with = |change: &dyn Fn(&mut trainer_config::Dataset)| {
@@ -438,7 +440,10 @@ fn data_sets_are_looked_at_without_being_read() {
     let missing = with(&|set| set.path.push("gone.jsonl"));
     assert!(missing.starts_with("datasets.0: data file "), "{missing}");
     let alpaca = with(&|set| set.strategy = Some(PromptStrategy::Alpaca));
-    assert!(alpaca.contains("line 1: no column `instruction`"), "{alpaca}");
+    assert!(
+        alpaca.contains("line 1: no column `instruction`"),
+        "{alpaca}"
+    );
     // The first row need not be one of a part.
     let part = with(&|set| {
         set.strategy = Some(PromptStrategy::Alpaca);
@@ -446,13 +451,24 @@ fn data_sets_are_looked_at_without_being_read() {
     });
     assert_eq!(part, "");
     let named = with(&|set| set.name = Some("en".to_owned()));
-    assert!(named.contains("`name` has no effect: this is one file"), "{named}");
+    assert!(
+        named.contains("`name` has no effect: this is one file"),
+        "{named}"
+    );
     let path = config.datasets[0].path.clone();
     let first = fs::read_to_string(&path).unwrap();
     fs::write(&path, format!("{first}no row\n")).unwrap();
     assert_eq!(found(&config), [""; 0]);
     fs::write(&path, "no row\n").unwrap();
-    assert!(found(&config).concat().contains("line 1"), "{:?}", found(&config));
+    assert!(
+        found(&config).concat().contains("line 1"),
+        "{:?}",
+        found(&config)
+    );
     fs::write(&path, "").unwrap();
-    assert!(found(&config).concat().contains("has no rows"), "{:?}", found(&config));
+    assert!(
+        found(&config).concat().contains("has no rows"),
+        "{:?}",
+        found(&config)
+    );
 }
