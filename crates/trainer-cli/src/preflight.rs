@@ -318,7 +318,15 @@ impl<'a> Findings<'a> {
             Ok(shapes) => shapes,
             Err(failure) => {
                 let message = failure.message();
-                let key = named(config, message).unwrap_or_else(|| "base_model".to_owned());
+                let adapter = config.adapters.lora_model_dir.as_ref();
+                let of_adapter =
+                    adapter.is_some_and(|it| message.starts_with(&*it.to_string_lossy()));
+                let folder = if of_adapter {
+                    "lora_model_dir"
+                } else {
+                    "base_model"
+                };
+                let key = named(config, message).unwrap_or_else(|| folder.to_owned());
                 return self.error(&key, &message);
             }
         };

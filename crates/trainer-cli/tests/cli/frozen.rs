@@ -83,11 +83,11 @@ fn rates_of_frozen_parts_are_errors() {
     for (more, expected) in [
         (
             "--embedding_lr=0.02",
-            "embedding_lr: no embedding and no output projection is trained here",
+            "no embedding and no output projection is trained here",
         ),
         (
             "--lr_groups=[{name: zero, modules: [layers.0.], lr: 0.003}]",
-            "lr_groups: group `zero`: no trained parameter has layers.0. in its name; names are \
+            "group `zero`: no trained parameter has layers.0. in its name; names are \
              such as `model.layers.1.self_attn.q_proj.weight`",
         ),
         ("--special_tokens.pad_token=<new>", ""),
@@ -95,7 +95,7 @@ fn rates_of_frozen_parts_are_errors() {
         ("--tokens=[<new>]", ""),
         (
             "--unfrozen_parameters=[^model.layer.1]",
-            "unfrozen_parameters: \"^model.layer.1\" matches the beginning of no parameter's name",
+            "\"^model.layer.1\" matches the beginning of no parameter's name",
         ),
         ("--unfrozen_parameters=[]", "`unfrozen_parameters`"),
     ] {
