@@ -470,7 +470,7 @@ fn what_no_token_would_show_is_said() {
     let pairs = [O::Pairwise, O::Orpo, O::Cpo, O::RewardModel];
     for objective in pairs {
         // Of an answer it is an error, and it names the row and the property.
-        for (answer, property) in [(&calling, "tool_calls"), (&thinking, "reasoning_content")] {
+        for (answer, property) in [(&calling, "tool_calls"), (&thinking, "reasoning")] {
             for (kind, row) in [
                 (
                     "chat_template.default",
