@@ -284,7 +284,7 @@ impl<'a> Layout<'a> {
         match &self.kind {
             Kind::Columns(style, prompts) => {
                 self.no_tools(row)?;
-                let prompt = prompts.iter().find(|name| row.columns.contains_key(**name));
+                let prompt = prompts.iter().find(|name| row.columns.contains_key(name));
                 let prompt = row.text(prompt.unwrap_or(&prompts[0]), self.name, "")?;
                 let mut text = String::new();
                 let system = row.optional_text("system")?;
@@ -569,7 +569,7 @@ fn nearest(row: &Row, objective: PreferenceObjective) -> Option<&'static str> {
         }
         _ => &PAIRS,
     };
-    let fits = |columns: &[&str]| columns.iter().all(|name| row.columns.contains_key(*name));
+    let fits = |columns: &[&str]| columns.iter().all(|name| row.columns.contains_key(name));
     layouts
         .iter()
         .find(|(_, columns)| fits(columns))

@@ -115,7 +115,7 @@ impl<'a> ChatPrompts<'a> {
     /// As [`ChatPrompts::encode`]; a row without a prompt.
     pub fn encode_row(&self, row: &Row) -> Result<Asked, DataError> {
         let there = |column: &&str| {
-            let value = row.columns.get(*column);
+            let value = row.columns.get(column);
             value.is_some_and(|value| !value.is_null())
         };
         let column = self.chats.fields().messages_column(row);

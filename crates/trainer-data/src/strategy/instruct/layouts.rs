@@ -253,7 +253,7 @@ const COLUMNS: [(&str, &[&str]); 22] = [
 pub(in crate::strategy) fn nearest(row: &Row) -> Option<&'static str> {
     let fits = COLUMNS
         .iter()
-        .filter(|(_, columns)| columns.iter().all(|c| row.columns.contains_key(*c)));
+        .filter(|(_, columns)| columns.iter().all(|c| row.columns.contains_key(c)));
     // Of equals the first.
     fits.rev()
         .max_by_key(|(_, columns)| columns.len())
