@@ -186,7 +186,7 @@ impl<'a> Writer<'a> {
                 }
                 _ => {
                     return Err(Failure::new(format!(
-                        "error: {}: a conversation, or a prompt with `tools`, needs a chat \
+                        "{}: a conversation, or a prompt with `tools`, needs a chat \
                          template, and there is none; name one in `chat_template`, or leave \
                          out --raw",
                         row.at

@@ -200,3 +200,41 @@ fn a_model_without_a_head_gets_one() {
     assert_eq!(step("1"), step("1"));
     assert_ne!(step("1"), step("2"));
 }
+
+/// `preview` shows samples with their parts, as text and as a page.
+#[test]
+fn a_preview_shows_both_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = folder.path().join("page.html");
+    let page = page.to_str().unwrap();
+    for (case, parts) in [
+        (
+            "dpo-full",
+            &["-- prompt, ", "-- chosen, ", "-- rejected, "][..],
+        ),
+        (
+            "orpo-full",
+            &["-- prompt, ", "-- chosen, ", "-- rejected, "],
+        ),
+        ("kto-full", &["-- prompt, ", " answer (label "]),
+        ("reward-model", &["-- chosen, ", "-- rejected, "]),
+    ] {
+        let case = format!("cases/{case}.yaml");
+        let out = folder.path().join("out");
+        let run = |extra: &[&str]| {
+            let arguments = ["preview", &case, "--output_dir", out.to_str().unwrap()];
+            let output = trainer(&parity_root(), &[&arguments, extra].concat());
+            assert!(output.status.success(), "{case}: {}", stderr(&output));
+            stdout(&output)
+        };
+        let text = run(&["--rows", "2"]);
+        assert!(text.contains("\nsample 2: "), "{case}: {text}");
+        assert!(!text.contains("\nsample 3: "), "{case}: {text}");
+        for part in parts {
+            assert_eq!(text.matches(part).count(), 2, "{case}, {part}: {text}");
+        }
+        assert!(run(&["--html", page]).contains(" rows written to "));
+        let html = fs::read_to_string(page).unwrap();
+        assert_eq!(html.matches("<h2>Sample ").count(), 3, "{case}");
+    }
+}

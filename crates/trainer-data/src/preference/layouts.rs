@@ -388,7 +388,13 @@ impl<'a> Layout<'a> {
             other => return Err(row.wrong_type(column, ANSWER, other)),
         };
         for (index, message) in list.iter().enumerate() {
-            for property in ["role", "content"] {
+            let there = |property| message.get(property).is_some_and(|value| !value.is_null());
+            // A call stands in the place of a content, and is refused below.
+            let calls = there("tool_calls") || there("function_call");
+            for property in ["role", "content"]
+                .into_iter()
+                .take(if calls { 1 } else { 2 })
+            {
                 // Of other properties, the reader says what is wrong with them.
                 let value = message.get(property).unwrap_or(&Value::Null);
                 if value.is_null() && message.is_object() {

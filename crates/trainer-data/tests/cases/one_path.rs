@@ -198,16 +198,16 @@ fn setting(lab: &Lab, case: &Case, kind: &str, columns: &[(&str, Value)]) -> Con
     let dataset: Dataset = serde_json::from_value(json!(keys)).unwrap();
     Config {
         chat_template: Some(case.template.to_owned()),
-        default_system_message: Some("You are asked.".to_owned()),
+        // Gemma's template knows no system messages.
+        default_system_message: (case.template != "gemma").then(|| "You are asked.".to_owned()),
         ..config(dataset)
     }
 }
 
 /// Prompt and answers of the one sample of a run, without what the objective puts in
 /// front and behind.
-fn parts(lab: &Lab, config: &Config, objective: PreferenceObjective) -> Vec<Vec<u32>> {
-    let tokenizer = lab.tokenizer();
-    let prepared = prepare_preferences(config, &tokenizer, objective);
+fn parts(tokenizer: &Tokenizer, config: &Config, objective: PreferenceObjective) -> Vec<Vec<u32>> {
+    let prepared = prepare_preferences(config, tokenizer, objective);
     let prepared = prepared.unwrap_or_else(|error| panic!("{objective:?}: {error}"));
     let first = tokenizer.bos_id().unwrap();
     let parts = match prepared.train {
@@ -222,16 +222,26 @@ fn parts(lab: &Lab, config: &Config, objective: PreferenceObjective) -> Vec<Vec<
         }
         Preferences::Steps(_) => panic!("steps"),
     };
-    let begins = objective != PreferenceObjective::RewardModel;
     let mut parts = parts.into_iter();
-    let mut prompt = parts.next().unwrap();
-    if begins {
+    let prompt = parts.next().unwrap();
+    // A reward model reads what the template prints.
+    if objective != PreferenceObjective::RewardModel {
         assert_eq!(prompt.first(), Some(&first), "{objective:?}");
+    }
+    let prompt = without_first(tokenizer, prompt);
+    std::iter::once(prompt)
+        .chain(parts.map(|answer| trimmed(tokenizer, answer)))
+        .collect()
+}
+
+/// A prompt without the token that begins a sequence, which some objectives put there
+/// and some templates print.
+fn without_first(tokenizer: &Tokenizer, mut prompt: Vec<u32>) -> Vec<u32> {
+    if prompt.first() == tokenizer.bos_id().as_ref() {
         prompt.remove(0);
     }
-    std::iter::once(prompt)
-        .chain(parts.map(|answer| trimmed(&tokenizer, answer)))
-        .collect()
+    assert_ne!(prompt.first(), tokenizer.bos_id().as_ref(), "once");
+    prompt
 }
 
 /// An answer up to its end.
@@ -244,12 +254,11 @@ fn trimmed(tokenizer: &Tokenizer, mut answer: Vec<u32>) -> Vec<u32> {
 }
 
 /// Prompt and answer of a supervised row: the last turn is the answer.
-fn supervised(lab: &Lab, case: &Case) -> [Vec<u32>; 2] {
+fn supervised(lab: &Lab, tokenizer: &Tokenizer, case: &Case) -> [Vec<u32>; 2] {
     let mut messages = case.history.clone();
     messages.push(case.chosen.clone());
     let config = setting(lab, case, "chat_template", &[("messages", json!(messages))]);
-    let tokenizer = lab.tokenizer();
-    let prepared = prepare(&config, &tokenizer);
+    let prepared = prepare(&config, tokenizer);
     let prepared = prepared.unwrap_or_else(|error| panic!("{}: {error}", case.name));
     let sample = prepared.train.last().unwrap();
     let end = sample.labels.iter().rposition(|label| *label != -100);
@@ -259,8 +268,8 @@ fn supervised(lab: &Lab, case: &Case) -> [Vec<u32>; 2] {
         .rposition(|label| *label == -100);
     let start = masked.unwrap() + 1;
     [
-        sample.input_ids[..start].to_vec(),
-        trimmed(&tokenizer, sample.input_ids[start..end].to_vec()),
+        without_first(tokenizer, sample.input_ids[..start].to_vec()),
+        trimmed(tokenizer, sample.input_ids[start..end].to_vec()),
     ]
 }
 
@@ -277,7 +286,7 @@ fn every_objective_and_inference_see_the_same_conversation() {
         };
         let lab = Lab::new(eos);
         let tokenizer = lab.tokenizer();
-        let [prompt, answer] = supervised(&lab, &case);
+        let [prompt, answer] = supervised(&lab, &tokenizer, &case);
         let text = |ids: &[u32]| tokenizer.decode(ids, false).unwrap();
         let (shown, name) = (text(&prompt), format!("{} by {}", case.name, case.template));
         assert!(shown.contains(case.shows[0]), "{name}: {shown}");
@@ -350,7 +359,7 @@ fn every_objective_and_inference_see_the_same_conversation() {
         for (kind, columns) in &pairs {
             let config = setting(&lab, &case, kind, columns);
             for objective in [O::Pairwise, O::Orpo, O::Cpo, O::RewardModel] {
-                let found = parts(&lab, &config, objective);
+                let found = parts(&tokenizer, &config, objective);
                 let name = format!("{name}: {kind} for {objective:?}, {columns:?}");
                 assert_eq!(text(&found[0]), shown, "{name}");
                 assert_eq!(found[0], prompt, "{name}");
@@ -389,7 +398,7 @@ fn every_objective_and_inference_see_the_same_conversation() {
             ),
         ];
         for (kind, columns) in &singles {
-            let found = parts(&lab, &setting(&lab, &case, kind, columns), O::Kto);
+            let found = parts(&tokenizer, &setting(&lab, &case, kind, columns), O::Kto);
             let name = format!("{name}: {kind} for KTO, {columns:?}");
             assert_eq!(text(&found[0]), shown, "{name}");
             assert_eq!(found, [prompt.clone(), answer.clone()], "{name}");
@@ -416,10 +425,11 @@ fn every_objective_and_inference_see_the_same_conversation() {
                         .into(),
                 };
                 let prompts = ChatPrompts::new(&config, &tokenizer).unwrap();
-                let mut asked = prompts.encode_row(&row).unwrap().ids;
+                let asked = prompts.encode_row(&row).unwrap().ids;
                 if rl.is_some() {
-                    assert_eq!(asked.remove(0), tokenizer.bos_id().unwrap(), "{name}");
+                    assert_eq!(asked.first(), tokenizer.bos_id().as_ref(), "{name}");
                 }
+                let asked = without_first(&tokenizer, asked);
                 assert_eq!(text(&asked), shown, "{name}: {kind} asked by {column}");
                 assert_eq!(asked, prompt, "{name}: {kind} asked by {column}");
             }
@@ -460,7 +470,7 @@ fn what_no_token_would_show_is_said() {
     let pairs = [O::Pairwise, O::Orpo, O::Cpo, O::RewardModel];
     for objective in pairs {
         // Of an answer it is an error, and it names the row and the property.
-        for (answer, property) in [(&calling, "tool_calls"), (&thinking, "reasoning_content")] {
+        for (answer, property) in [(&calling, "tool_calls"), (&thinking, "reasoning")] {
             for (kind, row) in [
                 (
                     "chat_template.default",
@@ -497,7 +507,8 @@ fn what_no_token_would_show_is_said() {
                         config.datasets[0].field_thinking = Some("reasoning_content".to_owned());
                     }
                 };
-                let error = outcome(kind, objective, row, expects).unwrap_err();
+                let error = outcome(kind, objective, row, expects);
+                let error = error.expect_err(&format!("{kind} for {objective:?}, {property}"));
                 assert!(
                     error.starts_with("data.jsonl, line 1: ") && error.contains(property),
                     "{kind} for {objective:?}: {error}"

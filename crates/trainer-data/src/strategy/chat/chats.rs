@@ -103,6 +103,10 @@ impl<'a> Chats<'a> {
         let mut notes = conversation.notes.clone();
         let layout = self.layout(row, conversation, prompt)?;
         notes.extend(self.judge(row, conversation, &layout)?);
+        let mut turns = conversation.turns.iter().zip(&layout.spans);
+        if let Some(turn) = turns.position(|(turn, span)| turn.trained && span.lost_thinking) {
+            return Err(self.no_thinking(row, conversation, turn));
+        }
         let last = conversation.turns.last().zip(layout.spans.last());
         let answer = last
             .filter(|(turn, _)| turn.is_assistant() && turn.trained)
@@ -113,6 +117,26 @@ impl<'a> Chats<'a> {
             cuts: layout.cuts,
             notes,
         })
+    }
+
+    /// The error of a turn that would be learnt without its reasoning.
+    pub(super) fn no_thinking(
+        &self,
+        row: &Row,
+        conversation: &Conversation,
+        turn: usize,
+    ) -> DataError {
+        let template = match self.known(row, conversation) {
+            Ok(known) => known.template.name(),
+            Err(error) => return error,
+        };
+        row_error(
+            row,
+            format!(
+                "chat template {template} leaves out the reasoning of `{}`, which would not be trained; use a template that prints it (`template_thinking_key` is the name it reads, now `{}`), or take the reasoning out of the data",
+                conversation.turns[turn].place, self.fields.thinking_key,
+            ),
+        )
     }
 
     /// The template of a row: that of the tools where it has some.

@@ -100,15 +100,7 @@ impl<'a> Chat<'a> {
             }
             let layout = self.chats.layout(row, &part, false)?;
             if layout.spans[turn].lost_thinking {
-                return Err(row_error(
-                    row,
-                    format!(
-                        "chat template {} leaves out the reasoning of `{}`, which would not be trained; use a template that prints it (`template_thinking_key` is the name it reads, now `{}`), or take the reasoning out of the data",
-                        self.template(row, conversation),
-                        conversation.turns[turn].place,
-                        self.chats.fields().thinking_key,
-                    ),
-                ));
+                return Err(self.chats.no_thinking(row, conversation, turn));
             }
             samples.push(self.sample(row, &part, &layout)?);
             whole.turns[turn].trained = false;
