@@ -43,7 +43,6 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
     let started = Instant::now();
     if config.preference.task() != Task::Sft {
         let row = preferences(&config, &device, shown)?;
-        check_finite("evaluation", &row)?;
         shown.note(format!(
             "evaluated in {:.1} s",
             started.elapsed().as_secs_f64()
@@ -53,9 +52,6 @@ pub(crate) fn run(arguments: &Evaluate) -> Result<(), Failure> {
     }
     let trained = load_trained_model(&config, &device, shown)?;
     let rows = evaluate(&config, &trained.tokenizer, &trained.model)?;
-    for (name, row) in &rows {
-        check_finite(name, row)?;
-    }
     shown.note(format!(
         "evaluated in {:.1} s",
         started.elapsed().as_secs_f64()
@@ -140,19 +136,6 @@ fn limit_of(model: &AnyModel) -> usize {
     match model {
         AnyModel::Causal(model) => model.config().max_positions,
         AnyModel::Reward(model) => model.config().max_positions,
-    }
-}
-
-/// A loss that is not finite is no result.
-fn check_finite(name: &str, row: &LogRow) -> Result<(), Failure> {
-    // JSON has no other numbers: what is none is null.
-    let is_number = |value: &Value| value.as_f64().is_some_and(f64::is_finite);
-    match row.get("eval_loss").is_some_and(is_number) {
-        true => Ok(()),
-        false => Err(Failure::new(format!(
-            "the loss on the data set {name} is not finite: numbers of the model are too large \
-             for what it computes in, or a step has gone wrong before it was saved"
-        ))),
     }
 }
 
