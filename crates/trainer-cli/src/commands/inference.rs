@@ -84,11 +84,7 @@ fn one(writer: &Writer<'_>, text: String) -> Result<(), Failure> {
 }
 
 /// Writes each row with its answer, a batch at a time.
-fn many(
-    writer: &Writer<'_>,
-    rows: Vec<(Map<String, Value>, Prompt)>,
-    config: &Config,
-) -> Result<(), Failure> {
+fn many(writer: &Writer<'_>, rows: Vec<Asked>, config: &Config) -> Result<(), Failure> {
     let size = config.eval_batch_size.unwrap_or(config.micro_batch_size);
     let mut out = std::io::stdout().lock();
     for (batch, rows) in rows.chunks(size).enumerate() {
@@ -104,12 +100,12 @@ fn many(
     Ok(())
 }
 
-/// The columns of each row, and the tokens that it asks. All of them are made before
-/// the first is answered, so that a row that cannot be asked is said at once.
-fn asked(
-    writer: &Writer<'_>,
-    rows: Vec<Row>,
-) -> Result<Vec<(Map<String, Value>, Prompt)>, Failure> {
+/// The columns of a row, and the tokens that it asks.
+type Asked = (Map<String, Value>, Prompt);
+
+/// What the rows ask. All of it is made before the first is answered, so that a row that
+/// cannot be asked is said at once.
+fn asked(writer: &Writer<'_>, rows: Vec<Row>) -> Result<Vec<Asked>, Failure> {
     let ask = |row: Row| {
         let columns = row.columns.clone().into_map();
         Ok((columns, Prompt::Ids(writer.encode(&Prompt::Row(row))?)))
@@ -118,7 +114,7 @@ fn asked(
 }
 
 /// Writes each row with its tokens, and the scores of every token that may follow.
-fn scores(writer: &Writer<'_>, rows: Vec<(Map<String, Value>, Prompt)>) -> Result<(), Failure> {
+fn scores(writer: &Writer<'_>, rows: Vec<Asked>) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     for (mut row, prompt) in rows {
         let (ids, logits) = writer.logits(&prompt)?;
