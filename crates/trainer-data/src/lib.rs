@@ -63,3 +63,4 @@ pub use saved::save_to_disk;
 pub use strategy::{Asked, ChatPrompts};
 pub use template::ChatTemplate;
 pub use tokenizer::{Encoded, GgufVocabulary, TextStream, Tokenizer};
+pub use values::to_json;

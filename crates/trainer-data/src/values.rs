@@ -55,6 +55,24 @@ pub(crate) fn unreadable(what: impl Into<String>) -> Value {
     marked(UNREADABLE, what)
 }
 
+/// The JSON text of a value of a row, integers beyond 64 bits with all of their digits.
+#[must_use]
+pub fn to_json(value: &Value) -> String {
+    let text = value.to_string();
+    // Quotes inside of strings are escaped: this is where an object begins.
+    let open = format!("{{\"{INTEGER}\":\"");
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some((before, after)) = rest.split_once(&open) {
+        let (digits, next) = after.split_once("\"}").unwrap_or((after, ""));
+        out.push_str(before);
+        out.push_str(digits);
+        rest = next;
+    }
+    out.push_str(rest);
+    out
+}
+
 /// About how many bytes a value takes up.
 pub(crate) fn size(value: &Value) -> usize {
     std::mem::size_of::<Value>()
@@ -321,6 +339,7 @@ mod tests {
             let nested = format!("{{\"a\": [\"x \\\" 1\", {{\"b\": {text}}}]}}");
             let value = parse(&nested).unwrap();
             assert_eq!(special(&value["a"][1]["b"]).is_some(), large, "{text}");
+            assert_eq!(to_json(&value), nested.replace(": ", ":").replace(", ", ","));
             let seen = to_template(&value);
             let again = from_template(&seen).unwrap();
             assert_eq!(again, value, "{text}");

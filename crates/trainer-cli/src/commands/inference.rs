@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::{Map, Value, json};
 use trainer_config::{Config, Dataset, DatasetFormat};
 use trainer_data::source::{self, Row};
+use trainer_data::to_json;
 
 use crate::args::{Run, Shown};
 use crate::failure::Failure;
@@ -93,7 +94,7 @@ fn many(writer: &Writer<'_>, rows: Vec<Asked>, config: &Config) -> Result<(), Fa
         for (mut row, answer) in rows.into_iter().zip(answers) {
             row.insert("completion".into(), json!(answer.text));
             row.insert("finish_reason".into(), json!(answer.finish));
-            writeln!(out, "{}", Value::Object(row))?;
+            writeln!(out, "{}", to_json(&Value::Object(row)))?;
         }
         out.flush()?;
     }
@@ -120,7 +121,7 @@ fn scores(writer: &Writer<'_>, rows: Vec<Asked>) -> Result<(), Failure> {
         let (ids, logits) = writer.logits(&prompt)?;
         row.insert("ids".into(), json!(ids));
         row.insert("logits".into(), json!(logits));
-        writeln!(out, "{}", Value::Object(row))?;
+        writeln!(out, "{}", to_json(&Value::Object(row)))?;
     }
     Ok(())
 }

@@ -39,7 +39,7 @@ fn warnings_are_said_whenever_the_data_is_used() {
     let tools = json!([{"type": "function", "function": {"name": "look"}}]);
     let rows = [row(Value::Null), row(tools.clone()), row(tools)];
     write(folder, &base(), &rows, "");
-    let warning = "warning: chat template tokenizer_default does not print the definitions in `tools`, so that training goes without it; choose another template, or take it out of the data (2 rows, the first: rows.jsonl, line 2, `tools`)\n";
+    let warning = "warning: chat template tokenizer_default does not print the definitions in `tools`, so that the model does not see it; choose another template, or take it out of the data (2 rows, the first: rows.jsonl, line 2, `tools`)\n";
     let prepared = ["--dataset_prepared_path", "prepared"];
     for command in ["preprocess", "preprocess", "train"] {
         let arguments = [&[command, "run.yaml"][..], &prepared[..]].concat();

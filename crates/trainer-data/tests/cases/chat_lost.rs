@@ -354,28 +354,28 @@ fn what_stands_before_and_is_lost_is_a_warning() {
     assert_eq!(
         warnings(system, "mistral_v3_tekken"),
         [
-            "chat template mistral_v3_tekken does not print messages of the role `system`, so that training goes without it; choose another template, or leave the message out with `drop_system_message: true` (1 row: data.jsonl, line 1, `messages[0].content`)"
+            "chat template mistral_v3_tekken does not print messages of the role `system`, so that the model does not see it; choose another template, or leave the message out with `drop_system_message: true` (1 row: data.jsonl, line 1, `messages[0].content`)"
         ]
     );
     let tools = json!({"tools": [tool()], "messages": [turn("user", "q"), turn("assistant", "a")]});
     assert_eq!(
         warnings(tools, "chatml"),
         [
-            "chat template chatml does not print the definitions in `tools`, so that training goes without it; choose another template, or take it out of the data (1 row: data.jsonl, line 1, `tools`)"
+            "chat template chatml does not print the definitions in `tools`, so that the model does not see it; choose another template, or take it out of the data (1 row: data.jsonl, line 1, `tools`)"
         ]
     );
     let role = json!({"messages": [turn("developer", "Be brief."), turn("user", "q"), turn("assistant", "a")]});
     assert_eq!(
         warnings(role, "qwen_25"),
         [
-            "chat template qwen_25 does not print messages of the role `developer`, so that training goes without it; choose another template, or take it out of the data (1 row: data.jsonl, line 1, `messages[0].content`)"
+            "chat template qwen_25 does not print messages of the role `developer`, so that the model does not see it; choose another template, or take it out of the data (1 row: data.jsonl, line 1, `messages[0].content`)"
         ]
     );
     let reasoning = json!({"messages": [turn("user", "q"), {"role": "assistant", "content": "a", "reasoning_content": "r"}]});
     assert_eq!(
         warnings(reasoning, "chatml"),
         [
-            "chat template chatml does not print the property `reasoning_content`, so that training goes without it; choose another template, or take it out of the data (1 row: data.jsonl, line 1, `messages[1].reasoning_content`)"
+            "chat template chatml does not print the property `reasoning_content`, so that the model does not see it; choose another template, or take it out of the data (1 row: data.jsonl, line 1, `messages[1].reasoning_content`)"
         ]
     );
 }

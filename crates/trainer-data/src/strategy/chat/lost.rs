@@ -342,7 +342,7 @@ impl Lost {
         };
         Note::new(
             format!(
-                "chat template {template} does not print {what}, so that training goes without it{out}"
+                "chat template {template} does not print {what}, so that the model does not see it{out}"
             ),
             &self.place(conversation, tools),
         )
