@@ -339,7 +339,10 @@ mod tests {
             let nested = format!("{{\"a\": [\"x \\\" 1\", {{\"b\": {text}}}]}}");
             let value = parse(&nested).unwrap();
             assert_eq!(special(&value["a"][1]["b"]).is_some(), large, "{text}");
-            assert_eq!(to_json(&value), nested.replace(": ", ":").replace(", ", ","));
+            assert_eq!(
+                to_json(&value),
+                nested.replace(": ", ":").replace(", ", ",")
+            );
             let seen = to_template(&value);
             let again = from_template(&seen).unwrap();
             assert_eq!(again, value, "{text}");

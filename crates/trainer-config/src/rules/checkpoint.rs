@@ -1,9 +1,38 @@
 //! Rules about when checkpoints are written, and from which one a run goes on.
 
 use super::Rules;
-use crate::schema::SaveStrategy;
+use crate::schema::{NonFinitePolicy, SaveStrategy};
 
 impl Rules<'_> {
+    /// Going back takes whole checkpoints.
+    pub(super) fn rolling_back(&mut self) {
+        let keys = ["on_nonfinite", "save_strategy", "save_only_model"];
+        if self.config.guard.on_nonfinite != NonFinitePolicy::Rollback || !self.usable(&keys) {
+            return;
+        }
+        let c = &self.config.checkpoint;
+        let (key, value, note, remedy) = if c.save_strategy == Some(SaveStrategy::No) {
+            let remedy = "write `save_strategy: steps` with `save_steps`, or `on_nonfinite: skip`";
+            ("save_strategy", "no", "writes none", remedy)
+        } else if c.save_only_model {
+            let remedy = "remove `save_only_model`, or write `on_nonfinite: skip`";
+            ("save_only_model", "true", "writes weights alone", remedy)
+        } else {
+            return;
+        };
+        let labels = [
+            self.value("on_nonfinite", "goes back to a checkpoint"),
+            self.key(key, note),
+        ];
+        self.error(
+            &format!(
+                "`on_nonfinite: rollback` has no checkpoint to go back to with `{key}: {value}`"
+            ),
+            labels,
+            remedy,
+        );
+    }
+
     pub(super) fn saving_times(&mut self) {
         let c = &self.config.checkpoint;
         self.exclusive(

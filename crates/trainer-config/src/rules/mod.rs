@@ -62,6 +62,7 @@ pub(crate) fn apply(
     rules.evaluation();
     rules.evaluation_times();
     rules.saving_times();
+    rules.rolling_back();
     rules.resuming();
     rules.templates();
     rules.template_variables();
