@@ -126,8 +126,12 @@ impl<'a> ChatLayout<'a> {
         let mut answered = Vec::with_capacity(talk.answers.len());
         for answer in talk.answers {
             let mut conversation = history.clone();
+            let place = answer.place.clone();
             conversation.turns.push(answer);
             let mut whole = self.chats.render(row, &conversation, false)?;
+            // Of the answer alone: what stands before it is taken from the prompt, where a
+            // template may print what it leaves out once an answer follows.
+            whole.notes.retain(|note| note.place.starts_with(&place));
             notes.append(&mut whole.notes);
             answered.push((conversation, whole));
         }

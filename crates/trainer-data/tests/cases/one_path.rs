@@ -524,6 +524,15 @@ fn what_no_token_would_show_is_said() {
             said[0].contains("`tools`") && said[0].contains("data.jsonl, line 1"),
             "{said:?}"
         );
+        // This template prints the system message with a last message of the user's: in the
+        // prompt, though no longer once an answer follows.
+        let system = json!({"role": "system", "content": "Be brief."});
+        let row = json!({"messages": [system, user("Hi")], "chosen": "a", "rejected": "b"});
+        let mistral = |config: &mut Config| {
+            config.chat_template = Some("mistral_v3_tekken".to_owned());
+        };
+        let said = outcome("chat_template.default", objective, row, mistral).unwrap();
+        assert!(said.is_empty(), "{said:?}");
         let row = json!({"tools": tools(), "prompt": "Hi", "chosen": "a", "rejected": "b"});
         let error = outcome("chatml.prompt_pairs", objective, row, |_| {}).unwrap_err();
         assert!(error.contains("`tools` would be left out"), "{error}");
